@@ -1,0 +1,188 @@
+"""The run folder: one safetensors file a snapshot, the trainer's log, the probes. No torch.
+
+    RUN/                            `OUTPUT_DIR/sparks` beside a trainer
+      step-00000010.safetensors     one snapshot
+      metrics.json                  the trainer's log so far: [{"step": 1, "loss": 2.3, ...}, ...]
+      probes.jsonl                  the probes that were measured
+
+Files are written under a temporary name, flushed to the disk and renamed, so that no reader ever
+meets half a file. Saving a step again replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sparks.errors import SparksError
+from sparks.snapshot import Snapshot
+
+_STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContents:
+    """Everything in a run folder."""
+
+    path: Path
+    snapshots: tuple[Snapshot, ...]
+    """In order of step."""
+    metrics: tuple[dict[str, Any], ...]
+    """Rows of the trainer's log, each with a `step`."""
+    problems: tuple[str, ...]
+    """One line for each file that could not be read and was skipped."""
+
+
+class RunStore:
+    """A run folder. Opening one writes nothing; the folder is made by the first write."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> RunStore:
+        """The store at `path`, or at `path/sparks` where `path` is a trainer's output folder.
+
+        Raises:
+            SparksError: neither holds a snapshot.
+        """
+        for folder in (Path(path), Path(path) / "sparks"):
+            if folder.is_dir() and any(_STEP_FILE.match(item.name) for item in folder.iterdir()):
+                return cls(folder)
+        raise SparksError(
+            f"no snapshots in {path} or {Path(path) / 'sparks'}: give a folder that "
+            f"SparksCallback or `sparks replay` wrote (it holds files named step-*.safetensors)"
+        )
+
+    def steps(self) -> list[int]:
+        """Steps that have a snapshot file, in order."""
+        if not self.path.is_dir():
+            return []
+        matches = (_STEP_FILE.match(item.name) for item in self.path.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def file(self, step: int) -> Path:
+        """Where the snapshot of `step` lies."""
+        return self.path / f"step-{step:08d}.safetensors"
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written.
+
+        Raises:
+            SparksError: it cannot.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise SparksError(
+                f"cannot write to {self.path} ({error.strerror or error}): give a folder you own"
+            ) from error
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a snapshot, replacing the one of the same step; returns its file."""
+        arrays, metadata = snapshot.to_arrays()
+        target = self.file(snapshot.step)
+        self._write(target, save(arrays, metadata))
+        return target
+
+    def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the trainer's log. Values that are no finite number are left out."""
+        clean = [
+            {"step": int(row["step"])}
+            | {k: v for k, v in row.items() if k != "step" and _is_finite_number(v)}
+            for row in rows
+            if "step" in row
+        ]
+        self._write(self.path / "metrics.json", json.dumps(clean, allow_nan=False).encode())
+
+    def write_probes(self, text: str) -> None:
+        """Keep the probes beside what they measured."""
+        self._write(self.path / "probes.jsonl", text.encode())
+
+    def set_aside_after(self, step: int) -> list[int]:
+        """Rename snapshots later than `step` to `*.stale`: a resumed run is going to redo them.
+
+        Returns the steps set aside. `read` and `steps` no longer see them.
+        """
+        later = [found for found in self.steps() if found > step]
+        for found in later:
+            path = self.file(found)
+            path.replace(path.with_name(path.name + ".stale"))
+        return later
+
+    def _write(self, target: Path, payload: bytes) -> None:
+        self.prepare()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def load(self, step: int) -> Snapshot:
+        """The snapshot of one step.
+
+        Raises:
+            SparksError: there is none, or its file is damaged or of a newer schema.
+        """
+        path = self.file(step)
+        if not path.exists():
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise SparksError(f"{self.path} has no snapshot of step {step}; it has: {known}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return Snapshot.from_arrays(arrays, file.metadata())
+        except SparksError as error:
+            raise SparksError(f"{path}: {error}") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise SparksError(
+                f"{path}: damaged or not a snapshot ({reason}); delete it, or take it again with "
+                f"`sparks replay`"
+            ) from error
+
+    def read(self) -> RunContents:
+        """Everything in the folder; a file that cannot be read is skipped and named in `problems`."""
+        snapshots, problems = [], []
+        for step in self.steps():
+            try:
+                snapshots.append(self.load(step))
+            except SparksError as error:
+                problems.append(str(error))
+        metrics: list[dict[str, Any]] = []
+        path = self.path / "metrics.json"
+        if path.exists():
+            try:
+                metrics = json.loads(path.read_text())
+            except ValueError as error:
+                problems.append(f"{path}: damaged ({error}); the report will lack its curves")
+        return RunContents(
+            path=self.path,
+            snapshots=tuple(snapshots),
+            metrics=tuple(metrics),
+            problems=tuple(problems),
+        )
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
