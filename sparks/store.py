@@ -17,7 +17,8 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,27 @@ class RunStore:
             SparksError: neither holds a snapshot.
         """
         for folder in (Path(path), Path(path) / "sparks"):
-            if folder.is_dir() and any(_STEP_FILE.match(item.name) for item in folder.iterdir()):
-                return cls(folder)
+            if (store := cls(folder)).steps():
+                return store
         raise SparksError(
             f"no snapshots in {path} or {Path(path) / 'sparks'}: give a folder that "
             f"SparksCallback or `sparks replay` wrote (it holds files named step-*.safetensors)"
         )
 
     def steps(self) -> list[int]:
-        """Steps that have a snapshot file, in order."""
-        if not self.path.is_dir():
+        """Steps that have a snapshot file, in order; none where there is no folder.
+
+        Raises:
+            SparksError: the folder cannot be listed.
+        """
+        try:
+            names = [item.name for item in self.path.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        matches = (_STEP_FILE.match(item.name) for item in self.path.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        except OSError as error:
+            raise SparksError(f"cannot read {self.path} ({error.strerror or error})") from error
+        steps = {int(match[1]) for name in names if (match := _STEP_FILE.match(name))}
+        return sorted(step for step in steps if self.file(step).name in names)
 
     def file(self, step: int) -> Path:
         """Where the snapshot of `step` lies."""
@@ -93,35 +102,57 @@ class RunStore:
             ) from error
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write a snapshot, replacing the one of the same step; returns its file."""
+        """Write a snapshot, replacing the one of the same step; returns its file.
+
+        Trainer's numbers that are not finite are left out, as JSON has none.
+
+        Raises:
+            SparksError: the file cannot be written.
+        """
+        metrics = _finite_numbers(snapshot.meta.metrics)
+        snapshot = replace(snapshot, meta=replace(snapshot.meta, metrics=metrics))
         arrays, metadata = snapshot.to_arrays()
         target = self.file(snapshot.step)
         self._write(target, save(arrays, metadata))
         return target
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the trainer's log. Values that are no finite number are left out."""
-        clean = [
-            {"step": int(row["step"])}
-            | {k: v for k, v in row.items() if k != "step" and _is_finite_number(v)}
-            for row in rows
-            if "step" in row
-        ]
+        """Replace the trainer's log.
+
+        Rows without a step, and values that are no finite number, are left out.
+
+        Raises:
+            SparksError: the file cannot be written.
+        """
+        numbers = (_finite_numbers(row) for row in rows)
+        clean = [row | {"step": int(row["step"])} for row in numbers if "step" in row]
         self._write(self.path / "metrics.json", json.dumps(clean, allow_nan=False).encode())
 
     def write_probes(self, text: str) -> None:
-        """Keep the probes beside what they measured."""
+        """Keep the probes beside what they measured.
+
+        Raises:
+            SparksError: the file cannot be written.
+        """
         self._write(self.path / "probes.jsonl", text.encode())
 
     def set_aside_after(self, step: int) -> list[int]:
         """Rename snapshots later than `step` to `*.stale`: a resumed run is going to redo them.
 
         Returns the steps set aside. `read` and `steps` no longer see them.
+
+        Raises:
+            SparksError: a file cannot be renamed.
         """
         later = [found for found in self.steps() if found > step]
         for found in later:
             path = self.file(found)
-            path.replace(path.with_name(path.name + ".stale"))
+            try:
+                path.replace(path.with_name(path.name + ".stale"))
+            except OSError as error:
+                raise SparksError(
+                    f"cannot rename {path} ({error.strerror or error}): move it away yourself"
+                ) from error
         return later
 
     def _write(self, target: Path, payload: bytes) -> None:
@@ -133,6 +164,11 @@ class RunStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
+        except OSError as error:
+            raise SparksError(
+                f"cannot write {target} ({error.strerror or error}): free the place or give "
+                "another folder"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -151,10 +187,20 @@ class RunStore:
         try:
             with safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return Snapshot.from_arrays(arrays, file.metadata())
+                snapshot = Snapshot.from_arrays(arrays, file.metadata())
+            if snapshot.step != step:
+                raise SparksError(f"holds step {snapshot.step}, not {step}: give it its own name")
+            return snapshot
         except SparksError as error:
             raise SparksError(f"{path}: {error}") from error
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
             reason = " ".join(str(error).split())
             raise SparksError(
                 f"{path}: damaged or not a snapshot ({reason}); delete it, or take it again with "
@@ -169,20 +215,36 @@ class RunStore:
                 snapshots.append(self.load(step))
             except SparksError as error:
                 problems.append(str(error))
-        metrics: list[dict[str, Any]] = []
+        metrics: tuple[dict[str, Any], ...] = ()
         path = self.path / "metrics.json"
-        if path.exists():
-            try:
-                metrics = json.loads(path.read_text())
-            except ValueError as error:
-                problems.append(f"{path}: damaged ({error}); the report will lack its curves")
+        try:
+            metrics = _log_rows(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            pass  # a run without a log, such as a replay
+        except (OSError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            problems.append(f"{path}: damaged ({reason}); the trainer's curves are missing")
         return RunContents(
             path=self.path,
             snapshots=tuple(snapshots),
-            metrics=tuple(metrics),
+            metrics=metrics,
             problems=tuple(problems),
         )
 
 
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _log_rows(content: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise ValueError("it must be a list of objects, each with a step")
+    rows = (_finite_numbers(row) for row in content)
+    return tuple(row for row in rows if "step" in row)
+
+
+def _finite_numbers(row: Mapping[str, Any]) -> dict[str, int | float]:
+    """Plain numbers that JSON can hold; numpy's scalars become Python's."""
+    out: dict[str, int | float] = {}
+    for name, value in row.items():
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            out[name] = int(value)
+        elif isinstance(value, Real) and math.isfinite(number := float(value)):
+            out[name] = number
+    return out

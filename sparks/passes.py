@@ -1,0 +1,266 @@
+"""The model runs behind an attribution: shared prefix, the two endpoints, points on the path between.
+
+A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the left.
+The prefix is run once without gradients; its keys and values serve every later run (fact 1 of the
+module `attribution`). The model is only ever called at its root, with its attention as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from sparks.anatomy import Anatomy, base_model, hooks, on_input, on_output
+from sparks.config import Positions
+from sparks.errors import SparksError
+from sparks.token_pairs import TokenPair
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of the prefix, a pair a row, lent to every step; an update leaves them alone."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows_per_pair: int) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.rows_per_pair = rows_per_pair
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        return self._extend(self.keys, key_states), self._extend(self.values, value_states)
+
+    def _extend(self, prefix: Tensor, new: Tensor) -> Tensor:
+        steps = self.rows_per_pair
+        lent = prefix[:, None].expand(-1, steps, -1, -1, -1)
+        return torch.cat([lent, new.unflatten(0, (-1, steps))], dim=-2).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoints:
+    """What the clean and the corrupted run differ in. Float32; Delta = corrupted - clean."""
+
+    embed_clean: Float[Tensor, "pairs pos d_model"]
+    """Embeddings z, in the model's own type."""
+    embed_corrupted: Float[Tensor, "pairs pos d_model"]
+    delta_embed: Float[Tensor, "pairs pos d_model"]
+    delta_heads: list[Float[Tensor, "pairs pos heads_times_dim"]]
+    """Difference of the `o_proj` inputs, a layer an item."""
+    delta_mlps: list[Float[Tensor, "pairs pos d_model"]]
+    p_clean: Float[Tensor, "pairs targets vocab"]
+    """The clean run's output distribution at the positions that L looks at."""
+    loss_corrupted: Float[Tensor, " pairs"]
+    """L at the corrupted end: KL(clean || corrupted), nats."""
+
+
+@dataclass(eq=False)
+class Trace:
+    """Activations of a run on the path, and the gradients of L with respect to some of them."""
+
+    embeds: Tensor
+    logits: Tensor
+    attention_in: list[Tensor] = field(default_factory=list)
+    """What each layer's attention reads from the residual stream, before its norm."""
+    projected: list[list[Tensor]] = field(default_factory=list)
+    """Outputs of each layer's projection modules (three, or one where they are fused)."""
+    mlp_in: list[Tensor] = field(default_factory=list)
+    """What each MLP reads, before its norm: a view that only the norm hangs on, so that the gradient
+    with respect to it is the MLP's alone."""
+    final_in: list[Tensor] = field(default_factory=list)
+    """The same for the final norm; one item."""
+    mixed: list[Tensor] = field(default_factory=list)
+    """Inputs of each `o_proj`."""
+    mlp_out: list[Tensor] = field(default_factory=list)
+
+
+class Passes:
+    """Runs one batch of pairs through one model."""
+
+    def __init__(
+        self, anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions
+    ) -> None:
+        self.anatomy = anatomy
+        self.num_pairs = len(pairs)
+        self.suffix = len(pairs[0].clean)
+        self.targets = 1 if positions == "last" else self.suffix
+        self._ids_clean = self._ids([pair.clean for pair in pairs])
+        self._ids_corrupted = self._ids([pair.corrupted for pair in pairs])
+        longest = max(len(pair.prefix) for pair in pairs)
+        # Padding goes to the left: the prefix then ends where the continuation starts.
+        pads = [longest - len(pair.prefix) for pair in pairs]
+        self._ids_prefix = self._ids(
+            [[0] * pad + list(pair.prefix) for pad, pair in zip(pads, pairs, strict=True)]
+        )
+        self._mask = self._ids(
+            [[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads]
+        )
+        self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
+        self._prefix = self._run_prefix()
+
+    def _ids(self, rows: list[list[int]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=self.anatomy.device)
+
+    # -- prefix ------------------------------------------------------------------------------
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Keys and values of the shared prefix."""
+        return sum(k.nbytes + v.nbytes for k, v in self._prefix)
+
+    @torch.no_grad()
+    def _run_prefix(self) -> list[tuple[Tensor, Tensor]]:
+        longest = self._ids_prefix.shape[1]
+        if longest == 0:
+            return []
+        mask = self._mask[:, :longest]
+        cache = DynamicCache()  # without a config: a sliding window must not drop what it hides later
+        self.anatomy.root(
+            input_ids=self._ids_prefix,
+            attention_mask=mask,
+            position_ids=self._positions[:, :longest],
+            past_key_values=cache,
+            use_cache=True,
+            **self._keep(1),
+        )
+        # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
+        padded = (mask == 0)[:, None, :, None]
+        return [
+            (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0))
+            for layer in cache.layers
+        ]
+
+    def _cache(self, rows_per_pair: int) -> Cache | None:
+        if not self._prefix:
+            return None
+        return Cache(layers=[_PrefixLayer(k, v, rows_per_pair) for k, v in self._prefix])
+
+    def _call(self, rows_per_pair: int, **inputs: Tensor) -> Tensor:
+        """Logits [rows, targets, vocab] of continuations laid out pair by pair."""
+        out = self.anatomy.root(
+            **inputs,
+            attention_mask=self._mask.repeat_interleave(rows_per_pair, 0),
+            position_ids=self._positions[:, -self.suffix :].repeat_interleave(rows_per_pair, 0),
+            past_key_values=self._cache(rows_per_pair),
+            use_cache=False,
+            **self._keep(self.targets),
+        )
+        return out.logits[:, -self.targets :]
+
+    def _keep(self, targets: int) -> dict[str, int]:
+        parameters = inspect.signature(type(base_model(self.anatomy.root)).forward).parameters
+        return {"logits_to_keep": targets} if "logits_to_keep" in parameters else {}
+
+    # -- endpoints ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def endpoints(self) -> Endpoints:
+        """Run both continuations without gradients.
+
+        Raises:
+            SparksError: an output is not finite.
+        """
+        embeds: list[Tensor] = []
+        mixed: list[Tensor] = []
+        mlps: list[Tensor] = []
+        with hooks() as handles:
+            handles.append(on_output(self.anatomy.embedding, embeds.append))
+            for layer in self.anatomy.layers:
+                handles.append(on_input(layer.output, mixed.append))
+                handles.append(on_output(layer.mlp, mlps.append))
+            ids = torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
+            logits = self._call(2, input_ids=ids).float()
+        embed_clean, embed_corrupted = embeds[0].unflatten(0, (-1, 2)).unbind(1)
+        log_clean, log_corrupted = logits.log_softmax(-1).unflatten(0, (-1, 2)).unbind(1)
+        p_clean = log_clean.exp()
+        loss = (p_clean * (log_clean - log_corrupted)).sum(-1).mean(-1)
+        if not bool(torch.isfinite(loss).all()):
+            raise SparksError(
+                "the model's output is not finite (nan or inf logits): its weights are broken or "
+                "its precision is too narrow; restore an earlier checkpoint or use float32"
+            )
+        return Endpoints(
+            embed_clean=embed_clean,
+            embed_corrupted=embed_corrupted,
+            delta_embed=embed_corrupted.float() - embed_clean.float(),
+            delta_heads=[self._difference(tensor) for tensor in mixed],
+            delta_mlps=[self._difference(tensor) for tensor in mlps],
+            p_clean=p_clean,
+            loss_corrupted=loss,
+        )
+
+    def _difference(self, both: Tensor) -> Tensor:
+        clean, corrupted = both.float().unflatten(0, (-1, 2)).unbind(1)
+        return corrupted - clean
+
+    # -- path --------------------------------------------------------------------------------
+
+    def interpolate(self, ends: Endpoints, alphas: Sequence[float], *, nodes: bool) -> Trace:
+        """Run every pair at every alpha; rows are laid out pair by pair, steps inside.
+
+        `nodes` keeps what node scores need (writes), else what edge scores need (reads).
+        """
+        trace = Trace(embeds=self._embeds(ends, alphas), logits=torch.empty(0))
+        with hooks() as handles, torch.enable_grad():
+            if nodes:
+                self._watch_writes(trace, handles)
+            else:
+                self._watch_reads(trace, handles)
+            trace.logits = self._call(len(alphas), inputs_embeds=trace.embeds)
+        return trace
+
+    def _embeds(self, ends: Endpoints, alphas: Sequence[float]) -> Tensor:
+        dtype = ends.embed_clean.dtype
+        alpha = torch.tensor(alphas, dtype=torch.float32, device=ends.delta_embed.device)
+        clean = ends.embed_clean.float()[:, None]
+        # z' + alpha (z - z'), with the endpoints themselves reached exactly.
+        path = torch.lerp(
+            ends.embed_corrupted.float()[:, None], clean, alpha[None, :, None, None]
+        )
+        return path.to(dtype).flatten(0, 1).requires_grad_()
+
+    def _watch_reads(self, trace: Trace, handles: list[Any]) -> None:
+        def alias_into(kept: list[Tensor]) -> Any:
+            def see(tensor: Tensor) -> Tensor:
+                kept.append(tensor.view_as(tensor))
+                return kept[-1]
+
+            return see
+
+        for layer in self.anatomy.layers:
+            outputs: list[Tensor] = []
+            trace.projected.append(outputs)
+            handles.append(on_input(layer.attention_norm, trace.attention_in.append))
+            handles += [on_output(module, outputs.append) for module in layer.projection_modules]
+            handles.append(on_input(layer.mlp_norm, alias_into(trace.mlp_in)))
+        handles.append(on_input(self.anatomy.final_norm, alias_into(trace.final_in)))
+
+    def _watch_writes(self, trace: Trace, handles: list[Any]) -> None:
+        for layer in self.anatomy.layers:
+            handles.append(on_input(layer.output, trace.mixed.append))
+            handles.append(on_output(layer.mlp, trace.mlp_out.append))
+
+    def gradients(
+        self, trace: Trace, ends: Endpoints, with_respect_to: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """dL/d(activation) of each row of its own L = KL(clean || row), mean over targets.
+
+        The gradient at the logits is (softmax(row) - p_clean) / targets, written down rather than
+        traced. Half-precision gradients are scaled up on the way so that they do not vanish.
+        """
+        logits = trace.logits
+        with torch.no_grad():
+            steps = logits.shape[0] // self.num_pairs
+            seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
+            # Narrow exponents (float16) lose small gradients: scale by a power of two, then undo.
+            scale = 1024.0 if trace.embeds.dtype == torch.float16 else 1.0
+            seed = (seed.flatten(0, 1) * (scale / self.targets)).to(logits.dtype)
+        found = torch.autograd.grad(logits, list(with_respect_to), seed)
+        return [gradient / scale for gradient in found] if scale != 1 else list(found)

@@ -1,0 +1,131 @@
+"""One HTML file that shows how attention heads came and went: no network, no server, no torch.
+
+The file holds a page (`page.html`, `page.css`, the scripts of `SCRIPTS`) and the timelines as JSON.
+What a run wrote is never markup or code here:
+
+1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page puts
+   text on screen through `textContent` only.
+2. A content security policy allows this one script and this one style by their hashes and nothing
+   else: no network, no image, no form.
+3. The file is pure ASCII, so that a reader's guess of its encoding does not matter.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sparks.errors import SparksError
+from sparks.report.data import clean_text, run_data
+from sparks.timeline import Timeline
+
+__all__ = ["render_report", "write_report"]
+
+SCRIPTS = ("decode.js", "draw.js", "heads.js", "tables.js", "page.js")
+"""Parts of the page's one script, in this order."""
+
+
+def render_report(timelines: Sequence[Timeline], *, title: str | None = None) -> str:
+    """The report on one or several runs as one self-contained HTML document.
+
+    Args:
+        timelines: a run each; the page shows one at a time.
+        title: of the page; None for the name of the run, or the number of runs.
+
+    Raises:
+        SparksError: there is no timeline.
+    """
+    if not timelines:
+        raise SparksError("a report needs at least one timeline, got none: give a run folder")
+    runs = [run_data(timeline) for timeline in timelines]
+    _make_names_unique(runs)
+    if title is None:
+        title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
+    title = clean_text(title, 200) or "Attention heads over training"
+    style = _part("page.css")
+    script = '(() => {\n"use strict";\n' + "\n".join(_part(name) for name in SCRIPTS) + "})();"
+    fill = {
+        "policy": (
+            f"default-src 'none'; script-src {_source_hash(script)}; "
+            f"style-src {_source_hash(style)}; base-uri 'none'; form-action 'none'"
+        ),
+        "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
+        "style": style,
+        "data": _script_safe_json({"title": title, "runs": runs}),
+        "script": script,
+    }
+    # One pass: a title that reads `{{script}}` is text, not a place to fill.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fill[match[1]], _part("page.html"))
+
+
+def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None = None) -> Path:
+    """Write `render_report` to a file, whole or not at all; missing folders are made.
+
+    Args:
+        timelines: a run each.
+        out: the HTML file; one that exists is replaced.
+        title: of the page; None for the name of the run, or the number of runs.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SparksError: there is no timeline, or `out` cannot be written.
+    """
+    out = Path(out)
+    page = render_report(timelines, title=title)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="ascii", newline="\n") as file:
+                file.write(page)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise SparksError(
+            f"cannot write the report to {out} ({error.strerror or error}): "
+            "give a file in a folder you own, such as report.html"
+        ) from error
+    return out
+
+
+@cache
+def _part(name: str) -> str:
+    return files(__name__).joinpath(name).read_text(encoding="ascii")
+
+
+def _source_hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("ascii")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _script_safe_json(value: Any) -> str:
+    """JSON that cannot end its script element; all but ASCII (U+2028 too) is escaped by `dumps`."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _make_names_unique(runs: list[dict[str, Any]]) -> None:
+    seen: dict[str, int] = {}
+    for run in runs:
+        name = run["name"]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            run["name"] = f"{name} ({seen[name]})"

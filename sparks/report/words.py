@@ -1,0 +1,148 @@
+"""The report in plain words: what happened, how far to trust it, how it was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparks.timeline import Timeline
+
+NUM_PROBES_MEASURED = 12
+"""Probes a set in the measurement that `notes` quotes."""
+
+
+def summary(timeline: Timeline) -> list[str]:
+    """Sentences with the run's numbers, the first about the start and end, the rest about change."""
+    first, last = int(timeline.steps[0]), int(timeline.steps[-1])
+    total = timeline.base.size
+    start, end = int(timeline.base.sum()), int(timeline.active[-1].sum())
+    when = "before training (step 0)" if first == 0 else f"at the first checkpoint (step {first})"
+    if len(timeline) == 1:
+        return [
+            f"Of {total} heads, {start} were active {when}.",
+            "There is one checkpoint so far, so nothing can have changed yet.",
+        ]
+    born = timeline.cohort[timeline.cohort >= 0]
+    stayed = int(timeline.emergent[-1].sum())
+    kept = int(timeline.retained[-1].sum())
+    lines = [f"Of {total} heads, {start} were active {when} and {end} are at step {last}."]
+    if len(born):
+        lines.append(
+            f"{_heads(len(born))} {_was(len(born))} born on the way; {stayed} "
+            f"{'is' if stayed == 1 else 'are'} active at the end, {len(born) - stayed} not."
+        )
+    else:
+        lines.append("No new head became active.")
+    if start:
+        lines.append(f"{kept} of the {start} base heads ({_percent(kept / start)}) are still active.")
+    if len(born) > 1:
+        half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
+        lines.append(f"Half of the births had happened by step {half}.")
+    return lines
+
+
+def notes(timeline: Timeline) -> list[str]:
+    """What a reader must know before believing a single birth."""
+    probes = timeline.num_probes
+    return [
+        f"Births here follow the paper's rule (active = in any probe's circuit) over {probes} "
+        f"probe{'' if probes == 1 else 's'}: on one unchanged model, two sets of "
+        f"{NUM_PROBES_MEASURED} probes already differed by about 24 \u201cemergent\u201d heads of "
+        "128, so take a single birth as a hint, not a finding."
+    ]
+
+
+def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
+    """The few numbers at the top of the page: `value`, `label`, and `detail` below it."""
+    counts = timeline.counts()
+    born = int((timeline.cohort >= 0).sum())
+    start = int(timeline.base.sum())
+    tiles = [
+        _tile(
+            f"{start} \u2192 {int(timeline.active[-1].sum())}",
+            "active heads",
+            f"first \u2192 last checkpoint, of {timeline.base.size}",
+        ),
+        _tile(str(born), "heads born", f"{int(timeline.emergent[-1].sum())} active at the end"),
+        _tile(
+            f"{int(timeline.retained[-1].sum())} of {start}",
+            "base heads retained",
+            "active at the start and at the end",
+        ),
+    ]
+    median = counts["completeness_gap_median"].to_numpy(dtype=np.float64)
+    worst = counts["completeness_gap_max"].to_numpy(dtype=np.float64)
+    if not np.isnan(worst).all():
+        at = int(np.nanargmax(worst))
+        tiles.append(
+            _tile(
+                _percent(float(np.nanmedian(median))),
+                "completeness gap",
+                f"median; worst {_percent(worst[at])} at step {timeline.steps[at]}",
+            )
+        )
+    else:
+        tiles.append(_tile("?", "completeness gap", "not measured"))
+    group = "" if timeline.group is None else f"group {timeline.group}, "
+    tiles.append(
+        _tile(str(timeline.num_probes), "probes", f"{group}{len(timeline)} checkpoints")
+    )
+    return tiles
+
+
+def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
+    """How the numbers were made: name and text."""
+    meta, counts = timeline.metas[-1], timeline.counts()
+    config: dict[str, Any] = dict(meta.config)
+    size = f"top {config.get('top_n')} edges"
+    if config.get("top_share") is not None:
+        size = f"top {_percent(config['top_share'])} of the edges"
+    relative = config.get("threshold_mode") == "relative"
+    swapped = any(item.roles_swapped for item in timeline.metas)
+    rows = [
+        ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
+        (
+            "Attribution",
+            f"EAP-IG, m = {config.get('steps')} points ({config.get('rule')}), KL divergence at "
+            + ("the last position" if config.get("positions") == "last" else "all positions"),
+        ),
+        (
+            "Circuit of a probe",
+            f"{size}, |score| at least {config.get('threshold')}"
+            + (" of the probe's largest" if relative else "")
+            + ", isolated nodes removed",
+        ),
+        ("Probes", f"{timeline.num_probes}, hash {meta.probes_hash}"),
+        ("Roles", "clean and corrupted swapped at step 0" if swapped else "fixed over time"),
+        (
+            "Cost",
+            f"{counts['seconds'].median():.3g} s a snapshot (median), "
+            f"peak memory {counts['peak_memory_gib'].max():.3g} GiB",
+        ),
+        ("Taken by", ", ".join(sorted({item.source for item in timeline.metas}))),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(meta.versions.items()))),
+    ]
+    if timeline.group is not None:
+        rows.insert(4, ("Probe group", timeline.group))
+    return [(name, text) for name, text in rows if text]
+
+
+def _tile(value: str, label: str, detail: str) -> dict[str, str]:
+    return {"value": value, "label": label, "detail": detail}
+
+
+def _percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "not finite"
+    points = 100 * share
+    return f"{points:.0f} %" if points >= 10 or points == 0 else f"{points:.2g} %"
+
+
+def _heads(count: int) -> str:
+    return f"{count} head{'' if count == 1 else 's'}"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"

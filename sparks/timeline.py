@@ -1,0 +1,415 @@
+"""Attention heads over training: snapshots of one run, ordered, and what the paper reads off them.
+
+"Thinking Sparks!" (https://arxiv.org/abs/2509.25758). Definitions, and our names:
+
+1. Active head at a checkpoint: in the circuit of at least one probe = `active`. Activation
+   frequency: the share of circuits that hold it = `frequency`.             ("Heads over time")
+2. Base heads: active before post-training, here at the first checkpoint = `base`. Emergent at t:
+   active at t and not base = `emergent`. Retained: active at t and base = `retained`.
+3. Cohort of a head: the checkpoint at which it first emerged = `cohort`.                  (Fig. 2A)
+4. Importance: I~(l, h) = sum over probes and kept edges that leave the head of |score|;
+   I = I~ / sum I~ = `importance`.                                                             (A.6)
+5. Effect: E = (I_t - I_pre) / (I_t + I_pre + 1e-6) = `effect()`; over checkpoints its mean.  (A.6)
+6. Component shift: share of each layer's attention and MLP in all |score|, and E on these shares
+   = `component_totals()`. The paper does not say how it normalises: ours is per checkpoint.
+                                                                                      (Fig. 12)
+
+Events name the changes between neighbouring checkpoints. Of heads that are not base: `born`
+(emerges for the first time), `pruned` (falls silent), `revived` (emerges again). Of base heads:
+`silenced` and `returned`. The paper speaks of births and prunings; the other names are ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Float32, Int
+
+from sparks.errors import SparksError
+from sparks.graph import Graph
+from sparks.snapshot import Snapshot, SnapshotMeta
+from sparks.store import RunStore
+from sparks.timeline_input import (
+    caveats,
+    check_comparable,
+    metric_frame,
+    probes_of_group,
+    rows_of_snapshots,
+)
+
+EventKind = Literal["born", "revived", "pruned", "returned", "silenced"]
+EVENT_KINDS: tuple[EventKind, ...] = ("born", "revived", "pruned", "returned", "silenced")
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A change of one head between a checkpoint and the one before."""
+
+    step: int
+    """Checkpoint at which the change is seen."""
+    layer: int
+    head: int
+    kind: EventKind
+    cohort: int | None
+    """Step of the head's first emergence; None for base heads."""
+    frequency: float
+    """At `step`: 0 where the head fell silent."""
+    importance: float
+    """At `step`: 0 where the head fell silent."""
+
+    @property
+    def name(self) -> str:
+        """Such as `L5H1`."""
+        return f"L{self.layer}H{self.head}"
+
+
+class Timeline:
+    """Snapshots of one run in order of step. Arrays are read-only; checkpoints come first."""
+
+    name: str
+    group: str | None
+    """Only probes of this group were counted; None for all."""
+    graph: Graph
+    problems: tuple[str, ...]
+    """One line each: files that were skipped, and what makes the numbers less than they seem."""
+    metas: tuple[SnapshotMeta, ...]
+    probe_ids: tuple[str, ...]
+    """Probes that were counted."""
+    groups: tuple[str, ...]
+    """Groups that the snapshots hold, sorted; `""` where a probe has none."""
+    steps: Int[np.ndarray, " checkpoints"]
+    frequency: Float32[np.ndarray, "checkpoints layers heads"]
+    """Share of the probes' circuits that hold the head."""
+    importance: Float32[np.ndarray, "checkpoints layers heads"]
+    """I of A.6: sums to 1 over the heads of a checkpoint; all zero where nothing is kept."""
+    active: Bool[np.ndarray, "checkpoints layers heads"]
+    base: Bool[np.ndarray, "layers heads"]
+    emergent: Bool[np.ndarray, "checkpoints layers heads"]
+    retained: Bool[np.ndarray, "checkpoints layers heads"]
+    cohort: Int[np.ndarray, "layers heads"]
+    """Index of the checkpoint of first emergence; -1 for base heads and heads never active."""
+
+    def __init__(
+        self,
+        snapshots: Sequence[Snapshot],
+        *,
+        metrics: Sequence[Mapping[str, Any]] = (),
+        name: str = "",
+        problems: Sequence[str] = (),
+        group: str | None = None,
+    ) -> None:
+        """Order the snapshots and work out the state of every head.
+
+        Args:
+            snapshots: of one run, in any order.
+            metrics: rows of the trainer's log, each with a `step`.
+            name: of the run.
+            problems: one line for each thing that went wrong while reading.
+            group: count only the probes of this group.
+
+        Raises:
+            SparksError: no snapshots; two of one step; different probes, graphs or settings; no
+                probe is in `group`.
+        """
+        if not snapshots:
+            raise SparksError(
+                "a timeline needs at least one snapshot, got none: take one with SparksCallback "
+                "or `sparks replay`"
+            )
+        ordered = sorted(snapshots, key=lambda snapshot: snapshot.step)
+        check_comparable(ordered)
+        chosen = probes_of_group(ordered, group)
+        first = ordered[0]
+        self.name, self.group, self.graph = name, group, first.graph
+        self.groups = tuple(sorted(set(first.probe_groups)))
+        self.metas = tuple(snapshot.meta for snapshot in ordered)
+        self.probe_ids = tuple(first.probe_ids[index] for index in chosen)
+        self.steps = _frozen(np.array([snapshot.step for snapshot in ordered], dtype=np.int64))
+        self._read_states(ordered, chosen)
+        self._per_checkpoint = _measurements(ordered, chosen)
+        self._node_totals = _frozen(
+            np.stack([s.node_totals[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
+        )
+        self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
+        self.problems = (*problems, *caveats(ordered, chosen))
+
+    @classmethod
+    def from_run(cls, path: str | os.PathLike[str], *, group: str | None = None) -> Timeline:
+        """The timeline of a run folder, or of a trainer's output folder that holds one.
+
+        Files that cannot be read are skipped and named in `problems`.
+
+        Raises:
+            SparksError: no snapshot is there or none can be read, or they do not fit together.
+        """
+        run = RunStore.find(path).read()
+        if not run.snapshots:
+            more = f" (and {len(run.problems) - 1} more)" if len(run.problems) > 1 else ""
+            raise SparksError(f"no snapshot can be read: {run.problems[0]}{more}")
+        folder = Path(os.path.abspath(run.path))
+        return cls(
+            run.snapshots,
+            metrics=run.metrics,
+            name=folder.parent.name if folder.name == "sparks" else folder.name,
+            problems=run.problems,
+            group=group,
+        )
+
+    def _read_states(self, ordered: Sequence[Snapshot], chosen: np.ndarray) -> None:
+        held = np.stack([snapshot.active[chosen].mean(axis=0) for snapshot in ordered])
+        raw = np.stack([s.importance[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
+        self.frequency = _frozen(held.astype(np.float32))
+        self.importance = _frozen(_shares(raw).astype(np.float32))
+        self.active = _frozen(held > 0)
+        self.base = _frozen(self.active[0].copy())
+        self.emergent = _frozen(self.active & ~self.base)
+        self.retained = _frozen(self.active & self.base)
+        self.cohort = _frozen(np.where(self.emergent.any(axis=0), self.emergent.argmax(axis=0), -1))
+
+    # -- sizes -------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def num_probes(self) -> int:
+        """Probes that were counted."""
+        return len(self.probe_ids)
+
+    # -- changes -----------------------------------------------------------------------------
+
+    def changes(self, kind: EventKind) -> Bool[np.ndarray, "checkpoints layers heads"]:
+        """Where an event of this kind happens. At the first checkpoint nothing does."""
+        state = self.retained if kind in ("returned", "silenced") else self.emergent
+        out = np.zeros_like(state)
+        if kind in ("pruned", "silenced"):
+            out[1:] = state[:-1] & ~state[1:]
+            return out
+        out[1:] = state[1:] & ~state[:-1]
+        if kind == "returned":
+            return out
+        first = np.arange(len(self))[:, None, None] == self.cohort
+        return out & first if kind == "born" else out & ~first
+
+    def events(self) -> pd.DataFrame:
+        """A row an event, by step, then kind in the order of `EVENT_KINDS`, then layer and head.
+
+        Columns: step, head (`L5H1`), layer, index, kind, cohort (step; nullable Int64), frequency,
+        importance (both at that checkpoint: 0 where the head fell silent).
+        """
+        found = [np.argwhere(self.changes(kind)) for kind in EVENT_KINDS]
+        kinds = np.repeat(np.arange(len(EVENT_KINDS)), [len(rows) for rows in found])
+        rows = np.concatenate(found)
+        order = np.lexsort((rows[:, 2], rows[:, 1], kinds, rows[:, 0]))
+        time, layer, head = rows[order].T
+        return pd.DataFrame(
+            {
+                "step": self.steps[time],
+                "head": self._head_names()[layer, head],
+                "layer": layer,
+                "index": head,
+                "kind": np.array(EVENT_KINDS, dtype=object)[kinds[order]],
+                "cohort": self._cohort_steps(self.cohort[layer, head]),
+                "frequency": self.frequency[time, layer, head],
+                "importance": self.importance[time, layer, head],
+            }
+        )
+
+    def event_list(self) -> list[Event]:
+        """`events()` as records."""
+        frame = self.events()
+        columns = [
+            frame[name].tolist()
+            for name in ("step", "layer", "index", "kind", "cohort", "frequency", "importance")
+        ]
+        return [
+            Event(
+                step=step,
+                layer=layer,
+                head=head,
+                kind=kind,
+                cohort=None if pd.isna(cohort) else int(cohort),
+                frequency=frequency,
+                importance=importance,
+            )
+            for step, layer, head, kind, cohort, frequency, importance in zip(*columns, strict=True)
+        ]
+
+    # -- frames ------------------------------------------------------------------------------
+
+    def counts(self) -> pd.DataFrame:
+        """A row a checkpoint.
+
+        Columns: step; numbers of heads: active, base (active at the first checkpoint, constant),
+        emergent, retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
+        probe); loss_corrupted (mean over probes, nats); completeness_gap_median and
+        completeness_gap_max (over probes whose gap is a number; NaN if none is); seconds;
+        peak_memory_gib.
+        """
+        frame = pd.DataFrame({"step": self.steps})
+        frame["active"] = self.active.sum(axis=(1, 2))
+        frame["base"] = int(self.base.sum())
+        frame["emergent"] = self.emergent.sum(axis=(1, 2))
+        frame["retained"] = self.retained.sum(axis=(1, 2))
+        kinds: tuple[EventKind, ...] = ("born", "pruned", "revived", "silenced", "returned")
+        for kind in kinds:
+            frame[kind] = self.changes(kind).sum(axis=(1, 2))
+        for name, values in self._per_checkpoint.items():
+            frame[name] = values
+        frame["seconds"] = [float(meta.seconds) for meta in self.metas]
+        frame["peak_memory_gib"] = [float(meta.peak_memory_gib) for meta in self.metas]
+        return frame
+
+    def cohorts(self) -> pd.DataFrame:
+        """Active heads of each cohort (paper Fig. 2A). Index: step.
+
+        A column a cohort that has heads, named by the step at which it emerged. A row sums to the
+        emergent heads of that checkpoint.
+        """
+        members = np.unique(self.cohort[self.cohort >= 0])
+        columns = {
+            int(self.steps[index]): self.emergent[:, self.cohort == index].sum(axis=1)
+            for index in members
+        }
+        index = pd.Index(self.steps, name="step")
+        return pd.DataFrame(columns, index=index, dtype=np.int64).rename_axis(columns="cohort")
+
+    def heads(self) -> pd.DataFrame:
+        """A row a head, layer by layer.
+
+        Columns: head, layer, index, base, cohort_step (nullable Int64), births (times born or
+        revived), prunings, checkpoints_active, frequency_mean (over checkpoints), importance_first,
+        importance_last, effect_mean (over the checkpoints after the first; NaN if there is none),
+        active_at_end.
+        """
+        layer, index = np.indices(self.base.shape)
+        births = (self.changes("born") | self.changes("revived")).sum(axis=0)
+        later = self.effect()[1:]
+        mean = later.mean(axis=0) if len(later) else np.full(self.base.shape, np.nan)
+        columns = {
+            "head": self._head_names(),
+            "layer": layer,
+            "index": index,
+            "base": self.base,
+            "cohort_step": self._cohort_steps(self.cohort.ravel()),
+            "births": births,
+            "prunings": self.changes("pruned").sum(axis=0),
+            "checkpoints_active": self.active.sum(axis=0),
+            "frequency_mean": self.frequency.mean(axis=0),
+            "importance_first": self.importance[0],
+            "importance_last": self.importance[-1],
+            "effect_mean": mean,
+            "active_at_end": self.active[-1],
+        }
+        return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+
+    def effect(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """E = (I_t - I_pre) / (I_t + I_pre + 1e-6), pre = first checkpoint (A.6); in [-1, 1]."""
+        return _effect(self.importance.astype(np.float64)).astype(np.float32)
+
+    def metrics(self) -> pd.DataFrame:
+        """The trainer's log. Index: step; a column a metric; NaN where it was not logged.
+
+        Without a log, the numbers that the snapshots carry.
+        """
+        return self._metrics.copy()
+
+    def importance_frame(self) -> pd.DataFrame:
+        """A row a checkpoint and head.
+
+        Columns: step, head, layer, index, frequency, importance, active, emergent.
+        """
+        time, layer, head = (axis.ravel() for axis in np.indices(self.active.shape))
+        return pd.DataFrame(
+            {
+                "step": self.steps[time],
+                "head": self._head_names()[layer, head],
+                "layer": layer,
+                "index": head,
+                "frequency": self.frequency.ravel(),
+                "importance": self.importance.ravel(),
+                "active": self.active.ravel(),
+                "emergent": self.emergent.ravel(),
+            }
+        )
+
+    def component_totals(self) -> pd.DataFrame:
+        """Share of all |score|, kept edges or not, that leaves each component (paper Fig. 12).
+
+        Columns: step, component (`embed`, `attention`, `mlp`), layer (nullable Int64; none for
+        embed), share (sums to 1 over a checkpoint, 0 if there is no score), effect (of the share,
+        as in A.6, against the first checkpoint).
+        """
+        layers = self.graph.num_layers
+        per_layer = self._node_totals[:, 1:].reshape(len(self), layers, -1)
+        parts = np.concatenate(
+            [self._node_totals[:, :1], per_layer[:, :, :-1].sum(axis=2), per_layer[:, :, -1]],
+            axis=1,
+        )
+        share = _shares(parts)
+        names = ["embed", *["attention"] * layers, *["mlp"] * layers]
+        layer = pd.array([None, *range(layers), *range(layers)], dtype="Int64")
+        return pd.DataFrame(
+            {
+                "step": np.repeat(self.steps, len(names)),
+                "component": names * len(self),
+                "layer": layer[np.tile(np.arange(len(names)), len(self))],
+                "share": share.ravel(),
+                "effect": _effect(share).ravel(),
+            }
+        )
+
+    def _head_names(self) -> np.ndarray:
+        return np.array(self.graph.sources, dtype=object)[self.graph.head_sources]
+
+    def _cohort_steps(self, cohort: Int[np.ndarray, " rows"]) -> Any:
+        """Steps of cohort indices, as a nullable column."""
+        return pd.arrays.IntegerArray(self.steps[cohort], cohort < 0)
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+def _measurements(
+    ordered: Sequence[Snapshot], chosen: np.ndarray
+) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+    """Numbers of each checkpoint that are not about heads."""
+    gaps = [_numbers(snapshot.completeness_gap[chosen]) for snapshot in ordered]
+    return {
+        "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
+        "loss_corrupted": np.array(
+            [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
+        ),
+        "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
+        "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
+    }
+
+
+def _numbers(values: np.ndarray) -> Float[np.ndarray, " rest"]:
+    """Without NaN; a single NaN where nothing is left."""
+    kept = values[~np.isnan(values)].astype(np.float64)
+    return kept if kept.size else np.array([np.nan])
+
+
+def _shares(values: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
+    """Divided by their sum, a checkpoint at a time; zeros where the sum is 0 or not finite."""
+    total = values.sum(axis=tuple(range(1, values.ndim)), keepdims=True)
+    usable = np.isfinite(total) & (total > 0)
+    return np.divide(values, total, out=np.zeros_like(values), where=usable)
+
+
+def _effect(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
+    """A.6, against the first checkpoint."""
+    return (share - share[:1]) / (share + share[:1] + _EPSILON)
+
+
+def _frozen(values: Any) -> Any:
+    values.setflags(write=False)
+    return values

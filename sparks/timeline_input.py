@@ -1,0 +1,146 @@
+"""What goes into a timeline: what its snapshots must share, what weakens it, the trainer's log."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeGuard
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+from sparks.snapshot import Snapshot, SnapshotMeta
+
+_LARGEST_STEP = 2**53
+
+
+def check_comparable(ordered: Sequence[Snapshot]) -> None:
+    """Snapshots may stand on one timeline.
+
+    Raises:
+        SparksError: two are of one step, or they differ in probes, graph or settings.
+    """
+    counts = Counter(snapshot.step for snapshot in ordered)
+    if twice := [step for step, count in counts.items() if count > 1]:
+        raise SparksError(
+            f"a timeline needs one snapshot a step, got several of {steps_text(twice)}: keep one"
+        )
+    _refuse_mixed("probes", ordered, [_probes_text(snapshot) for snapshot in ordered])
+    _refuse_mixed("graph", ordered, [str(snapshot.graph) for snapshot in ordered])
+    settings = [_measurement(snapshot) for snapshot in ordered]
+    for name in settings[0]:
+        _refuse_mixed("settings", ordered, [f"{name}={values[name]!r}" for values in settings])
+
+
+def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.ndarray, " chosen"]:
+    """Indices of the probes of `group`, or of all.
+
+    Raises:
+        SparksError: there are no probes, none is in the group, or snapshots disagree on who is.
+    """
+    groups = ordered[0].probe_groups
+    if not groups:
+        raise SparksError("a timeline needs probes, got snapshots without any: take them again")
+    if group is None:
+        return np.arange(len(groups))
+    if group not in groups:
+        known = ", ".join(map(repr, sorted(set(groups))))
+        raise SparksError(f"group must be one of the probes' groups ({known}), got {group!r}")
+    members = [np.flatnonzero(np.array(snapshot.probe_groups) == group) for snapshot in ordered]
+    texts = [f"probes {', '.join(map(str, indices))} (from 0)" for indices in members]
+    _refuse_mixed(f"probes in group {group!r}", ordered, texts)
+    return members[0]
+
+
+def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> list[str]:
+    """What a reader must know before believing the numbers, a line each."""
+    lines = []
+    if (first := ordered[0].step) != 0:
+        lines.append(
+            f"there is no snapshot of step 0: base heads are those of step {first}, "
+            "which training has already changed"
+        )
+    if broken := [s.step for s in ordered if not np.isfinite(s.importance[chosen]).all()]:
+        lines.append(f"scores are not finite at {steps_text(broken)}: importance there reads 0")
+    precisions = sorted({snapshot.meta.precision for snapshot in ordered})
+    if len(precisions) > 1:
+        lines.append(
+            f"the model ran in different precisions ({', '.join(precisions)}): part of the change "
+            "between checkpoints is rounding"
+        )
+    return lines
+
+
+def rows_of_snapshots(metas: Sequence[SnapshotMeta]) -> list[dict[str, Any]]:
+    """The numbers that snapshots carry, in the form of a trainer's log."""
+    return [{**meta.metrics, "step": meta.step} for meta in metas if meta.metrics]
+
+
+def metric_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Index: step; a column a metric. NaN where it is missing, no number or not finite.
+
+    Of several rows of one step the last number of each metric counts.
+    """
+    merged: dict[int, dict[str, float]] = {}
+    for row in rows:
+        step = row.get("step")
+        if _is_number(step) and abs(step) < _LARGEST_STEP:
+            numbers = {str(k): float(v) for k, v in row.items() if k != "step" and _is_number(v)}
+            merged.setdefault(int(step), {}).update(numbers)
+    steps = sorted(merged)
+    columns = dict.fromkeys(name for step in steps for name in merged[step])
+    return pd.DataFrame(
+        {name: [merged[step].get(name, np.nan) for step in steps] for name in columns},
+        index=pd.Index(steps, name="step", dtype=np.int64),
+        dtype=np.float64,
+    )
+
+
+def steps_text(steps: Sequence[int]) -> str:
+    """`step 0`, `steps 0, 10`; long lists are cut in the middle."""
+    shown = [str(step) for step in steps]
+    if len(shown) > 6:
+        shown = [*shown[:4], "...", shown[-1]]
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown)}"
+
+
+def _refuse_mixed(what: str, ordered: Sequence[Snapshot], values: Sequence[str]) -> None:
+    """All values are the same; `values` are texts that an error can show."""
+    steps_of: dict[str, list[int]] = {}
+    for snapshot, value in zip(ordered, values, strict=True):
+        steps_of.setdefault(value, []).append(snapshot.step)
+    if len(steps_of) > 1:
+        kinds = [f"{value} at {steps_text(steps)}" for value, steps in steps_of.items()]
+        found = "; ".join(kinds[:3]) + (f"; and {len(kinds) - 3} more" if len(kinds) > 3 else "")
+        raise SparksError(
+            f"snapshots of one timeline must have the same {what}, got {found}: keep each kind in "
+            "a run folder of its own"
+        )
+
+
+def _probes_text(snapshot: Snapshot) -> str:
+    return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash!r}"
+
+
+def _measurement(snapshot: Snapshot) -> dict[str, Any]:
+    try:
+        return SnapshotConfig.from_dict(snapshot.meta.config).measurement()
+    except (SparksError, TypeError) as error:
+        raise SparksError(
+            f"the settings of the snapshot at step {snapshot.step} cannot be read ({error}): "
+            "take it again with `sparks replay`"
+        ) from error
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
