@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,20 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
     except OSError as error:
         raise SparksError(f"cannot write {path}: {error.strerror or error}") from error
     return target
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Prove that a file can be written at `path`, and leave nothing behind.
+
+    Raises:
+        SparksError: it is a folder, or its folder cannot be made or written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise SparksError(f"cannot write {path}: it is a folder, give a file name")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SparksError(f"cannot write {path}: {error.strerror or error}") from error

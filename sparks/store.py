@@ -30,6 +30,8 @@ from sparks.snapshot import Snapshot
 
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
 
+_UNREADABLE = (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunContents:
@@ -193,14 +195,7 @@ class RunStore:
             return snapshot
         except SparksError as error:
             raise SparksError(f"{path}: {error}") from error
-        except (
-            SafetensorError,
-            OSError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise SparksError(
                 f"{path}: damaged or not a snapshot ({reason}); delete it, or take it again with "
@@ -208,7 +203,7 @@ class RunStore:
             ) from error
 
     def read(self) -> RunContents:
-        """Everything in the folder; a file that cannot be read is skipped and named in `problems`."""
+        """Everything in the folder; what cannot be read is skipped and named in `problems`."""
         snapshots, problems = [], []
         for step in self.steps():
             try:
@@ -243,7 +238,9 @@ def _finite_numbers(row: Mapping[str, Any]) -> dict[str, int | float]:
     """Plain numbers that JSON can hold; numpy's scalars become Python's."""
     out: dict[str, int | float] = {}
     for name, value in row.items():
-        if isinstance(value, Integral) and not isinstance(value, bool):
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, Integral):
             out[name] = int(value)
         elif isinstance(value, Real) and math.isfinite(number := float(value)):
             out[name] = number

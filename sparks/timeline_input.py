@@ -90,7 +90,7 @@ def metric_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     for row in rows:
         step = row.get("step")
         if _is_number(step) and abs(step) < _LARGEST_STEP:
-            numbers = {str(k): float(v) for k, v in row.items() if k != "step" and _is_number(v)}
+            numbers = {_name(k): float(v) for k, v in row.items() if k != "step" and _is_number(v)}
             merged.setdefault(int(step), {}).update(numbers)
     steps = sorted(merged)
     columns = dict.fromkeys(name for step in steps for name in merged[step])
@@ -135,6 +135,11 @@ def _measurement(snapshot: Snapshot) -> dict[str, Any]:
             f"the settings of the snapshot at step {snapshot.step} cannot be read ({error}): "
             "take it again with `sparks replay`"
         ) from error
+
+
+def _name(text: object) -> str:
+    """Lone surrogates, which JSON may hold and a frame may not, as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
