@@ -4,51 +4,58 @@ EAP-IG, "inputs" variant (Hanna et al. 2024, https://arxiv.org/abs/2403.17806; p
 
     score(u -> v | x) = < Delta z_u , (1/m) sum_k dL/d(input of v) at alpha_k >
 
-summed over the residual dimension and positions, Delta z_u = what u writes in the corrupted run minus the
-clean run, L = KL(clean || run), and every token embedding moved together along z' + alpha (z - z').
+summed over the residual dimension and positions, Delta z_u = what u writes in the corrupted run
+minus the clean run, L = KL(clean || run), and every token embedding moved together along
+z' + alpha (z - z').
 
 In steps:
-1. run the prefix that both prompts share once; its Delta z is 0 and, with a causal mask, no gradient
-   path of a later position runs through it (`passes`);
+1. run the prefix that both prompts share once; its Delta z is 0 and, with a causal mask, no
+   gradient path of a later position runs through it (`passes`);
 2. run the clean and the corrupted continuation without gradients: Delta z of every node;
-3. run m points of the path as rows of one batch and ask autograd for the gradients at activations only;
-4. split the gradient of each attention block over its heads, summed over the m points (`destinations`);
-5. contract: [sources, pos * d_model] x [pos * d_model, destinations], a layer at a time.
+3. run m points of the path as rows of a batch; ask autograd for gradients at activations only;
+4. split the gradient of each attention block over its heads, summed over the points
+   (`destinations`);
+5. contract once: [sources, pos * d_model] x [pos * d_model, destinations].
 
-Symbol map: z' = corrupted, z = clean, m = `steps`, alpha_k = `quadrature.points`, L = KL at the last
-position (`positions="last"`) or its mean over the continuation ("all"). What differs from the official
-code: key and value destinations are the heads that the model has (the official columns of a group sum to
-ours); scores are accumulated in float32 whatever the model's type; `midpoint` is the default rule.
+Symbol map: z' = corrupted, z = clean, m = `steps`, alpha_k = `quadrature.points`, L = KL at the
+last position (`positions="last"`) or its mean over the continuation ("all"). What differs from the
+official code: key and value destinations are the heads that the model has (the official columns of
+a group sum to ours); scores are accumulated in float32 whatever the model's type; `midpoint` is the
+default rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sparks.anatomy import Anatomy, linear_map
+from sparks.anatomy import Anatomy
 from sparks.config import Positions, Rule, SnapshotConfig
 from sparks.destinations import AttentionReader
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.guard import undisturbed
-from sparks.memory import MemoryEstimate, Progress, SavedBytes, plan
+from sparks.memory import GIB, MemoryEstimate, Progress, RowBytes, SavedBytes, plan
+from sparks.modules import linear_map
 from sparks.passes import Endpoints, Passes, Trace
-from sparks.token_pairs import TokenPair
 from sparks.quadrature import points
+from sparks.token_pairs import TokenPair
 
 _DEFAULTS = SnapshotConfig()
-_MAX_TOKENS_AT_ONCE = 2048
-"""More tokens a run gain nothing on a CPU and little on a GPU, and cost memory."""
+_MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
+"""More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
+_LAYERS_AT_ONCE = 4
+"""Layers whose reads are contracted by one product: fewer make it thin, more multiply zeros."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeScores:
-    """Edge scores of some pairs, on the CPU, float32. Delta = corrupted - clean (as the official code)."""
+    """Edge scores of some pairs, on the CPU, float32. Delta = corrupted - clean, as officially."""
 
     scores: Float[Tensor, "pairs sources destinations"]
     """0 where no edge exists."""
@@ -74,7 +81,7 @@ class EdgeScores:
     ) -> Float[Tensor, "pairs layers heads"]:
         """Importance of each head (paper A.6, unnormalised): the sum of |score| over its edges.
 
-        `kept` restricts the sum to the edges of a circuit, as the paper does; without it, all edges.
+        `kept` restricts the sum to a circuit's edges, as the paper does; without it, all edges.
         """
         strength = self.scores.abs() if kept is None else self.scores.abs() * kept
         return strength.sum(-1)[:, torch.from_numpy(self.graph.head_sources)]
@@ -115,11 +122,11 @@ def edge_attribution(
         rule: where they lie, see `quadrature`.
         positions: L at the `last` position, or its mean over `all` positions of the continuation.
         memory_gib: budget for activations; pairs and steps are split to stay under it.
-        progress: called with the number of (pair, point) rows just finished, of `len(pairs) * steps`.
+        progress: called with the number of (pair, point) rows just done, of `len(pairs) * steps`.
 
     Raises:
-        SparksError: no pairs, a token outside the vocabulary, a pair longer than the model's context, an
-            unknown architecture, or activations that are not finite.
+        SparksError: no pairs, a token outside the vocabulary, a pair longer than the model's
+            context, an unknown architecture, or activations that are not finite.
     """
     parts = list(
         iter_edge_attribution(
@@ -150,20 +157,19 @@ def iter_edge_attribution(
 
     Batches come in the order that suits the machine. For sets whose scores would not fit in memory.
     """
-    alphas = points(rule, steps)
+    alphas = _check_settings(steps, rule, positions, memory_gib)
     with undisturbed(model):
-        anatomy = Anatomy.of(model)
-        _check_pairs(anatomy, pairs)
-        readers = [AttentionReader.of(layer) for layer in anatomy.layers]
-        estimate = _estimate(anatomy, pairs, positions, memory_gib)
-        for indices in _batches(pairs, max(1, estimate.rows // steps)):
-            passes = Passes(anatomy, [pairs[i] for i in indices], positions)
-            run = _EdgeRun(anatomy, readers, passes, estimate)
-            for chunk in _chunks(alphas, max(1, estimate.rows // len(indices))):
+        work = _Work(model, pairs, steps, positions, memory_gib)
+        readers = [AttentionReader.of(layer) for layer in work.anatomy.layers]
+    for indices in work.batches():
+        with undisturbed(model):  # not around the yield: there the model is the caller's again
+            run = _EdgeRun(work.anatomy, readers, *work.prepare(indices), work.budget)
+            for chunk in work.chunks(alphas, indices):
                 run.add(chunk)
                 if progress is not None:
                     progress(len(chunk) * len(indices))
-            yield indices, run.result(steps)
+            result = run.result(steps)
+        yield indices, result
 
 
 def node_attribution(
@@ -176,22 +182,19 @@ def node_attribution(
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
 ) -> NodeScores:
-    """EAP-IG score of every node (embedding, heads, MLPs), for every pair: for when edges are not wanted.
+    """EAP-IG score of every node (embedding, heads, MLPs): for when edges are not wanted.
 
     Arguments and errors as for `edge_attribution`.
     """
-    alphas = points(rule, steps)
+    alphas = _check_settings(steps, rule, positions, memory_gib)
     order: list[int] = []
     scores, losses, gaps = [], [], []
     with undisturbed(model):
-        anatomy = Anatomy.of(model)
-        _check_pairs(anatomy, pairs)
-        estimate = _estimate(anatomy, pairs, positions, memory_gib)
-        for indices in _batches(pairs, max(1, estimate.rows // steps)):
-            passes = Passes(anatomy, [pairs[i] for i in indices], positions)
-            ends = passes.endpoints()
-            total = torch.zeros(len(indices), anatomy.graph.num_sources, device=anatomy.device)
-            for chunk in _chunks(alphas, max(1, estimate.rows // len(indices))):
+        work = _Work(model, pairs, steps, positions, memory_gib)
+        for indices in work.batches():
+            passes, ends = work.prepare(indices)
+            total = torch.zeros(len(indices), work.anatomy.graph.num_sources, device=passes.device)
+            for chunk in work.chunks(alphas, indices):
                 total += _node_chunk(passes, ends, chunk)
                 if progress is not None:
                     progress(len(chunk) * len(indices))
@@ -203,7 +206,7 @@ def node_attribution(
     back = torch.tensor(order).argsort()
     return NodeScores(
         scores=_finite(torch.cat(scores)[back]),
-        graph=anatomy.graph,
+        graph=work.anatomy.graph,
         loss_corrupted=torch.cat(losses)[back],
         completeness_gap=torch.cat(gaps)[back],
     )
@@ -213,6 +216,7 @@ def estimate_memory(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
+    steps: int = _DEFAULTS.steps,
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
 ) -> MemoryEstimate:
@@ -220,94 +224,128 @@ def estimate_memory(
 
     Costs one forward pass of the longest pair. Raises as `edge_attribution` does.
     """
+    SnapshotConfig(steps=steps, positions=positions, memory_gib=memory_gib)
     with undisturbed(model):
-        anatomy = Anatomy.of(model)
-        _check_pairs(anatomy, pairs)
-        return _estimate(anatomy, pairs, positions, memory_gib)
+        return _Work(model, pairs, steps, positions, memory_gib).estimate
 
 
 # -- splitting the work ----------------------------------------------------------------------------
 
 
+def _check_settings(steps: int, rule: Rule, positions: Positions, memory_gib: float) -> list[float]:
+    """Points on the path."""
+    SnapshotConfig(steps=steps, rule=rule, positions=positions, memory_gib=memory_gib)
+    return points(rule, steps)
+
+
 def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
+    if isinstance(pairs, TokenPair):
+        raise SparksError("pairs must be a sequence of TokenPair, got one: give [pair]")
     if not pairs:
         raise SparksError("pairs is empty: give at least one TokenPair")
     for number, pair in enumerate(pairs):
-        ids = [*pair.prefix, *pair.clean, *pair.corrupted]
-        if max(ids) >= anatomy.vocab_size or min(ids) < 0:
-            raise SparksError(
-                f"pair {number}: token ids must be 0..{anatomy.vocab_size - 1}, found "
-                f"{min(ids)}..{max(ids)}: were the probes tokenised for another model?"
+        anatomy.check_pair(pair, f"pair {number}")
+
+
+class _Work:
+    """How the pairs and steps are split into runs that fit the memory budget."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: Sequence[TokenPair],
+        steps: int,
+        positions: Positions,
+        memory_gib: float,
+    ) -> None:
+        self.anatomy = Anatomy.of(model)
+        _check_pairs(self.anatomy, pairs)
+        self.pairs, self.positions = pairs, positions
+        self.budget = int(memory_gib * GIB)
+        # The pair that needs most is prepared first: its row is measured, and its runs are kept.
+        self._largest = max(range(len(pairs)), key=self._size)
+        self._prepared: tuple[Passes, Endpoints] | None = None
+        suffix = len(pairs[self._largest].clean)
+        device = self.anatomy.device.type
+        self.estimate = plan(
+            self.anatomy.graph,
+            d_model=self.anatomy.d_model,
+            suffix=suffix,
+            row=self._measure_row(),
+            steps=steps,
+            budget_bytes=self.budget,
+            max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
+        )
+
+    def _size(self, index: int) -> int:
+        pair = self.pairs[index]
+        return len(pair.prefix) + 8 * len(pair.clean)
+
+    def _measure_row(self) -> RowBytes:
+        pair = self.pairs[self._largest]
+        shape = (len(pair.prefix), len(pair.clean), self.positions)
+        if shape not in self.anatomy.row_bytes:
+            passes, ends = self._prepared = self.prepare([self._largest])
+            with SavedBytes(list(self.anatomy.root.parameters())) as saved:
+                trace = passes.interpolate(ends, [0.5], nodes=False)
+            self.anatomy.row_bytes[shape] = RowBytes(
+                saved=saved.total, logits=trace.logits.numel() * 4, prefix=passes.prefix_bytes
             )
-        length = len(pair.prefix) + len(pair.clean)
-        if anatomy.max_positions is not None and length > anatomy.max_positions:
-            raise SparksError(
-                f"pair {number}: {length} tokens, more than the model's context of "
-                f"{anatomy.max_positions}: shorten its prompt"
-            )
+        return self.anatomy.row_bytes[shape]
 
+    def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
+        """Run the prefix and the endpoints of some pairs."""
+        if self._prepared is not None and indices == [self._largest]:
+            prepared, self._prepared = self._prepared, None
+            return prepared
+        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
+        return passes, passes.endpoints()
 
-def _batches(pairs: Sequence[TokenPair], size: int) -> Iterator[list[int]]:
-    """Indices of pairs that run together: one continuation length, prefixes as alike as can be."""
-    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
-    batch: list[int] = []
-    for index in order:
-        if batch and (
-            len(batch) == size or len(pairs[index].clean) != len(pairs[batch[0]].clean)
-        ):
-            yield batch
-            batch = []
-        batch.append(index)
-    yield batch
+    def batches(self) -> Iterator[list[int]]:
+        """Indices of pairs that run together: continuations of one length, prefixes alike."""
+        pairs = self.pairs
+        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+            alike = list(same)
+            for start in range(0, len(alike), self.estimate.pairs):
+                yield alike[start : start + self.estimate.pairs]
 
-
-def _chunks(alphas: list[float], size: int) -> Iterator[list[float]]:
-    """Points in runs of about equal length, at most `size`."""
-    count = -(-len(alphas) // size)
-    for i in range(count):
-        yield alphas[i * len(alphas) // count : (i + 1) * len(alphas) // count]
-
-
-def _estimate(
-    anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions, memory_gib: float
-) -> MemoryEstimate:
-    largest = max(pairs, key=lambda pair: len(pair.prefix) + 8 * len(pair.clean))
-    passes = Passes(anatomy, [largest], positions)
-    ends = passes.endpoints()
-    with SavedBytes(list(anatomy.root.parameters())) as saved:
-        trace = passes.interpolate(ends, [0.5], nodes=False)
-    return plan(
-        anatomy.graph,
-        d_model=anatomy.d_model,
-        suffix=passes.suffix,
-        prefix_bytes=passes.prefix_bytes,
-        saved_bytes=saved.total,
-        logits_bytes=trace.logits.numel() * 4,
-        budget_gib=memory_gib,
-        max_rows=max(1, _MAX_TOKENS_AT_ONCE // passes.suffix),
-    )
+    def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
+        """Points in runs of about equal length that fit."""
+        count = -(-len(alphas) // max(1, self.estimate.rows // len(indices)))
+        for i in range(count):
+            yield alphas[i * len(alphas) // count : (i + 1) * len(alphas) // count]
 
 
 # -- edges -----------------------------------------------------------------------------------------
 
 
 class _EdgeRun:
-    """Accumulates the edge scores of one batch, some points of the path at a time."""
+    """Accumulates the edge scores of one batch, some points of the path at a time.
+
+    What the destinations read is summed over all points and contracted once where that is small;
+    else it is contracted as it comes, a layer at a time.
+    """
 
     def __init__(
         self,
         anatomy: Anatomy,
         readers: list[AttentionReader],
         passes: Passes,
-        estimate: MemoryEstimate,
+        ends: Endpoints,
+        budget_bytes: int,
     ) -> None:
-        self.graph, self.readers, self.passes = anatomy.graph, readers, passes
-        self.ends = passes.endpoints()
-        whole = self.graph.num_sources * passes.suffix * anatomy.d_model * 4 * passes.num_pairs
-        self.writes = _Writes(anatomy, self.ends, keep=whole <= estimate.budget_bytes // 8)
+        self.graph, self.readers, self.passes, self.ends = anatomy.graph, readers, passes, ends
+        token = passes.num_pairs * passes.suffix * anatomy.d_model
+        small = budget_bytes // (8 * 4 * token)  # nodes whose vectors fill an eighth of the budget
+        device = passes.device
+        self.writes = _Writes(anatomy, ends, keep=self.graph.num_sources <= small)
+        shape = (passes.num_pairs, self.graph.num_destinations, passes.suffix, anatomy.d_model)
+        keep = self.graph.num_destinations <= small
+        self.reads = torch.zeros(shape, device=device) if keep else None
         shape = (passes.num_pairs, self.graph.num_sources, self.graph.num_destinations)
-        self.scores = torch.zeros(shape, device=anatomy.device)
-        self.embed_total = torch.zeros(passes.num_pairs, device=anatomy.device)
+        self.scores = torch.zeros(shape, device=device)
+        self.embed_total = torch.zeros(passes.num_pairs, device=device)
 
     def add(self, alphas: list[float]) -> None:
         trace = self.passes.interpolate(self.ends, alphas, nodes=False)
@@ -315,47 +353,62 @@ class _EdgeRun:
         wanted = [trace.embeds, *trace.final_in, *trace.mlp_in, *flat]
         grads = self.passes.gradients(trace, self.ends, wanted)
         with torch.no_grad():
-            self._contract(trace, grads)
+            self._read(trace, grads)
 
-    def _contract(self, trace: Trace, grads: list[Tensor]) -> None:
+    def _read(self, trace: Trace, grads: list[Tensor]) -> None:
         graph, pairs = self.graph, self.passes.num_pairs
         at_embeds, at_final = self._sum(grads[0]), self._sum(grads[1])
         at_mlps = grads[2 : 2 + graph.num_layers]
         rest = iter(grads[2 + graph.num_layers :])
         self.embed_total += (at_embeds * self.ends.delta_embed).sum((1, 2))
-        self._score(at_final[:, None], graph.num_sources, slice(graph.num_destinations - 1, None))
+        self._take(slice(graph.num_destinations - 1, graph.num_destinations), at_final[:, None])
         for layer, reader in enumerate(self.readers):
             outputs = trace.projected[layer]
             at_outputs = [next(rest) for _ in outputs]
             at_heads = reader.read(trace.attention_in[layer], outputs, at_outputs, pairs)
-            columns = graph.attention_columns(layer)
-            self._score(at_heads, graph.sources_before_attention(layer), columns)
+            self._take(graph.attention_columns(layer), at_heads)
             mlp = graph.mlp_column(layer)
-            at_mlp = self._sum(at_mlps[layer])[:, None]
-            self._score(at_mlp, graph.sources_before_mlp(layer), slice(mlp, mlp + 1))
+            self._take(slice(mlp, mlp + 1), self._sum(at_mlps[layer])[:, None])
 
     def _sum(self, gradient: Tensor) -> Float[Tensor, "pairs pos d_model"]:
         return gradient.float().unflatten(0, (self.passes.num_pairs, -1)).sum(1)
 
-    def _score(
-        self, reads: Float[Tensor, "pairs heads pos d_model"], sources: int, columns: slice
+    def _take(self, columns: slice, reads: Float[Tensor, "pairs destinations pos d_model"]) -> None:
+        if self.reads is None:
+            self._contract(columns, reads)
+        else:
+            self.reads[:, columns] += reads
+
+    def _contract(
+        self, columns: slice, reads: Float[Tensor, "pairs destinations pos d_model"]
     ) -> None:
-        """Add < Delta z_u , reads > for the first `sources` sources."""
+        """Add < Delta z_u , reads > for the sources that the last of `columns` can read."""
         flat = reads.flatten(2).transpose(1, 2)
-        for rows, written in self.writes.blocks(sources):
+        limit = int(self.graph.edge_mask[:, columns.stop - 1].sum())
+        for rows, written in self.writes.blocks(limit):
             self.scores[:, rows, columns] += written.flatten(2) @ flat
 
     def result(self, steps: int) -> EdgeScores:
+        if self.reads is not None:
+            self._contract_kept(self.reads)
+        no_edge = torch.from_numpy(~self.graph.edge_mask)
         return EdgeScores(
-            scores=_finite((self.scores / steps).cpu()),
+            scores=_finite((self.scores / steps).cpu()).masked_fill_(no_edge, 0),
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=_gap(self.embed_total / steps, self.ends).cpu(),
         )
 
+    def _contract_kept(self, reads: Tensor) -> None:
+        graph = self.graph
+        size = _LAYERS_AT_ONCE * graph.destinations_per_layer
+        for start in range(0, graph.num_destinations, size):
+            columns = slice(start, min(start + size, graph.num_destinations))
+            self._contract(columns, reads[:, columns])
+
 
 class _Writes:
-    """What every source writes into the residual stream, corrupted minus clean, [pairs, sources, pos, d].
+    """What every source writes, corrupted minus clean, [pairs, sources, pos, d_model].
 
     Kept whole where that is small; else rebuilt a layer at a time from what the heads computed.
     """
@@ -417,7 +470,7 @@ def _node_chunk(
 
 
 def _gap(embed_total: Tensor, ends: Endpoints) -> Float[Tensor, " pairs"]:
-    """Completeness: what the embeddings are given must be L(corrupted) - L(clean), and L(clean) = 0."""
+    """Completeness: the embeddings' share must be L(corrupted) - L(clean), and L(clean) = 0."""
     loss = ends.loss_corrupted
     return (embed_total - loss).abs() / loss.abs().clamp_min(torch.finfo(loss.dtype).tiny)
 
@@ -425,7 +478,7 @@ def _gap(embed_total: Tensor, ends: Endpoints) -> Float[Tensor, " pairs"]:
 def _finite(scores: Tensor) -> Tensor:
     if not bool(torch.isfinite(scores).all()):
         raise SparksError(
-            "attribution scores are not finite (nan or inf gradients): the model's weights are broken "
-            "or its precision is too narrow; use float32 or bfloat16"
+            "attribution scores are not finite (nan or inf gradients): the model's weights are "
+            "broken or its precision is too narrow; use float32 or bfloat16"
         )
     return scores

@@ -5,7 +5,7 @@ each head alone. Symbols: x = the residual row, y = norm(x), c = dL/d(projection
 W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) + eps),
 y^ = the projection's output without bias.
 
-Factored route (RMSNorm before an affine projection), fact 5 of the module `attribution`:
+Factored route (RMSNorm before an affine projection):
 
     sum_k J_k^T W^T c_k = gamma * W^T (sum_k c_k / r_k) - sum_k x_k (y^_k . c_k) / (d r_k^2)
 
@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparks.anatomy import Layer, Projection, RMSNorm, linear_map, rms_norm
+from sparks.anatomy import Layer, Projection
+from sparks.modules import RMSNorm, linear_map, rms_norm
 
 HeadGradients = Float[Tensor, "pairs heads pos d_model"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import nn
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen weights inside; everything as before afterwards, whatever happens.
+
+    The caller's autocast is off inside, so that sums stay in float32; a model that a trainer has
+    wrapped in its own autocast runs as it trains.
 
     Restored: the `training` flag of every module (set directly: `.train()` swaps kernels in some
     models), `requires_grad` of every parameter, and the random states of Python, numpy, torch and every
@@ -29,7 +32,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = False
         for parameter in trained:
             parameter.requires_grad_(False)
-        yield
+        with ExitStack() as stack:
+            for device_type in {parameter.device.type for parameter in model.parameters()}:
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
     finally:
         for module, mode in modes:
             module.training = mode

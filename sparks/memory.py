@@ -1,8 +1,9 @@
 """How many rows of work fit into a memory budget.
 
-The bytes that one row (one pair at one point of the path) holds for its backward pass are counted, not
-guessed: autograd is asked what it saves. So the estimate follows the model's own attention kernel, type
-and wrappers. On top come the logits, the gradients that are kept, and what contraction needs.
+The bytes that one row (one pair at one point of the path) holds for its backward pass are counted,
+not guessed: autograd is asked what it saves. So the estimate follows the model's own attention
+kernel, type and wrappers. On top come the logits, the gradients that are kept, and what contraction
+needs.
 """
 
 from __future__ import annotations
@@ -19,26 +20,40 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """What one attribution is going to hold, beside the model itself. Bytes and rows."""
+class RowBytes:
+    """What was measured on one row, bytes."""
 
-    fixed_bytes: int
-    """Held whatever the split: the prefix, the differences of a pair, a layer of gradients."""
+    saved: int
+    """Held by autograd for the backward pass."""
+    logits: int
+    """Logits that L looks at, float32."""
+    prefix: int
+    """Keys and values of the pair's shared prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """What one attribution is going to hold, beside the model itself."""
+
+    pair_bytes: int
+    """Held by a pair whatever the split: its prefix, differences, reads, writes and scores."""
     row_bytes: int
     """Held by one pair at one point of the path."""
     rows: int
     """Rows that run at once under the budget."""
+    pairs: int
+    """Pairs that are held at once under the budget."""
     budget_bytes: int
 
     @property
     def peak_gib(self) -> float:
         """Expected peak above the model, GiB."""
-        return (self.fixed_bytes + self.rows * self.row_bytes) / GIB
+        return (self.pairs * self.pair_bytes + self.rows * self.row_bytes) / GIB
 
     @property
     def fits(self) -> bool:
-        """Whether even a single row stays under the budget."""
-        return self.fixed_bytes + self.rows * self.row_bytes <= self.budget_bytes
+        """Whether even a single row of a single pair stays under the budget."""
+        return self.peak_gib * GIB <= self.budget_bytes
 
 
 class SavedBytes:
@@ -69,25 +84,31 @@ def plan(
     *,
     d_model: int,
     suffix: int,
-    prefix_bytes: int,
-    saved_bytes: int,
-    logits_bytes: int,
-    budget_gib: float,
+    row: RowBytes,
+    steps: int,
+    budget_bytes: int,
     max_rows: int,
 ) -> MemoryEstimate:
-    """Split `budget_gib` into rows; at least one row, at most `max_rows`."""
-    token = d_model * 4
-    # Gradients kept until they are read: the reads of every layer, at most four residual widths each.
-    kept = graph.num_layers * suffix * token * 4
-    row = saved_bytes + kept + 4 * logits_bytes
-    layer = graph.destinations_per_layer * suffix * token
-    writes = graph.sources_per_layer * suffix * token
-    scores = graph.num_sources * graph.num_destinations * 4
-    deltas = (2 * graph.num_layers + 1) * suffix * token
-    fixed = prefix_bytes + 3 * layer + writes + 2 * scores + 3 * deltas
-    budget = int(budget_gib * GIB)
-    rows = max(1, min(max_rows, (budget - fixed) // max(row, 1)))
-    return MemoryEstimate(fixed_bytes=fixed, row_bytes=row, rows=rows, budget_bytes=budget)
+    """Split the budget into pairs and rows: at least one of each, at most `max_rows` rows."""
+    token = suffix * d_model * 4  # one vector a position, float32
+    eighth = budget_bytes // 8
+    # Reads and writes are kept whole while each is under an eighth of the budget (`attribution`).
+    reads = min(graph.num_destinations * token, eighth) + 3 * graph.destinations_per_layer * token
+    writes = max(min(graph.num_sources * token, eighth), graph.sources_per_layer * token)
+    deltas = 3 * (2 * graph.num_layers + 1) * token
+    scores = 2 * graph.num_sources * graph.num_destinations * 4
+    pair_bytes = 2 * row.prefix + reads + writes + deltas + scores
+    # Gradients kept until they are read: at most four residual widths a layer.
+    row_bytes = row.saved + 4 * graph.num_layers * token + 4 * row.logits
+    rows = max(1, min(max_rows, (budget_bytes - pair_bytes) // row_bytes))
+    pairs = max(1, min(rows // steps, budget_bytes // (pair_bytes + steps * row_bytes)))
+    return MemoryEstimate(
+        pair_bytes=pair_bytes,
+        row_bytes=row_bytes,
+        rows=min(rows, pairs * steps),
+        pairs=pairs,
+        budget_bytes=budget_bytes,
+    )
 
 
 Progress = Callable[[int], None]

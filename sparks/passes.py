@@ -1,8 +1,8 @@
-"""The model runs behind an attribution: shared prefix, the two endpoints, points on the path between.
+"""The model runs behind an attribution: shared prefix, the two endpoints, the path between.
 
-A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the left.
-The prefix is run once without gradients; its keys and values serve every later run (fact 1 of the
-module `attribution`). The model is only ever called at its root, with its attention as it is.
+A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the
+left. The prefix is run once without gradients; its keys and values serve every later run. The model
+is only ever called at its root, with its attention as it is.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from sparks.anatomy import Anatomy, base_model, hooks, on_input, on_output
+from sparks.anatomy import Anatomy, base_model
 from sparks.config import Positions
 from sparks.errors import SparksError
+from sparks.modules import hooks, on_input, on_output
 from sparks.token_pairs import TokenPair
 
 
 class _PrefixLayer(DynamicLayer):
-    """Keys and values of the prefix, a pair a row, lent to every step; an update leaves them alone."""
+    """Keys and values of the prefix, a pair a row, lent to every step and never changed."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows_per_pair: int) -> None:
         super().__init__()
@@ -72,8 +73,8 @@ class Trace:
     projected: list[list[Tensor]] = field(default_factory=list)
     """Outputs of each layer's projection modules (three, or one where they are fused)."""
     mlp_in: list[Tensor] = field(default_factory=list)
-    """What each MLP reads, before its norm: a view that only the norm hangs on, so that the gradient
-    with respect to it is the MLP's alone."""
+    """What each MLP reads, before its norm: a view that only the norm hangs on, so that the
+    gradient with respect to it is the MLP's alone."""
     final_in: list[Tensor] = field(default_factory=list)
     """The same for the final norm; one item."""
     mixed: list[Tensor] = field(default_factory=list)
@@ -84,9 +85,7 @@ class Trace:
 class Passes:
     """Runs one batch of pairs through one model."""
 
-    def __init__(
-        self, anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions) -> None:
         self.anatomy = anatomy
         self.num_pairs = len(pairs)
         self.suffix = len(pairs[0].clean)
@@ -99,14 +98,17 @@ class Passes:
         self._ids_prefix = self._ids(
             [[0] * pad + list(pair.prefix) for pad, pair in zip(pads, pairs, strict=True)]
         )
-        self._mask = self._ids(
-            [[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads]
-        )
+        self._mask = self._ids([[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads])
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
         self._prefix = self._run_prefix()
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.anatomy.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch lies."""
+        return self._ids_clean.device
 
     # -- prefix ------------------------------------------------------------------------------
 
@@ -121,7 +123,9 @@ class Passes:
         if longest == 0:
             return []
         mask = self._mask[:, :longest]
-        cache = DynamicCache()  # without a config: a sliding window must not drop what it hides later
+        cache = (
+            DynamicCache()
+        )  # without a config: a sliding window must not drop what it hides later
         self.anatomy.root(
             input_ids=self._ids_prefix,
             attention_mask=mask,
@@ -221,9 +225,7 @@ class Passes:
         alpha = torch.tensor(alphas, dtype=torch.float32, device=ends.delta_embed.device)
         clean = ends.embed_clean.float()[:, None]
         # z' + alpha (z - z'), with the endpoints themselves reached exactly.
-        path = torch.lerp(
-            ends.embed_corrupted.float()[:, None], clean, alpha[None, :, None, None]
-        )
+        path = torch.lerp(ends.embed_corrupted.float()[:, None], clean, alpha[None, :, None, None])
         return path.to(dtype).flatten(0, 1).requires_grad_()
 
     def _watch_reads(self, trace: Trace, handles: list[Any]) -> None:

@@ -136,6 +136,14 @@ class PairEncoder:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SparksError(f"the chat template refuses its prompt: {reason}") from error
 
+    def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of the prompt alone.
+
+        Raises:
+            SparksError: the chat template refuses the messages.
+        """
+        return self._ids(self.prompt_text(prompt), isinstance(prompt, str))
+
     def pair(self, prompt: str | Sequence[Message], clean: str, corrupted: str) -> TokenPair:
         """Token ids of a prompt and two beginnings of its answer.
 

@@ -3,8 +3,8 @@
 The file holds a page (`page.html`, `page.css`, the scripts of `SCRIPTS`) and the timelines as JSON.
 What a run wrote is never markup or code here:
 
-1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page puts
-   text on screen through `textContent` only.
+1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page
+   puts text on screen through `textContent` only.
 2. A content security policy allows this one script and this one style by their hashes and nothing
    else: no network, no image, no form.
 3. The file is pure ASCII, so that a reader's guess of its encoding does not matter.
@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
-from sparks.report.data import clean_text, run_data
+from sparks.report.data import run_data
+from sparks.report.words import clean_text
 from sparks.timeline import Timeline
 
 __all__ = ["render_report", "write_report"]
 
-SCRIPTS = ("decode.js", "draw.js", "heads.js", "tables.js", "page.js")
+SCRIPTS = ("decode.js", "draw.js", "heads.js", "tables.js", "views.js", "controls.js")
 """Parts of the page's one script, in this order."""
 
 

@@ -1,25 +1,25 @@
 """What the page is given: a timeline as plain JSON values, with its arrays packed small.
 
-Cells are packed in the order checkpoint, layer, head. Only cells that hold something are sent: a bit
-a cell says which (`mask`), then come their activation frequency (`levels`, one byte, in units of
-1 / `level_unit`) and importance (`importance`, two bytes: 65535 * sqrt(I / `importance_max`), which
-keeps small values apart). Numbers are little-endian, base64. Definitions are those of
+Cells are packed in the order checkpoint, layer, head. Only cells that hold something are sent: a
+bit a cell says which (`mask`), then come their activation frequency (`levels`, one byte, in units
+of 1 / `level_unit`) and importance (`importance`, two bytes: 65535 * sqrt(I / `importance_max`),
+which keeps small values apart). Numbers are little-endian, base64. Definitions are those of
 `sparks.timeline`; the page computes sums and the effect E from these arrays, nothing else.
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import re
-import unicodedata
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8, UInt16
 
-from sparks.report.words import describe_settings, headline_numbers, notes, summary
+from sparks.report.words import clean_text, describe_settings, headline_numbers, notes, summary
 from sparks.timeline import EVENT_KINDS, Timeline
 
 MOST_COHORT_GROUPS = 6
@@ -64,18 +64,9 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "numbers": headline_numbers(timeline),
         "summary": summary(timeline),
         "notes": notes(timeline),
-        "settings": [[name, clean_text(text, 400)] for name, text in describe_settings(timeline)],
+        "settings": describe_settings(timeline),
         "problems": [clean_text(problem, 600) for problem in timeline.problems],
     }
-
-
-def clean_text(text: str, limit: int) -> str:
-    """One line without control, direction and other invisible characters, at most `limit` long."""
-    line = " ".join(str(text).split())
-    line = "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c)[0] == "C" else c for c in line
-    )
-    return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def cohort_groups(timeline: Timeline, most: int = MOST_COHORT_GROUPS) -> list[list[int]]:
@@ -85,9 +76,7 @@ def cohort_groups(timeline: Timeline, most: int = MOST_COHORT_GROUPS) -> list[li
         First and last cohort of each group, as indices of checkpoints.
     """
     cohorts, sizes = np.unique(timeline.cohort[timeline.cohort >= 0], return_counts=True)
-    return [
-        [int(cohorts[first]), int(cohorts[last])] for first, last in even_parts(sizes, most)
-    ]
+    return [[int(cohorts[first]), int(cohorts[last])] for first, last in even_parts(sizes, most)]
 
 
 def even_parts(sizes: Int[np.ndarray, " items"], most: int) -> list[tuple[int, int]]:
@@ -130,7 +119,7 @@ def _missing_steps(timeline: Timeline) -> list[int]:
     return sorted(steps - set(timeline.steps.tolist()))
 
 
-def _events(timeline: Timeline) -> Int[np.ndarray, "events three"]:
+def _events(timeline: Timeline) -> UInt16[np.ndarray, "events three"]:
     """A row an event, in time: row of the head (layer * heads + head), checkpoint, kind."""
     rows = []
     for kind, name in enumerate(EVENT_KINDS):
@@ -171,7 +160,7 @@ def thin(
         return steps, values
     keep = {0, len(steps) - 1}
     edges = np.linspace(0, len(steps), (most - 2) // 2 + 1).astype(np.int64)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges.tolist()):
         keep.add(int(start + values[start:stop].argmin()))
         keep.add(int(start + values[start:stop].argmax()))
     index = np.array(sorted(keep))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ NUM_PROBES_MEASURED = 12
 """Probes a set in the measurement that `notes` quotes."""
 
 
+def clean_text(text: str, limit: int) -> str:
+    """One line of at most `limit` characters, without control and text-direction characters."""
+    line = "".join(_visible(c) for c in " ".join(str(text).split()))
+    return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def summary(timeline: Timeline) -> list[str]:
-    """Sentences with the run's numbers, the first about the start and end, the rest about change."""
+    """Sentences with the run's numbers: its start and end, then what changed between."""
     first, last = int(timeline.steps[0]), int(timeline.steps[-1])
     total = timeline.base.size
     start, end = int(timeline.base.sum()), int(timeline.active[-1].sum())
@@ -30,13 +37,16 @@ def summary(timeline: Timeline) -> list[str]:
     lines = [f"Of {total} heads, {start} were active {when} and {end} are at step {last}."]
     if len(born):
         lines.append(
-            f"{_heads(len(born))} {_was(len(born))} born on the way; {stayed} "
-            f"{'is' if stayed == 1 else 'are'} active at the end, {len(born) - stayed} not."
+            f"{len(born)} {_plural(len(born), 'head')} {'was' if len(born) == 1 else 'were'} born "
+            f"on the way; {stayed} {'is' if stayed == 1 else 'are'} active at the end, "
+            f"{len(born) - stayed} not."
         )
     else:
         lines.append("No new head became active.")
     if start:
-        lines.append(f"{kept} of the {start} base heads ({_percent(kept / start)}) are still active.")
+        lines.append(
+            f"{kept} of the {start} base heads ({_percent(kept / start)}) are still active."
+        )
     if len(born) > 1:
         half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
         lines.append(f"Half of the births had happened by step {half}.")
@@ -48,9 +58,9 @@ def notes(timeline: Timeline) -> list[str]:
     probes = timeline.num_probes
     return [
         f"Births here follow the paper's rule (active = in any probe's circuit) over {probes} "
-        f"probe{'' if probes == 1 else 's'}: on one unchanged model, two sets of "
-        f"{NUM_PROBES_MEASURED} probes already differed by about 24 \u201cemergent\u201d heads of "
-        "128, so take a single birth as a hint, not a finding."
+        f"{_plural(probes, 'probe')}: on one unchanged model, two sets of {NUM_PROBES_MEASURED} "
+        "probes already differed by about 24 \u201cemergent\u201d heads of 128, "
+        "so take a single birth as a hint, not a finding."
     ]
 
 
@@ -85,9 +95,13 @@ def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
         )
     else:
         tiles.append(_tile("?", "completeness gap", "not measured"))
-    group = "" if timeline.group is None else f"group {timeline.group}, "
+    group = "" if timeline.group is None else f"group {clean_text(timeline.group, 40)}, "
     tiles.append(
-        _tile(str(timeline.num_probes), "probes", f"{group}{len(timeline)} checkpoints")
+        _tile(
+            str(timeline.num_probes),
+            _plural(timeline.num_probes, "probe"),
+            f"{group}{len(timeline)} {_plural(len(timeline), 'checkpoint')}",
+        )
     )
     return tiles
 
@@ -126,7 +140,13 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     ]
     if timeline.group is not None:
         rows.insert(4, ("Probe group", timeline.group))
-    return [(name, text) for name, text in rows if text]
+    return [(name, clean_text(text, 400)) for name, text in rows if text]
+
+
+def _visible(character: str) -> str:
+    """The character, or a mark in its place; joiners inside words stay."""
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs")
+    return "\ufffd" if hidden and character not in "\u200c\u200d" else character
 
 
 def _tile(value: str, label: str, detail: str) -> dict[str, str]:
@@ -140,9 +160,5 @@ def _percent(share: float) -> str:
     return f"{points:.0f} %" if points >= 10 or points == 0 else f"{points:.2g} %"
 
 
-def _heads(count: int) -> str:
-    return f"{count} head{'' if count == 1 else 's'}"
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"

@@ -1,0 +1,349 @@
+"""Builds probes from problems: reference answers or one model's beginnings against another's.
+
+1. Problems come from a JSONL file or a data set of the Hugging Face hub, in their order.
+2. Corrupted: the beginning that `model`, the model before training, samples after the prompt.
+   Clean: the beginning of the reference answer, or what `clean_model` samples.
+3. A pair that no attribution could use (empty, equal, longer than the context) makes room for the
+   next problem, and its reason is kept.
+
+A model whose chat template opens `<think>` is recorded with that `<think>`, so that the text stands
+for itself under any template; `ProbeSet.tokenize` drops it again where a template repeats it.
+
+Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758: same problem, two sampled beginnings;
+temperature 0.6, top-p 0.95. Torch, transformers and datasets are imported only while building.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+from sparks.jsonl import check_writable
+from sparks.probes import Probe, ProbeSet
+from sparks.problems import ANSWER_KEYS, Problem, one_line, read_problems
+from sparks.token_pairs import Message, PairEncoder, opened_thinking
+
+# Passed-over problems after which building gives up, so that no hub data set is read to its end.
+_PATIENCE = 100
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _required(help: str) -> Any:
+    return field(metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeBuildingConfig:
+    """What probes are built from, and how. Frozen; ranges are checked when it is made.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+
+    data: str = _required(
+        "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
+        "problem or question, and with completion, solution or answer"
+    )
+    model: str = _required(
+        "the model before training, a folder or hub id; its sampled beginnings are the corrupted "
+        "ones"
+    )
+    output: str = _required("the JSONL file to write")
+    clean_model: str | None = _setting(
+        None, "a trained model whose sampled beginnings are the clean ones, not reference answers"
+    )
+    subset: str | None = _setting(None, "name of the subset of a hub data set")
+    split: str = _setting("train", "split of a hub data set")
+    count: int = _setting(8, "probes to build")
+    group: str = _setting("", "label of the probes; the problem's own `group` where not given")
+    system_prompt: str | None = _setting(
+        None, "system message of chat prompts, in place of the problem's own"
+    )
+    max_new_tokens: int = _setting(32, "tokens sampled, and kept of a reference answer")
+    max_suffix_tokens: int = _setting(
+        SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens"
+    )
+    temperature: float = _setting(0.6, "sampling temperature (paper: 0.6)")
+    top_p: float = _setting(0.95, "sampling nucleus (paper: 0.95)")
+    greedy: bool = _setting(False, "take the likeliest token instead of sampling")
+    seed: int = _setting(0, "seed of the sampling")
+    batch_size: int = _setting(8, "prompts sampled at a time; part of what a seed reproduces")
+    device: str = _setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
+
+    def __post_init__(self) -> None:
+        for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SparksError(f"{name} must be a whole number, at least 1, got {value!r}")
+        if not self.temperature > 0:
+            raise SparksError(
+                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
+            )
+        if not 0 < self.top_p <= 1:
+            raise SparksError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if self.max_new_tokens < self.max_suffix_tokens:
+            raise SparksError(
+                f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
+                f"got {self.max_new_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class BuiltProbes:
+    """Probes, and the problems that gave none."""
+
+    probes: ProbeSet
+    skipped: tuple[str, ...]
+    """One line, place and reason, for each problem that was passed over."""
+
+
+def write_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
+    """Build probes and write them to `config.output`, whole or not at all.
+
+    Raises:
+        SparksError: as `build_probes`, or the file cannot be written (found out before the work).
+    """
+    check_writable(config.output)
+    built = build_probes(config, progress=progress)
+    built.probes.save(config.output)
+    return built
+
+
+def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
+    """Build `config.count` probes. The global random states are left as found.
+
+    Raises:
+        SparksError: data or a model cannot be loaded, a problem breaks a rule, or too few problems
+            give a usable pair.
+    """
+    problems = read_problems(
+        config.data,
+        subset=config.subset,
+        split=config.split,
+        system_prompt=config.system_prompt,
+    )
+    # The first problem is read before any model is loaded: most mistakes show there.
+    if (first := next(problems, None)) is None:
+        raise SparksError(f"{config.data}: no problems in split {config.split!r}")
+    problems = itertools.chain([first], problems)
+    corrupted = Sampler(config.model, config)
+    clean = Sampler(config.clean_model, config) if config.clean_model else None
+    probes: list[Probe] = []
+    skipped: list[str] = []
+    with tqdm(total=config.count, desc="probes", unit="probe", disable=not progress) as bar:
+        for start in itertools.count(step=config.batch_size):
+            wanted = min(config.batch_size, config.count - len(probes))
+            batch = list(itertools.islice(problems, wanted))
+            if not batch or len(skipped) >= max(_PATIENCE, config.count):
+                break
+            new, refused = _probes_of(batch, clean, corrupted, config, start)
+            probes += new
+            skipped += refused
+            bar.update(len(new))
+    if len(probes) < config.count:
+        reason = f", the first of them {skipped[0]}" if skipped else ""
+        raise SparksError(
+            f"only {len(probes)} of {config.count} probes from {config.data}: "
+            f"{len(skipped)} problems were passed over{reason}; give more or other problems, or a "
+            f"smaller count"
+        )
+    return BuiltProbes(ProbeSet(tuple(probes)), tuple(skipped))
+
+
+def _probes_of(
+    batch: Sequence[Problem],
+    clean: Sampler | None,
+    corrupted: Sampler,
+    config: ProbeBuildingConfig,
+    start: int,
+) -> tuple[list[Probe], list[str]]:
+    """Probes of a batch of problems, and the reasons of those that gave none."""
+    usable: list[Problem] = []
+    skipped: list[str] = []
+    probes: list[Probe] = []
+    samplers = [corrupted] if clean is None else [corrupted, clean]
+    for problem in batch:
+        if problem.answer is None and clean is None:
+            raise SparksError(
+                f"{problem.place}: no reference answer: give one of {', '.join(ANSWER_KEYS)}, or "
+                f"a clean model"
+            )
+        for sampler in samplers:
+            sampler.require_template(problem)
+        try:
+            for sampler in samplers:
+                sampler.check_prompt(problem.prompt)
+            usable.append(problem)
+        except SparksError as error:
+            skipped.append(f"{problem.place}: {error}")
+    prompts = [problem.prompt for problem in usable]
+    before = corrupted.beginnings(prompts, f"{config.seed} corrupted {start}")
+    if clean is None:
+        after = [corrupted.cut(problem.answer or "") for problem in usable]
+    else:
+        after = clean.beginnings(prompts, f"{config.seed} clean {start}")
+    for problem, good, bad in zip(usable, after, before, strict=True):
+        try:
+            corrupted.encoder.pair(problem.prompt, good, bad)
+        except SparksError as error:
+            skipped.append(f"{problem.place}: {error}")
+        else:
+            group = config.group or problem.group
+            probes.append(Probe(problem.prompt, clean=good, corrupted=bad, group=group))
+    return probes, skipped
+
+
+# -- sampling ----------------------------------------------------------------------------------
+
+
+class Sampler:
+    """A model with its tokenizer, for sampling beginnings.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
+
+    def __init__(self, name: str, config: ProbeBuildingConfig) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Half precision is slow on a CPU, and its rounding depends on the machine.
+        dtype = torch.float32 if device == "cpu" else "auto"
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            self._model = model.to(device).eval()
+        except Exception as error:  # the hub, the files and the device fail in many classes
+            raise SparksError(
+                f"cannot load model {name!r} on {device}: {one_line(error)}; give a folder of a "
+                f"Hugging Face causal model, or check the id and the network"
+            ) from error
+        self._name = name
+        self._config = config
+        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._stops = _stops(self._model.generation_config, self._tokenizer)
+        # The model's own sampling settings (top-k, penalties) give way to the config's.
+        self._model.generation_config = GenerationConfig(
+            max_new_tokens=config.max_new_tokens,
+            eos_token_id=self._stops or None,
+            pad_token_id=next(iter(self._stops), 0),  # masked, any known id does
+            do_sample=not config.greedy,
+            **({} if config.greedy else _sampling(config)),
+        )
+        self.encoder = PairEncoder(
+            self._tokenizer,
+            max_suffix_tokens=config.max_suffix_tokens,
+            max_context=self._context,
+        )
+        """Makes pairs with this model's tokenizer, under its context."""
+
+    def require_template(self, problem: Problem) -> None:
+        """Refuse a chat prompt where the tokenizer has no chat template.
+
+        Raises:
+            SparksError: it has none.
+        """
+        if not isinstance(problem.prompt, str) and not self.encoder.has_chat_template:
+            raise SparksError(
+                f"{problem.place}: chat messages, but the tokenizer of {self._name} has no chat "
+                f"template: give the key `prompt` with text, or a model with a template"
+            )
+
+    def check_prompt(self, prompt: str | list[Message]) -> None:
+        """Prove that the model can answer a prompt.
+
+        Raises:
+            SparksError: the chat template refuses it, it is empty, or no room is left behind it.
+        """
+        length, new = len(self.encoder.prompt_ids(prompt)), self._config.max_new_tokens
+        if not length:
+            raise SparksError("the prompt is empty in tokens")
+        if self._context is not None and length + new > self._context:
+            raise SparksError(
+                f"a prompt of {length} tokens leaves no room for {new} in {self._context}"
+            )
+
+    def cut(self, answer: str) -> str:
+        """The beginning of a reference answer, `max_new_tokens` tokens long."""
+        ids = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if len(ids) <= self._config.max_new_tokens:
+            return answer
+        kept = _decode(self._tokenizer, ids[: self._config.max_new_tokens])
+        return answer[: len(kept.rstrip("\ufffd"))]
+
+    def beginnings(self, prompts: Sequence[str | list[Message]], seed: str) -> list[str]:
+        """What the model writes after each prompt: at most `max_new_tokens` tokens.
+
+        Args:
+            prompts: those that `check_prompt` let pass.
+            seed: names the random draw; the global random state is left as found.
+
+        Raises:
+            SparksError: sampling fails (weights that are no numbers, no memory).
+        """
+        import torch
+
+        if not prompts:
+            return []
+        device = self._model.device
+        rows = [self.encoder.prompt_ids(prompt) for prompt in prompts]
+        width = max(map(len, rows))
+        pad = self._model.generation_config.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device
+        )
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+            try:
+                output = self._model.generate(input_ids=ids, attention_mask=mask)
+            except RuntimeError as error:  # no number in the logits, no memory left
+                raise SparksError(
+                    f"cannot sample from {self._name}: {one_line(error)}; check its weights, or "
+                    f"lower batch_size"
+                ) from error
+        return [
+            opened_thinking(self.encoder.prompt_text(prompt))
+            + text_after(self._tokenizer, row, _until_stop(answer, self._stops))
+            for prompt, row, answer in zip(prompts, rows, output[:, width:].tolist(), strict=True)
+        ]
+
+
+def text_after(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
+    """Text of answer tokens as it stands behind the prompt, without half a character at its end."""
+    before, whole = _decode(tokenizer, prompt), _decode(tokenizer, prompt + answer)
+    # Some tokenizers drop the space that opens a text: hence the difference of two.
+    text = whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, answer)
+    return text.rstrip("\ufffd")
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in stops, ids))
+
+
+def _stops(generation_config: Any, tokenizer: Any) -> list[int]:
+    known = getattr(generation_config, "eos_token_id", None)
+    stops = set(known if isinstance(known, list) else [known]) | {tokenizer.eos_token_id}
+    return sorted(stops - {None})
+
+
+def _sampling(config: ProbeBuildingConfig) -> dict[str, Any]:
+    return {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}

@@ -1,0 +1,385 @@
+// Drawing over training steps: the curve, the cohorts, heads x checkpoints. Colours come from CSS.
+
+const COHORT_COLOURS = [  // Okabe-Ito without black and without vermilion, which is near base red
+  ["#e69f00", "#000"], ["#56b4e9", "#000"], ["#009e73", "#000"], ["#cc79a7", "#000"],
+  ["#0072b2", "#fff"], ["#f0e442", "#000"],
+];
+const CIVIDIS = ["#00224e", "#003170", "#2a3f6d", "#434e6c", "#575d6d", "#6a6c71", "#7d7c78",
+  "#918b78", "#a59c74", "#bcae6c", "#d2c060", "#e9d34e", "#fee838"].map(parseColour);
+
+function parseColour(hex) {
+  const value = parseInt(hex.trim().slice(1), 16);
+  return [value >> 16, (value >> 8) & 255, value & 255];
+}
+
+const mix = (a, b, part) => a.map((value, i) => Math.round(value + (b[i] - value) * part));
+const cssColour = rgb => "rgb(" + rgb.join(",") + ")";
+
+function readPalette() {
+  const style = getComputedStyle(document.documentElement), out = {};
+  for (const name of ["paper", "ink", "soft", "line", "empty", "missing", "hatch", "base", "born",
+    "minus", "plus", "zero", "accent", "mark"]) {
+    out[name] = style.getPropertyValue("--" + name).trim();
+    out[name + "Rgb"] = parseColour(out[name]);
+  }
+  return out;
+}
+
+function cividis(part) {
+  const place = Math.min(1, Math.max(0, part)) * (CIVIDIS.length - 1);
+  const low = Math.min(CIVIDIS.length - 2, Math.floor(place));
+  return mix(CIVIDIS[low], CIVIDIS[low + 1], place - low);
+}
+
+// Probes that use the head: base heads red, emergent heads blue, a trace where one fell silent.
+function usageColour(palette, isBase, part, wasActive) {
+  const full = isBase ? palette.baseRgb : palette.bornRgb;
+  if (part > 0) return mix(palette.emptyRgb, full, 0.3 + 0.7 * part);
+  return wasActive ? mix(palette.emptyRgb, full, 0.1) : palette.emptyRgb;
+}
+
+function effectColour(palette, effect) {
+  return mix(palette.zeroRgb, effect < 0 ? palette.minusRgb : palette.plusRgb, Math.abs(effect));
+}
+
+const importancePart = (run, value) =>
+  run.importance_max > 0 ? Math.sqrt(value / run.importance_max) : 0;
+
+function cellColour(run, palette, mode, at, row) {
+  if (mode === "importance") return cividis(importancePart(run, shareAt(run, at, row)));
+  if (mode === "effect") return effectColour(palette, effectAt(run, at, row));
+  const cohort = run.cohortOf[row];
+  const before = run.isBase[row] || (cohort >= 0 && cohort <= at);
+  return usageColour(palette, run.isBase[row], probesAt(run, at, row), before);
+}
+
+// -- canvas, axes -------------------------------------------------------------------------------
+
+// Widths are read all at once, before anything is drawn: a read after a write makes the browser lay
+// out the whole page again.
+const widths = new Map();
+
+function measure(holders) {
+  for (const holder of holders) widths.set(holder, holder.clientWidth);
+}
+
+function sheet(holder, height, width = widths.get(holder)) {
+  let canvas = holder.querySelector("canvas");
+  if (!canvas) {
+    canvas = document.createElement("canvas");
+    canvas.setAttribute("aria-hidden", "true");
+    holder.prepend(canvas);
+  }
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = width + "px";
+  canvas.style.height = height + "px";
+  const pen = canvas.getContext("2d");
+  pen.scale(ratio, ratio);
+  pen.font = "11.5px system-ui, sans-serif";
+  return {pen, width, height, ratio};
+}
+
+// Every plot over time shares these margins, so that one step has one place.
+function timeArea(width, top, height) {
+  const left = width < 480 ? 54 : 60;
+  return {left, right: width - 12, top, bottom: top + height};
+}
+
+const placeOf = (area, view, step) =>
+  area.left + (step - view.from) / (view.to - view.from) * (area.right - area.left);
+const stepAt = (area, view, x) =>
+  view.from + (x - area.left) / (area.right - area.left) * (view.to - view.from);
+
+function ticks(low, high, about, whole) {
+  if (!(high > low)) return [low];
+  const raw = (high - low) / about, power = 10 ** Math.floor(Math.log10(raw));
+  let stride = [1, 2, 5, 10].map(m => m * power).find(s => s >= raw * 0.999);
+  if (whole) stride = Math.max(1, Math.round(stride));
+  const out = [];
+  for (let i = Math.ceil(low / stride - 1e-9); i * stride <= high + stride * 1e-9; i++) {
+    out.push(Number((i * stride).toPrecision(12)));
+  }
+  return out;
+}
+
+function drawStepAxis(pen, area, view, palette, grid, title) {
+  pen.textBaseline = "top";
+  pen.textAlign = "center";
+  for (const step of ticks(view.from, view.to, (area.right - area.left) / 84, true)) {
+    const x = Math.round(placeOf(area, view, step)) + 0.5;
+    if (x < area.left - 1 || x > area.right + 1) continue;
+    pen.fillStyle = palette.soft;
+    const reach = area.right + 11 - pen.measureText(step).width / 2;
+    pen.fillText(String(step), Math.min(x, reach), area.bottom + 6);
+    pen.strokeStyle = palette.line;
+    pen.beginPath();
+    pen.moveTo(x, grid ? area.top : area.bottom);
+    pen.lineTo(x, area.bottom + 3);
+    pen.stroke();
+  }
+  if (!title) return;
+  pen.fillStyle = palette.soft;
+  pen.fillText("training step", (area.left + area.right) / 2, area.bottom + 21);
+}
+
+function drawValueAxis(pen, area, low, high, palette, whole) {
+  const y = value => area.bottom - (value - low) / (high - low || 1) * (area.bottom - area.top);
+  pen.textBaseline = "middle";
+  pen.textAlign = "right";
+  for (const value of ticks(low, high, Math.max(2, (area.bottom - area.top) / 42), whole)) {
+    pen.strokeStyle = palette.line;
+    pen.beginPath();
+    pen.moveTo(area.left, Math.round(y(value)) + 0.5);
+    pen.lineTo(area.right, Math.round(y(value)) + 0.5);
+    pen.stroke();
+    pen.fillStyle = palette.soft;
+    pen.fillText(shortNumber(value), area.left - 8, y(value));
+  }
+  return y;
+}
+
+function shortNumber(value) {
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return sign(value.toExponential(0));
+  return sign(String(value));
+}
+
+function clipTo(pen, area, draw) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(area.left, area.top - 4, area.right - area.left, area.bottom - area.top + 8);
+  pen.clip();
+  draw();
+  pen.restore();
+}
+
+function drawLine(pen, points, colour, dash, dots) {
+  pen.strokeStyle = pen.fillStyle = colour;
+  pen.lineWidth = 2;
+  pen.lineJoin = "round";
+  pen.setLineDash(dash);
+  pen.beginPath();
+  points.forEach(([x, y], i) => i ? pen.lineTo(x, y) : pen.moveTo(x, y));
+  pen.stroke();
+  pen.setLineDash([]);
+  pen.lineWidth = 1;
+  if (!dots) return;
+  for (const [x, y] of points) {
+    pen.beginPath();
+    pen.arc(x, y, 2.5, 0, 7);
+    pen.fill();
+  }
+}
+
+// -- the three plots over time ------------------------------------------------------------------
+
+function drawCurve(holder, curve, view, palette) {
+  const {pen, width, height} = sheet(holder, 138);
+  const area = timeArea(width, 10, height - 32);
+  if (!curve) {
+    drawStepAxis(pen, area, view, palette, true, false);
+    return area;
+  }
+  const inside = curve.values.filter((_, i) =>
+    view.from <= curve.steps[i] && curve.steps[i] <= view.to);
+  const seen = inside.length ? inside : curve.values;
+  let low = Math.min(...seen), high = Math.max(...seen);
+  const air = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+  low -= air;
+  high += air;
+  drawStepAxis(pen, area, view, palette, true, false);
+  const y = drawValueAxis(pen, area, low, high, palette, false);
+  const points = curve.steps.map((step, i) => [placeOf(area, view, step), y(curve.values[i])]);
+  clipTo(pen, area, () => drawLine(pen, points, palette.accent, [], inside.length < 45));
+  return area;
+}
+
+function drawCohorts(holder, run, sums, view, palette) {
+  const {pen, width, height} = sheet(holder, 250);
+  const area = timeArea(width, 10, height - 32);
+  const high = Math.max(1, ...sums.emergent, ...sums.retained, ...sums.born) * 1.05;
+  drawStepAxis(pen, area, view, palette, true, false);
+  const y = drawValueAxis(pen, area, 0, high, palette, true);
+  const x = run.steps.map(step => placeOf(area, view, step));
+  clipTo(pen, area, () => {
+    const floor = new Array(run.times).fill(0);
+    sums.groups.forEach((counts, group) => {
+      const top = floor.map((value, at) => value + counts[at]);
+      drawBand(pen, x, floor.map(y), top.map(y), COHORT_COLOURS[group], palette);
+      if (counts.length > 1) labelBand(pen, area, x, floor.map(y), top.map(y), group);
+      top.forEach((value, at) => { floor[at] = value; });
+    });
+    drawGaps(pen, run, view, area, palette, 0.35);
+    drawLine(pen, x.map((place, at) => [place, y(sums.retained[at])]), palette.base, [6, 4],
+      run.times === 1);
+    drawLine(pen, x.map((place, at) => [place, y(sums.born[at])]), palette.ink, [],
+      run.times < 45);
+  });
+  return area;
+}
+
+function drawBand(pen, x, floor, top, [colour], palette) {
+  pen.beginPath();
+  x.forEach((place, at) => at ? pen.lineTo(place, top[at]) : pen.moveTo(place, top[at]));
+  for (let at = x.length - 1; at >= 0; at--) pen.lineTo(x[at], floor[at]);
+  pen.closePath();
+  pen.fillStyle = colour;
+  pen.fill();
+  pen.strokeStyle = palette.paper;
+  pen.stroke();
+}
+
+// The group's number, where its band is thick enough over the width of the digit.
+function labelBand(pen, area, x, floor, top, group) {
+  const thick = place => between(x, floor, place) - between(x, top, place);
+  let best = null, most = 13;
+  for (let place = area.left + 9; place <= area.right - 9; place += 3) {
+    const room = Math.min(thick(place - 6), thick(place), thick(place + 6));
+    if (room >= most) [best, most] = [place, room];
+  }
+  if (best === null) return;
+  pen.fillStyle = COHORT_COLOURS[group][1];
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.font = "600 11.5px system-ui, sans-serif";
+  pen.fillText(String(group + 1), best, (between(x, floor, best) + between(x, top, best)) / 2 + 1);
+  pen.font = "11.5px system-ui, sans-serif";
+}
+
+// Linear between points; NaN outside of them.
+function between(x, y, place) {
+  const next = x.findIndex(value => value >= place);
+  if (next <= 0) return next === 0 && x[0] === place ? y[0] : NaN;
+  const part = (place - x[next - 1]) / (x[next] - x[next - 1]);
+  return y[next - 1] + (y[next] - y[next - 1]) * part;
+}
+
+function hatch(pen, palette) {
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = 6;
+  const ink = tile.getContext("2d");
+  ink.fillStyle = palette.missing;
+  ink.fillRect(0, 0, 6, 6);
+  ink.strokeStyle = palette.hatch;
+  for (const start of [-6, 0, 6]) {
+    ink.beginPath();
+    ink.moveTo(start, 6);
+    ink.lineTo(start + 6, 0);
+    ink.stroke();
+  }
+  return pen.createPattern(tile, "repeat");
+}
+
+// Columns without a measurement; `unscored` ones have members but no importance.
+function drawGaps(pen, run, view, area, palette, opacity, unscored) {
+  const gaps = run.columns.filter(c => c.at < 0 || (unscored && run.unscoredAt.has(c.at)));
+  if (!gaps.length) return;
+  pen.save();
+  pen.fillStyle = hatch(pen, palette);
+  pen.globalAlpha = opacity;
+  for (const column of gaps) {
+    const from = placeOf(area, view, column.from), to = placeOf(area, view, column.to);
+    pen.fillRect(from, area.top, to - from, area.bottom - area.top);
+  }
+  pen.restore();
+}
+
+const rowHeight = count => Math.min(16, Math.max(720 / Math.max(count, 720), 600 / count));
+
+function drawRows(holder, run, rows, view, palette) {
+  const body = rows.length ? Math.max(24, Math.round(rows.length * rowHeight(rows.length))) : 40;
+  const {pen, width, ratio} = sheet(holder, body + 42);
+  const area = timeArea(width, 4, body);
+  area.rowHeight = body / Math.max(1, rows.length);
+  drawStepAxis(pen, area, view, palette, false, true);
+  if (!rows.length) {
+    pen.textAlign = "left";
+    pen.fillText("No head passes the filter.", area.left, area.top + 12);
+    return area;
+  }
+  clipTo(pen, area, () => {
+    paintCells(pen, run, rows, view, area, palette, ratio);
+    drawGaps(pen, run, view, area, palette, 1, view.colour !== "frequency");
+  });
+  if (area.rowHeight >= 5) separateRows(pen, area, rows.length, palette);
+  paintStrip(pen, run, rows, area, palette);
+  labelRows(pen, run, rows, view, area, palette);
+  return area;
+}
+
+// One small picture, a pixel a cell, stretched column by column to its true place. Where there are
+// more rows than pixels, a pixel shows the strongest of its rows.
+function paintCells(pen, run, rows, view, area, palette, ratio) {
+  const lines = Math.min(rows.length, Math.floor((area.bottom - area.top) * ratio));
+  const picture = document.createElement("canvas");
+  picture.width = run.times;
+  picture.height = lines;
+  const ink = picture.getContext("2d"), image = ink.createImageData(run.times, lines);
+  for (let line = 0; line < lines; line++) {
+    const first = Math.floor(line * rows.length / lines);
+    const stop = Math.max(first + 1, Math.floor((line + 1) * rows.length / lines));
+    for (let at = 0; at < run.times; at++) {
+      let row = rows[first];
+      for (let i = first + 1; i < stop; i++) {
+        if (run.level[at * run.rows + rows[i]] > run.level[at * run.rows + row]) row = rows[i];
+      }
+      image.data.set(cellColour(run, palette, view.colour, at, row), 4 * (line * run.times + at));
+      image.data[4 * (line * run.times + at) + 3] = 255;
+    }
+  }
+  ink.putImageData(image, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  const snap = value => Math.round(value * ratio) / ratio;
+  for (const column of run.columns) {
+    if (column.at < 0 || column.to < view.from || column.from > view.to) continue;
+    const from = snap(placeOf(area, view, column.from)), to = snap(placeOf(area, view, column.to));
+    pen.drawImage(picture, column.at, 0, 1, lines, from, area.top, Math.max(to - from, 1 / ratio),
+      area.bottom - area.top);
+  }
+}
+
+function separateRows(pen, area, count, palette) {
+  pen.strokeStyle = palette.paper;
+  pen.beginPath();
+  for (let i = 1; i < count; i++) {
+    const y = Math.round(area.top + i * area.rowHeight) - 0.5;
+    pen.moveTo(area.left, y);
+    pen.lineTo(area.right, y);
+  }
+  pen.stroke();
+}
+
+function paintStrip(pen, run, rows, area, palette) {
+  rows.forEach((row, i) => {
+    const group = run.groupOf[row];
+    if (group < 0 && !run.isBase[row]) return;
+    pen.fillStyle = group < 0 ? palette.base : COHORT_COLOURS[group][0];
+    pen.fillRect(area.left - 7, area.top + i * area.rowHeight, 5, area.rowHeight);
+  });
+}
+
+function labelRows(pen, run, rows, view, area, palette) {
+  pen.textAlign = "right";
+  pen.textBaseline = "middle";
+  pen.fillStyle = palette.soft;
+  const y = i => area.top + (i + 0.5) * area.rowHeight;
+  const place = area.left - 11;
+  let free = -Infinity;
+  if (area.rowHeight < 9 && view.order === "layer") {
+    rows.forEach((row, i) => {
+      const layer = Math.floor(row / run.heads);
+      const isFirst = !i || Math.floor(rows[i - 1] / run.heads) !== layer;
+      if (!isFirst || y(i) < free) return;
+      pen.fillText("layer " + layer, place, Math.max(y(i), area.top + 6));
+      free = y(i) + 15;
+    });
+    return;
+  }
+  rows.forEach((row, i) => {
+    if (y(i) < free) return;
+    pen.fillText(headName(run, row), place, Math.max(y(i), area.top + 5));
+    free = y(i) + (area.rowHeight >= 9 ? 0 : 22);
+  });
+}

@@ -1,0 +1,142 @@
+// Text: elements, tables, lists. Everything a run wrote reaches the page through textContent.
+
+const byId = id => document.getElementById(id);
+
+function make(tag, {class: name, text, ...attributes} = {}, children = []) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  if (text !== undefined) element.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+function fillList(list, pairs) {
+  list.replaceChildren(...pairs.flatMap(([name, text]) =>
+    [make("dt", {text: name}), make("dd", {text})]));
+}
+
+function fillSelect(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text]) => make("option", {value, text})));
+  select.value = String(chosen);
+}
+
+function swatch(colour) {
+  const mark = make("span", {class: "swatch"});
+  mark.style.background = colour;
+  return mark;
+}
+
+// -- a row a head -------------------------------------------------------------------------------
+
+const stepsOf = (run, row, ...kinds) => run.history[row].filter(e => kinds.includes(e.kind))
+  .map(e => run.steps[e.at]).join(", ");
+
+// name, text?, sort key (numbers descend first when `down`), cell text
+const HEAD_COLUMNS = [
+  {name: "head", text: true, key: (run, row) => row},
+  {name: "born at", key: (run, row) => birthKey(run, row),
+    show: (run, row) => run.isBase[row] ? "base" : run.cohortOf[row] < 0 ? "\u2013" :
+      run.steps[run.cohortOf[row]]},
+  {name: "fell silent at", text: true, long: true,
+    key: (run, row) => run.history[row].filter(e => /pruned|silenced/.test(e.kind)).length,
+    down: true, show: (run, row) => stepsOf(run, row, "pruned", "silenced")},
+  {name: "active again at", text: true, long: true,
+    key: (run, row) => run.history[row].filter(e => /revived|returned/.test(e.kind)).length,
+    down: true, show: (run, row) => stepsOf(run, row, "revived", "returned")},
+  {name: "checkpoints active", down: true, key: (run, row) => run.activeAt[row]},
+  {name: "probes at the end", down: true, key: (run, row) => probesAt(run, run.times - 1, row),
+    show: (run, row) => probesText(run, run.times - 1, row)},
+  {name: "importance at the end", down: true, key: (run, row) => shareAt(run, run.times - 1, row),
+    show: (run, row) => run.unscoredAt.has(run.times - 1) ? "\u2013" :
+      percent(shareAt(run, run.times - 1, row))},
+  {name: "change since the start", down: true,
+    key: (run, row) => effectAt(run, run.times - 1, row),
+    show: (run, row) => run.unscoredAt.has(run.times - 1) ? "\u2013" :
+      signed(effectAt(run, run.times - 1, row))},
+];
+
+function fillHeadTable(run, rows, sort, limit, palette, on) {
+  const column = HEAD_COLUMNS[sort.column];
+  const turn = (column.down ? -1 : 1) * (sort.reversed ? -1 : 1);
+  const ordered = rows.slice().sort((a, b) =>
+    turn * (column.key(run, a) - column.key(run, b)) || a - b).slice(0, limit);
+  const heading = make("tr", {}, HEAD_COLUMNS.map((item, i) => {
+    const arrow = i !== sort.column ? "" : (turn > 0 ? " \u2191" : " \u2193");
+    const button = make("button", {type: "button", text: item.name + arrow});
+    button.addEventListener("click", () => on.sort(i));
+    const state = i !== sort.column ? "none" : turn > 0 ? "ascending" : "descending";
+    return make("th", {class: item.text ? "text" : "", scope: "col", "aria-sort": state}, [button]);
+  }));
+  const body = ordered.map(row => make("tr", {"data-row": row}, HEAD_COLUMNS.map((item, i) => {
+    if (i === 0) return headCell(run, row, palette, on);
+    const kind = (item.text ? "text" : "") + (item.long ? " long" : "");
+    return make("td", {class: kind, text: (item.show || item.key)(run, row)});
+  })));
+  byId("births").replaceChildren(make("thead", {}, [heading]), make("tbody", {}, body));
+}
+
+function headCell(run, row, palette, on) {
+  const button = make("button", {type: "button", text: headName(run, row)});
+  button.addEventListener("click", () => on.head(row));
+  const group = run.groupOf[row];
+  const colour = group >= 0 ? COHORT_COLOURS[group][0] :
+    run.isBase[row] ? palette.base : palette.empty;
+  return make("td", {class: "text"}, [swatch(colour), button]);
+}
+
+function markChosenRow(row) {
+  for (const line of byId("births").querySelectorAll("tr")) {
+    line.classList.toggle("chosen", line.dataset.row === String(row));
+  }
+}
+
+// -- a row a checkpoint -------------------------------------------------------------------------
+
+const CHECKPOINT_COLUMNS = [
+  ["active", "active"], ["emergent", "emergent"], ["born", "born"], ["pruned", "pruned"],
+  ["revived", "revived"], ["retained", "base retained"], ["silenced", "base silenced"],
+  ["returned", "base returned"], ["edges", "edges a probe"], ["loss_corrupted", "KL, nats"],
+  ["completeness_gap_median", "gap, median"], ["completeness_gap_max", "gap, worst"],
+  ["seconds", "seconds"],
+];
+
+function fillCheckpointTable(run, on) {
+  const names = ["step", ...CHECKPOINT_COLUMNS.map(column => column[1])];
+  const heading = make("tr", {}, names.map(text => make("th", {scope: "col", text})));
+  const body = run.steps.map((step, at) => {
+    const button = make("button", {type: "button", text: step});
+    button.addEventListener("click", () => on.cursor(at));
+    return make("tr", {}, [make("td", {}, [button]), ...CHECKPOINT_COLUMNS.map(([key]) => {
+      const value = run.counts[key][at];
+      const text = key.startsWith("completeness") && value !== null ? percent(value) :
+        number(value === null ? value : Number(value.toPrecision(3)));
+      return make("td", {text});
+    })]);
+  });
+  byId("checkpoints").replaceChildren(make("thead", {}, [heading]), make("tbody", {}, body));
+}
+
+// -- the top of the page ------------------------------------------------------------------------
+
+function fillHeader(run) {
+  const steps = run.times === 1 ? "1 checkpoint, step " + run.steps[0] :
+    run.times + " checkpoints, steps " + run.steps[0] + "\u2013" + run.steps[run.times - 1];
+  byId("about").textContent = [run.model, run.layers + " layers \u00d7 " + run.heads + " heads",
+    steps, run.probes + (run.probes === 1 ? " probe" : " probes") +
+    (run.group === null ? "" : " (group " + run.group + ")")].join(" \u00b7 ");
+  byId("summary").textContent = run.summary.join(" ");
+  byId("numbers").replaceChildren(...run.numbers.map(({value, label, detail}) =>
+    make("div", {}, [make("dt", {text: label}), make("dd", {text: value}),
+      make("dd", {text: detail})])));
+  byId("notes").replaceChildren(...run.notes.map(text => make("p", {text})));
+  byId("problems").hidden = run.problems.length === 0;
+  byId("problems-title").textContent = run.problems.length === 1 ?
+    "One thing to know about these numbers" :
+    run.problems.length + " things to know about these numbers";
+  const shown = run.problems.slice(0, 12).map(text => make("li", {text}));
+  const rest = run.problems.length - shown.length;
+  if (rest > 0) shown.push(make("li", {text: "and " + rest + " more of the kind"}));
+  byId("problem-list").replaceChildren(...shown);
+  fillList(byId("settings"), run.settings);
+}

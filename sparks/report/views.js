@@ -1,0 +1,170 @@
+// The page: what is chosen (`view`), and what is drawn from it.
+
+const root = document.documentElement;
+const PAGE = JSON.parse(byId("data").textContent);
+const FIRST_TABLE_ROWS = 50;
+const view = {cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0, show: "ever",
+  order: "birth", colour: "frequency", curve: 0, sort: {column: 1, reversed: false},
+  tableRows: FIRST_TABLE_ROWS};
+let run = null, palette = null, rows = [], sums = null, timer = null;
+const areas = {};  // plot -> where its axes lie
+let grid = null;
+const PLOTS = ["metric-plot", "cohorts-plot", "rows-plot", "strip-plot"];
+
+// -- drawing ------------------------------------------------------------------------------------
+
+function drawAll() {
+  palette = readPalette();
+  measure([...PLOTS.map(byId), byId("grid-plot").parentElement]);
+  rows = rowsOnView(run, view);
+  sums = tally(run, view);
+  drawPlots();
+  fillLegend();
+  drawScale(byId("scale"), run, view, palette);
+  byId("grid-caption").textContent = GRID_CAPTIONS[view.colour];
+  fillHeadRows();
+  drawHead();
+  moveCursor();
+}
+
+function drawPlots() {
+  areas["metric-plot"] = drawCurve(byId("metric-plot"), run.curves[view.curve], view, palette);
+  areas["cohorts-plot"] = drawCohorts(byId("cohorts-plot"), run, sums, view, palette);
+  areas["rows-plot"] = drawRows(byId("rows-plot"), run, rows, view, palette);
+  byId("unzoom").disabled = view.from === run.from && view.to === run.to;
+  const hidden = run.rows - rows.length;
+  byId("rows-text").textContent = rows.length + " of " + run.rows + " heads" +
+    (hidden ? ", " + hidden + " filtered out" : "");
+  const thinned = run.curves[view.curve] && run.curves[view.curve].thinnedFrom;
+  byId("metric-caption").textContent = (run.logged ?
+    "Any logged number, on the axis of every view here." :
+    "The run has no training log; these are the snapshots\u2019 own numbers.") +
+    " Hover to read, click to move the cursor, drag to zoom." +
+    (thinned ? " Drawn from " + thinned + " values: lowest and highest of each stretch." : "");
+}
+
+function drawHead() {
+  areas["strip-plot"] = drawStrip(byId("strip-plot"), run, view.head, view, palette);
+  markHeadInRows();
+  markChosenRow(view.head);
+}
+
+function fillHeadRows() {
+  fillHeadTable(run, rows, view.sort, view.tableRows, palette, {sort: sortTable, head: chooseHead});
+  const rest = rows.length - view.tableRows;
+  byId("births-more").hidden = rest <= 0;
+  byId("births-more").textContent = "Show all " + rows.length;
+  byId("births-text").textContent = rows.length + " of " + run.rows + " heads";
+}
+
+function fillLegend() {
+  const entry = (mark, name) => {
+    const item = make("li", {}, [mark, make("span", {text: name}), make("b")]);
+    return item;
+  };
+  const line = (name, colour) => {
+    const mark = make("span", {class: name});
+    mark.style.borderColor = colour;
+    return mark;
+  };
+  const groups = run.groupNames.map((name, group) => {
+    const mark = swatch(COHORT_COLOURS[group][0]);
+    mark.style.color = COHORT_COLOURS[group][1];
+    mark.textContent = group + 1;
+    return entry(mark, (name.includes("\u2013") ? "steps " : "step ") + name);
+  });
+  byId("cohorts-legend").replaceChildren(...groups,
+    entry(line("swatch line", palette.ink), "newly active"),
+    entry(line("swatch line dashed", palette.base), "base retained"));
+}
+
+// Everything that follows the cursor.
+function moveCursor() {
+  byId("step").value = view.cursor;
+  byId("step").setAttribute("aria-valuetext", "step " + run.steps[view.cursor]);
+  byId("step-text").textContent = run.steps[view.cursor] + " (" + (view.cursor + 1) + " of " +
+    run.times + ")";
+  byId("grid-title").textContent = "Layer \u00d7 head at step " + run.steps[view.cursor];
+  grid = drawGrid(byId("grid-plot"), run, view, palette);
+  fillHeadPanel(run, view.head, view.cursor);
+  showNumbers();
+  stamp();
+}
+
+// What follows the pointer while it hovers over a plot, else the cursor.
+function showNumbers() {
+  const at = view.hover ?? view.cursor, step = run.steps[at];
+  byId("cohorts-text").textContent = "step " + step + ": " + sums.emergent[at] + " emergent, " +
+    sums.retained[at] + " of " + sums.base + " base";
+  const numbers = byId("cohorts-legend").querySelectorAll("b");
+  sums.groups.forEach((counts, group) => {
+    numbers[group].textContent = counts[at] + "/" + sums.sizes[group];
+  });
+  numbers[sums.groups.length].textContent = sums.born[at];
+  numbers[sums.groups.length + 1].textContent = sums.retained[at];
+  byId("metric-text").textContent = curveText(run.curves[view.curve], step);
+  placeLines();
+}
+
+function curveText(curve, step) {
+  if (!curve) return "";
+  let best = 0;
+  curve.steps.forEach((other, i) => {
+    if (Math.abs(other - step) <= Math.abs(curve.steps[best] - step)) best = i;
+  });
+  return "step " + curve.steps[best] + ": " + number(curve.values[best]);
+}
+
+function placeLines() {
+  for (const name of PLOTS) {
+    const area = areas[name];
+    place(name, "cursor", run.steps[view.cursor], area);
+    place(name, "ghost", view.hover === null ? null : run.steps[view.hover], area);
+  }
+  const flag = part("metric-plot", "flag"), area = areas["metric-plot"];
+  const step = run.steps[view.cursor], x = placeOf(area, view, step);
+  flag.hidden = x < area.left - 1 || x > area.right + 1;
+  flag.textContent = "step " + step;
+  const isLeft = x > (area.left + area.right) / 2;  // of the cursor
+  flag.style.transform = isLeft ? "translateX(calc(" + (x - 3) + "px - 100%))" :
+    "translateX(" + (x + 3) + "px)";
+}
+
+function part(plot, name) {
+  const holder = byId(plot);
+  let element = holder.querySelector("." + name);
+  if (!element) holder.append(element = make("div", {class: name}));
+  return element;
+}
+
+function place(plot, name, step, area) {
+  const element = part(plot, name);
+  const x = step === null ? -1 : placeOf(area, view, step);
+  element.hidden = x < area.left - 1 || x > area.right + 1;
+  element.style.transform = "translate(" + x + "px," + area.top + "px)";
+  element.style.height = area.bottom - area.top + "px";
+}
+
+function markHeadInRows() {
+  const area = areas["rows-plot"], index = rows.indexOf(view.head), mark = part("rows-plot", "row");
+  mark.hidden = index < 0;
+  if (index < 0) return;
+  const height = Math.max(3, area.rowHeight);
+  const middle = area.top + (index + 0.5) * area.rowHeight;
+  mark.style.transform = "translate(" + (area.left - 2) + "px," + (middle - height / 2 - 2) + "px)";
+  mark.style.width = area.right - area.left + 4 + "px";
+  mark.style.height = height + 4 + "px";
+}
+
+// What a test, or `chromium --dump-dom`, can read off the root element.
+function stamp() {
+  const last = run.times - 1;
+  Object.assign(root.dataset, {runs: PAGE.runs.length, run: view.run, checkpoints: run.times,
+    layers: run.layers, heads: run.heads, step: run.steps[view.cursor], rows: rows.length,
+    head: headName(run, view.head), active: run.counts.active[view.cursor],
+    emergent: sums.emergent[view.cursor], retained: sums.retained[view.cursor],
+    newly: sums.born[view.cursor], born: sums.sizes.reduce((a, b) => a + b, 0),
+    activeAtEnd: run.counts.active[last], groups: run.cohort_groups.length,
+    problems: run.problems.length, curves: run.curves.length,
+    from: view.from, to: view.to});
+}

@@ -1,0 +1,185 @@
+"""Edge attribution beside its lower bound: a bare forward and activation-only backward pass.
+
+Both sides run in one process, alternating, on the same m x suffix tokens over the same cached prefix;
+the bare side freezes the weights, keeps no activation beyond what autograd needs and computes only the
+gradient at the input embeddings. Medians of `--repeats`. The last line is JSON.
+
+    python tests/bench/attribution.py --model .cache/smollm2-135m-instruct --steps 100
+
+`ratio` = attribution / bare: 1.0 would mean that edge scores cost nothing. The attribution's time holds
+everything that a user waits for: the check of the architecture, the memory estimate, the prefix, both
+endpoints, all points, the contraction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from sparks.attribution import edge_attribution, estimate_memory
+from sparks.token_pairs import TokenPair
+
+
+def main() -> None:
+    arguments = parse()
+    torch.manual_seed(0)
+    model = load(arguments)
+    device = next(model.parameters()).device
+    pair = make_pair(model.config.vocab_size, arguments.prompt, arguments.suffix)
+    rows = min(arguments.rows or arguments.steps, arguments.steps)
+    bare = Bare(model, pair, arguments.steps, rows)
+    attribution, lower = [], []
+    for repeat in range(arguments.repeats + 1):
+        seconds = [
+            timed(bare.run, device),
+            timed(lambda: attribute(model, pair, arguments), device),
+        ]
+        if repeat:  # the first round warms up
+            lower.append(seconds[0])
+            attribution.append(seconds[1])
+        print(f"round {repeat}: bare {seconds[0]:.3f} s, edges {seconds[1]:.3f} s", file=sys.stderr)
+    estimate = estimate_memory(model, [pair], memory_gib=arguments.memory_gib)
+    ratios = [a / b for a, b in zip(attribution, lower, strict=True)]
+    result = {
+        "benchmark": "edge_attribution",
+        "model": arguments.model or arguments.shape,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "prompt_tokens": arguments.prompt,
+        "suffix_tokens": arguments.suffix,
+        "steps": arguments.steps,
+        "bare_seconds": round(statistics.median(lower), 4),
+        "edges_seconds": round(statistics.median(attribution), 4),
+        "ratio": round(statistics.median(ratios), 3),
+        "peak_gib": round(peak_gib(device), 3),
+        "estimated_gib_above_model": round(estimate.peak_gib, 3),
+    }
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--model", help="folder of a checkpoint; without it, random weights of --shape"
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of the shared prefix")
+    parser.add_argument("--suffix", type=int, default=16, help="tokens of a continuation")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rows", type=int, help="rows the bare side runs at once; default: all")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-gib", type=float, default=4.0)
+    return parser.parse_args()
+
+
+SHAPES = {
+    "smollm2-135m": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+            max_position_embeddings=8192,
+        )
+    ),
+    "qwen2.5-1.5b": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+            num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True,
+            max_position_embeddings=32768,
+        )
+    ),
+}  # fmt: skip
+
+
+def load(arguments: argparse.Namespace) -> torch.nn.Module:
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.model:
+        model = AutoModelForCausalLM.from_pretrained(Path(arguments.model), dtype=dtype)
+    else:
+        torch.set_default_dtype(dtype)
+        with torch.device(arguments.device):
+            model = SHAPES[arguments.shape]()
+        torch.set_default_dtype(torch.float32)
+    return model.to(arguments.device).eval()
+
+
+def make_pair(vocab: int, prompt: int, suffix: int) -> TokenPair:
+    ids = torch.randint(3, vocab, (prompt + 2 * suffix,)).tolist()
+    return TokenPair(ids[:prompt], ids[prompt : prompt + suffix], ids[prompt + suffix :])
+
+
+def attribute(model: torch.nn.Module, pair: TokenPair, arguments: argparse.Namespace) -> None:
+    edge_attribution(model, [pair], steps=arguments.steps, memory_gib=arguments.memory_gib)
+
+
+class Bare:
+    """The lower bound, written without sparks: the same tokens forward, then back to the embeddings."""
+
+    def __init__(self, model: torch.nn.Module, pair: TokenPair, steps: int, rows: int) -> None:
+        self.model, self.pair, self.steps, self.rows = model, pair, steps, rows
+        self.device = next(model.parameters()).device
+        prefix = torch.tensor([pair.prefix], device=self.device)
+        with torch.no_grad():
+            self.cache = model(prefix, use_cache=True, logits_to_keep=1).past_key_values
+            embed = model.get_input_embeddings()
+            self.clean = embed(torch.tensor([pair.clean], device=self.device))
+            self.corrupted = embed(torch.tensor([pair.corrupted], device=self.device))
+
+    def run(self) -> None:
+        self.model.requires_grad_(False)
+        for start in range(0, self.steps, self.rows):
+            rows = min(self.rows, self.steps - start)
+            alpha = torch.linspace(0, 1, rows, device=self.device, dtype=self.clean.dtype)
+            path = torch.lerp(self.corrupted, self.clean, alpha[:, None, None]).requires_grad_()
+            layers = [
+                (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+                for layer in self.cache.layers
+            ]
+            logits = self.model(
+                inputs_embeds=path,
+                past_key_values=DynamicCache(layers),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits
+            torch.autograd.grad(logits.float().logsumexp(-1).sum(), path)
+        self.model.requires_grad_(True)
+
+
+def timed(run: object, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()  # type: ignore[operator]
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,416 @@
+"""The report as a file: what it says, what it carries, and that nothing in it can act or call out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import STORY, large_run, make_metrics, make_run, make_snapshot
+
+import sparks.report
+from sparks.errors import SparksError
+from sparks.graph import Graph
+from sparks.report import SCRIPTS, render_report, write_report
+from sparks.report.data import cohort_groups, even_parts, run_data, thin
+from sparks.report.words import clean_text, headline_numbers, notes, summary
+from sparks.timeline import EVENT_KINDS, Timeline
+
+HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\">{{script}}<!--\u2028&amp;"
+PACKAGE = Path(sparks.report.__file__).parent
+QWEN = Graph(num_layers=28, num_heads=12, num_kv_heads=2)
+
+
+def story(**keywords: Any) -> Timeline:
+    return Timeline(make_run(STORY), **({"name": "story"} | keywords))
+
+
+def payload(page: str) -> dict[str, Any]:
+    """What a browser reads from the page."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+# -- nothing acts, nothing calls out ---------------------------------------------------------
+
+
+def hostile_page() -> str:
+    run = make_run(STORY, model_name=HOSTILE, versions={HOSTILE: HOSTILE})
+    timeline = Timeline(
+        run, name=HOSTILE, metrics=[{"step": 3, HOSTILE: 1.0}], problems=[HOSTILE, "x"]
+    )
+    return render_report([timeline], title=HOSTILE)
+
+
+def test_hostile_text_stays_text():
+    page = hostile_page()
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "<img" not in page
+    assert page.count("<!--") == 0
+    data = payload(page)
+    shown = HOSTILE.replace("\u2028", " ")
+    assert data["title"] == data["runs"][0]["name"] == shown
+    assert data["runs"][0]["metrics"][0]["name"] == shown
+    assert data["runs"][0]["problems"] == [shown, "x"]
+    # The title's braces were not filled with the script.
+    title = re.search(r"<title>(.*?)</title>", page)
+    assert title is not None
+    assert html.unescape(title[1]) == shown
+
+
+def test_json_is_escaped_for_a_script_element():
+    page = hostile_page()
+    raw = page[page.index('id="data">') + len('id="data">') :].split("</script>")[0]
+    assert not set("<>&") & set(raw)
+    assert "\\u003c/script\\u003e" in raw
+
+
+def test_policy_allows_exactly_this_script_and_style():
+    page = hostile_page()
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert found is not None
+    policy = dict(part.strip().split(" ", 1) for part in found[1].split(";"))
+    assert policy.pop("default-src") == "'none'"
+    for name, tag in (("script-src", "script"), ("style-src", "style")):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert text is not None
+        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
+        assert policy.pop(name) == f"'sha256-{digest}'"
+    assert policy == {"base-uri": "'none'", "form-action": "'none'"}
+    # Before anything that it has to govern.
+    assert page.index("Content-Security-Policy") < page.index("<style>") < page.index("<script")
+
+
+def test_page_is_self_contained_ascii():
+    page = render_report([story()])
+    assert page.isascii()
+    assert not re.search(r"https?:|//cdn|url\(|@import|\ssrc=|\shref=|\sstyle=|\son\w+=", page)
+
+
+def test_script_uses_nothing_that_runs_text_or_leaves_traces():
+    script = "\n".join((PACKAGE / name).read_text() for name in SCRIPTS)
+    risky = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|import\("
+        r"|localStorage|sessionStorage|indexedDB|\bcookie\b|fetch\(|XMLHttpRequest|WebSocket"
+    )
+    assert not re.search(risky, script)
+    assert script.count("textContent") > 10
+
+
+def test_parts_of_the_page_fit_together():
+    script = "\n".join((PACKAGE / name).read_text() for name in SCRIPTS)
+    markup, style = (PACKAGE / "page.html").read_text(), (PACKAGE / "page.css").read_text()
+    ids = set(re.findall(r'\bid="([\w-]+)"', markup))
+    assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
+    assert set(re.findall(r"#([a-z][\w-]*)[^{};]*\{", style)) <= ids
+    assert {part.name for part in PACKAGE.glob("*.js")} == set(SCRIPTS)
+    light, dark = (
+        set(re.findall(r"--(\w[\w-]*):", block))
+        for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
+    )
+    assert light == dark
+    named = re.search(r"for \(const name of \[([^\]]*)\]\) \{\s*out\[name\]", script)
+    assert named is not None
+    assert set(re.findall(r'"(\w+)"', named[1])) <= light
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("plain", 10, "plain"),
+        ("two\nlines\tand  more", 40, "two lines and more"),
+        ("\x1b[31mred\x00", 20, "\ufffd[31mred\ufffd"),
+        ("left\u202eright\ud800", 20, "left\ufffdright\ufffd"),
+        ("\u0645\u06cc\u200c\u062e", 20, "\u0645\u06cc\u200c\u062e"),
+        ("abcdef", 4, "abc\u2026"),
+    ],
+)
+def test_clean_text(text: str, limit: int, expected: str):
+    assert clean_text(text, limit) == expected
+
+
+def test_names_that_no_encoding_takes_can_still_be_written(tmp_path: Path):
+    out = write_report([story(name="a\ud800b")], tmp_path / "report.html", title="\ud800\u6f22")
+    assert "&#28450;" in out.read_text(encoding="ascii")
+
+
+# -- the data --------------------------------------------------------------------------------
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype=kind)
+
+
+def cells(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency and importance, read as the page reads them."""
+    shape = (len(run["steps"]), run["layers"], run["heads"])
+    mask = np.unpackbits(unpacked(run["mask"], "u1"), count=np.prod(shape)).astype(bool)
+    frequency, importance = np.zeros(mask.shape), np.zeros(mask.shape)
+    frequency[mask] = unpacked(run["levels"], "u1") / run["level_unit"]
+    importance[mask] = run["importance_max"] * (unpacked(run["importance"], "<u2") / 65535) ** 2
+    return frequency.reshape(shape), importance.reshape(shape)
+
+
+@pytest.mark.parametrize("probes", [1, 8, 600])
+def test_arrays_survive_packing(probes: int):
+    graph = Graph(num_layers=5, num_heads=3, num_kv_heads=1)
+    timeline = Timeline(large_run(checkpoints=7, graph=graph, probes=probes))
+    run = payload(render_report([timeline]))["runs"][0]
+    frequency, importance = cells(run)
+    np.testing.assert_array_equal(frequency > 0, timeline.active)
+    limit = 1e-6 if probes <= 254 else 1 / 254
+    np.testing.assert_allclose(frequency, timeline.frequency, atol=limit)
+    np.testing.assert_allclose(importance, timeline.importance, atol=2e-5, rtol=1e-3)
+    base = np.unpackbits(unpacked(run["base"], "u1"), count=15).astype(bool).reshape(5, 3)
+    np.testing.assert_array_equal(base, timeline.base)
+    np.testing.assert_array_equal(unpacked(run["cohort"], "<i2").reshape(5, 3), timeline.cohort)
+
+
+def test_events_of_the_story():
+    run = run_data(story())
+    triples = unpacked(run["events"], "<u2").reshape(-1, 3).tolist()
+    found = [
+        (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind])
+        for row, at, kind in triples
+    ]
+    events = story().events()
+    expected = list(zip(events["step"], events["head"], events["kind"], strict=True))
+    assert len(found) == 10
+    assert found == expected
+
+
+def test_gaps_in_the_run_are_carried():
+    timeline = story(
+        problems=[
+            "run/step-00000015.safetensors: damaged",
+            "run/step-00000020.safetensors: read after all",
+            "another thing",
+        ]
+    )
+    assert run_data(timeline)["missing_steps"] == [15]
+
+
+def test_checkpoint_without_scores_is_marked():
+    broken = make_snapshot(20, ["L1H1"])
+    broken.importance[:] = np.nan
+    timeline = Timeline([make_snapshot(0, ["L0H0"]), make_snapshot(10, []), broken])
+    assert run_data(timeline)["unscored"] == [2]
+
+
+@pytest.mark.parametrize("gap", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_become_null(gap: float):
+    run = [make_snapshot(0, ["L0H0"], gap=gap), make_snapshot(10, ["L0H0"], gap=0.25)]
+    data = payload(render_report([Timeline(run)]))["runs"][0]
+    assert data["counts"]["completeness_gap_max"] == [None, 0.25]
+
+
+def test_curves_keep_numbers_and_extremes():
+    steps = np.arange(1, 5001)
+    values = np.sin(steps / 300.0)
+    values[1234], values[4321] = 9.0, -9.0
+    at, kept = thin(steps, values, 300)
+    assert len(at) <= 300
+    assert {1, 1235, 4322, 5000} <= set(at.tolist())
+    assert kept.max() == 9
+    assert kept.min() == -9
+    np.testing.assert_array_equal(kept, values[at - 1])
+    same, _ = thin(steps[:300], values[:300], 300)
+    assert len(same) == 300
+
+
+def test_curves_skip_what_was_not_logged():
+    timeline = story(
+        metrics=[{"step": 2, "loss": 1.5}, {"step": 4, "loss": 1.0, "eval": 3.0, "bad": np.nan}]
+    )
+    curves = {curve["name"]: curve for curve in run_data(timeline)["metrics"]}
+    assert set(curves) == {"loss", "eval"}
+    assert curves["loss"]["steps"] == [2, 2]  # differences
+    assert curves["loss"]["values"] == [1.5, 1.0]
+    assert curves["loss"]["thinned_from"] is None
+
+
+def brute_force(sizes: Sequence[int], most: int) -> int:
+    """Least sum of squared sums over all ways to cut the row."""
+    count = len(sizes)
+    best = sum(sizes) ** 2
+    for parts in range(1, min(most, count) + 1):
+        for cuts in itertools.combinations(range(1, count), parts - 1):
+            edges = [0, *cuts, count]
+            best = min(best, sum(sum(sizes[a:b]) ** 2 for a, b in itertools.pairwise(edges)))
+    return best
+
+
+@pytest.mark.parametrize("most", [1, 3, 6])
+def test_cohorts_are_merged_evenly(most: int):
+    rng = np.random.default_rng(most)
+    for count in (1, 2, 5, 9):
+        sizes = rng.integers(1, 30, count)
+        runs = even_parts(sizes, most)
+        assert [a for a, _ in runs] == [0, *(b + 1 for _, b in runs[:-1])]
+        assert runs[-1][1] == count - 1
+        cost = sum(int(sizes[a : b + 1].sum()) ** 2 for a, b in runs)
+        assert len(runs) == min(most, count)
+        assert cost == brute_force(sizes.tolist(), most)
+
+
+def test_cohort_groups_cover_every_cohort():
+    timeline = Timeline(large_run(checkpoints=40, graph=QWEN, probes=4, emergent_share=0.4))
+    cohorts = np.unique(timeline.cohort[timeline.cohort >= 0])
+    groups = cohort_groups(timeline)
+    assert len(cohorts) > 6
+    assert len(groups) == 6
+    assert all(sum(a <= cohort <= b for a, b in groups) == 1 for cohort in cohorts)
+    assert cohort_groups(Timeline([make_snapshot(0, ["L0H0"])])) == []
+
+
+def test_size_of_a_long_run(tmp_path: Path):
+    run = large_run(checkpoints=60, graph=QWEN, probes=12, every=25, emergent_share=0.2)
+    rng = np.random.default_rng(0)
+    log = [
+        {"step": step} | {f"metric_{i}": float(rng.normal()) for i in range(12)}
+        for step in range(1, 1476)
+    ]
+    out = write_report([Timeline(run, metrics=log)], tmp_path / "report.html")
+    assert out.stat().st_size <= 150_000
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def test_summary_of_the_story():
+    # Base L0H0 L0H1 L1H0; born L1H1 (10), L2H3 (20), L2H0 (40); at 40: L0H0 L1H0 | L1H1 L2H0.
+    assert summary(story()) == [
+        "Of 12 heads, 3 were active before training (step 0) and 4 are at step 40.",
+        "3 heads were born on the way; 2 are active at the end, 1 not.",
+        "2 of the 3 base heads (67 %) are still active.",
+        "Half of the births had happened by step 20.",
+    ]
+
+
+def test_summary_where_little_happened():
+    one = Timeline([make_snapshot(5, ["L0H0"])])
+    assert summary(one) == [
+        "Of 12 heads, 1 were active at the first checkpoint (step 5).",
+        "There is one checkpoint so far, so nothing can have changed yet.",
+    ]
+    quiet = Timeline(make_run({0: [], 10: []}))
+    assert summary(quiet)[1:] == ["No new head became active."]
+    single = Timeline(make_run({0: [], 10: ["L0H0"]}))
+    assert summary(single)[1:] == ["1 head was born on the way; 1 is active at the end, 0 not."]
+
+
+def test_top_numbers_show_gap_and_probes():
+    timeline = Timeline(
+        make_run({0: ["L0H0"], 10: ["L0H0", "L1H1"]}, gap=[0.01, 0.02, 0.03, 0.5]), name="x"
+    )
+    tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
+    assert tiles["active heads"]["value"] == "1 \u2192 2"
+    assert tiles["heads born"]["value"] == "1"
+    assert tiles["base heads retained"]["value"] == "1 of 1"
+    assert tiles["completeness gap"]["value"] == "2.5 %"
+    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0"
+    assert tiles["probes"]["value"] == "4"
+
+
+def test_few_probes_are_named_as_a_limit():
+    (note,) = notes(story())
+    assert "over 4 probes" in note
+    assert "differed by about 24" in note
+    assert "in any probe's circuit" in note
+
+
+def test_run_without_any_gap():
+    tiles = headline_numbers(Timeline(make_run({0: [], 1: []}, gap=float("nan"))))
+    assert [tile["value"] for tile in tiles if tile["label"] == "completeness gap"] == ["?"]
+
+
+# -- several runs, titles --------------------------------------------------------------------
+
+
+def test_titles_and_names_of_runs():
+    assert payload(render_report([story()]))["title"] == "story"
+    two = payload(render_report([story(), story()]))
+    assert two["title"] == "2 runs"
+    assert [run["name"] for run in two["runs"]] == ["story", "story (2)"]
+    assert payload(render_report([story(name="")]))["runs"][0]["name"] == "unnamed run"
+
+
+def test_group_is_named():
+    run = make_run(STORY, groups=["a", "b", "b", "b"])
+    data = run_data(Timeline(run, group="b"))
+    assert data["group"] == "b"
+    assert data["probes"] == 3
+    assert ("Probe group", "b") in data["settings"]
+
+
+def test_no_timeline_is_refused():
+    with pytest.raises(SparksError, match="at least one timeline, got none: give a run folder"):
+        render_report([])
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def test_write_makes_folders_and_replaces(tmp_path: Path):
+    out = tmp_path / "deep" / "er" / "report.html"
+    assert write_report([story()], out, title="one") == out
+    write_report([story()], out, title="two")
+    assert payload(out.read_text())["title"] == "two"
+    assert os.listdir(out.parent) == ["report.html"]
+
+
+def test_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = write_report([story()], tmp_path / "report.html", title="old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SparksError, match=r"cannot write the report to .*No space left"):
+        write_report([story()], out, title="new")
+    assert payload(out.read_text())["title"] == "old"
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_unwritable_places_are_refused(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(SparksError, match=r"cannot write the report to .*give a file in a folder"):
+        write_report([story()], file / "report.html")
+    with pytest.raises(SparksError, match=r"cannot write the report to .*it is a folder"):
+        write_report([story()], tmp_path)
+
+
+# -- packaging -------------------------------------------------------------------------------
+
+
+def test_wheel_holds_every_part():
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
+    builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
+    held = {file.distribution_path for file in builder.recurse_included_files()}
+    parts = {"__init__.py", "data.py", "words.py", "page.html", "page.css", *SCRIPTS}
+    assert {f"sparks/report/{name}" for name in parts} <= held
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
+
+
+def test_report_needs_no_torch():
+    code = "import sparks.report, sys; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent.parent)
+
+
+def test_metrics_of_the_factory_reach_the_page():
+    timeline = story(metrics=make_metrics([10, 20, 30]))
+    names = [curve["name"] for curve in run_data(timeline)["metrics"]]
+    assert names == ["loss", "learning_rate", "epoch"]
