@@ -163,7 +163,7 @@ def _find(model: nn.Module) -> Anatomy:
         num_heads=num_heads,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
     )
-    embedding = base.get_input_embeddings()
+    embedding = base.get_input_embeddings()  # type: ignore[operator]
     return Anatomy(
         root=model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model,
         graph=graph,

@@ -15,13 +15,13 @@ in the first:
 
 7. each o_proj input, each MLP output and the logits come out as in the first: nothing else is read
    from the residual stream;
-8. in one row a head, the sign of that head's slice is flipped. A query, at one position, changes its
-   own head at that position; a key changes the heads of its group; a value turns their sign; nothing
-   else changes.
+8. in one row a head, the sign of that head's slice is flipped. A query, at one position, changes
+   its own head at that position; a key changes the heads of its group; a value turns their sign;
+   nothing else changes.
 
-A hook on the wrong tensor, a residual multiplier, a norm after a block, a parallel MLP, a gate on the
-attention, values of another size or fused heads in another order breaks one of these, and the model
-is refused with the number that broke it.
+A hook on the wrong tensor, a residual multiplier, a norm after a block, a parallel MLP, a gate on
+the attention, values of another size or fused heads in another order breaks one of these, and the
+model is refused with the number that broke it.
 """
 
 from __future__ import annotations
@@ -165,10 +165,14 @@ class _Check:
             self._written(index, layer, seen.mixed),
             seen.attention_out,
         )
-        read = seen.attention_in.float() + seen.attention_out.float()
-        self._same(says + "the MLP reads input + attention", seen.mlp_in, read)
-        passed = seen.mlp_in.float() + seen.mlp_out.float()
-        self._same(says + "its output is input + attention + MLP", after, passed)
+        self._same_sum(
+            says + "the MLP reads input + attention",
+            seen.mlp_in,
+            (seen.attention_in, seen.attention_out),
+        )
+        self._same_sum(
+            says + "its output is input + attention + MLP", after, (seen.mlp_in, seen.mlp_out)
+        )
 
     def _written(self, index: int, layer: Layer, mixed: Tensor) -> Tensor:
         output = linear_map(layer.output)
@@ -264,6 +268,11 @@ class _Check:
                 f"it does not hold that {what} (relative difference {difference:.2g}, allowed "
                 f"{self.limit:g})"
             )
+
+    def _same_sum(self, what: str, found: Tensor, parts: tuple[Tensor, Tensor]) -> None:
+        one, other = parts
+        expected = one.float() + other.float() if one.shape == other.shape else other
+        self._same(what, found, expected)
 
     def _refuse(self, what: str) -> None:
         raise SparksError(

@@ -65,6 +65,8 @@ class EdgeScores:
     completeness_gap: Float[Tensor, " pairs"]
     """|sum of (e' - e) . mean gradient at the embeddings - loss_corrupted| / loss_corrupted: the
     relative error of the quadrature. 0 for an exact integral."""
+    precision: str
+    """Type that the model computed in: `float32`, `bfloat16`, or `float32, blocks bfloat16`."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ def edge_attribution(
         graph=parts[0][1].graph,
         loss_corrupted=torch.cat([part.loss_corrupted for _, part in parts])[order],
         completeness_gap=torch.cat([part.completeness_gap for _, part in parts])[order],
+        precision=parts[0][1].precision,
     )
 
 
@@ -397,6 +400,7 @@ class _EdgeRun:
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=_gap(self.embed_total / steps, self.ends).cpu(),
+            precision=self.ends.precision,
         )
 
     def _contract_kept(self, reads: Tensor) -> None:

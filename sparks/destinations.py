@@ -1,8 +1,8 @@
 """Gradients of L at what each attention head reads from the residual stream, summed over steps.
 
-The gradient at the layer's input is a sum over its query, key and value heads; an edge needs the part of
-each head alone. Symbols: x = the residual row, y = norm(x), c = dL/d(projection output) of one head,
-W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) + eps),
+The gradient at the layer's input is a sum over its query, key and value heads; an edge needs the
+part of each head alone. Symbols: x = the residual row, y = norm(x), c = dL/d(projection output) of
+one head, W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) + eps),
 y^ = the projection's output without bias.
 
 Factored route (RMSNorm before an affine projection):
@@ -11,8 +11,8 @@ Factored route (RMSNorm before an affine projection):
 
 so a step costs head-sized work, and the projection is applied once.
 
-Generic route (anything else): the exact vector-Jacobian product of the norm -> projection piece with
-c restricted to one head, head by head.
+Generic route (anything else): the exact vector-Jacobian product of the norm -> projection piece
+with c restricted to one head, head by head.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The computational graph that edges live in: names and order of its nodes.
 
-Nodes (paper, section "Graph"): the embedding `embed`, attention heads `L5H1`, MLPs `L5MLP`, `logits`.
-A *source* is what a node writes into the residual stream; a *destination* is one input that reads it:
-a query head `L5H1.q`, a key or value head `L5KV0.k` / `L5KV0.v` (as many as the model really has), an
-MLP `L5MLP`, or `logits`. An edge source -> destination exists when the source writes before the
-destination reads.
+Nodes (paper, section "Graph"): the embedding `embed`, attention heads `L5H1`, MLPs `L5MLP`,
+`logits`. A *source* is what a node writes into the residual stream; a *destination* is one input
+that reads it: a query head `L5H1.q`, a key or value head `L5KV0.k` / `L5KV0.v` (as many as the model
+really has), an MLP `L5MLP`, or `logits`. An edge source -> destination exists when the source writes
+before the destination reads.
 
 Order of sources:       embed, then layer by layer: heads 0.., MLP.
 Order of destinations:  layer by layer: q heads, k heads, v heads, MLP; then logits.
@@ -116,7 +116,7 @@ class Graph:
     # -- indices -----------------------------------------------------------------------------
 
     def sources_before_attention(self, layer: int) -> int:
-        """How many sources write before the attention of `layer` reads; also index of its head 0."""
+        """How many sources write before the attention of `layer` reads; index of its head 0."""
         return 1 + layer * self.sources_per_layer
 
     def sources_before_mlp(self, layer: int) -> int:

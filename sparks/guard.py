@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparks.errors import SparksError
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -19,10 +21,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     wrapped in its own autocast runs as it trains.
 
     Restored: the `training` flag of every module (set directly: `.train()` swaps kernels in some
-    models), `requires_grad` of every parameter, and the random states of Python, numpy, torch and every
-    CUDA device. Gradients and optimizer state are never touched: inside, gradients are taken with
-    `torch.autograd.grad` with respect to activations only.
+    models), `requires_grad` of every parameter, and the random states of Python, numpy, torch and
+    every CUDA device. Gradients and optimizer state are never touched: inside, gradients are taken
+    with `torch.autograd.grad` with respect to activations only.
+
+    Raises:
+        SparksError: `model` is no torch module.
     """
+    if not isinstance(model, nn.Module):
+        raise SparksError(
+            f"model must be a Hugging Face causal language model, got {type(model).__name__}: load "
+            f"it with AutoModelForCausalLM.from_pretrained"
+        )
     modes = [(module, module.training) for module in model.modules()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -60,6 +60,8 @@ class Endpoints:
     """The clean run's output distribution at the positions that L looks at."""
     loss_corrupted: Float[Tensor, " pairs"]
     """L at the corrupted end: KL(clean || corrupted), nats."""
+    precision: str
+    """Type of the residual stream; under autocast, also that of the blocks."""
 
 
 @dataclass(eq=False)
@@ -198,6 +200,7 @@ class Passes:
             delta_mlps=[self._difference(tensor) for tensor in mlps],
             p_clean=p_clean,
             loss_corrupted=loss,
+            precision=_precision(embeds[0], mixed[0]),
         )
 
     def _difference(self, both: Tensor) -> Tensor:
@@ -266,3 +269,8 @@ class Passes:
             seed = (seed.flatten(0, 1) * (scale / self.targets)).to(logits.dtype)
         found = torch.autograd.grad(logits, list(with_respect_to), seed)
         return [gradient / scale for gradient in found] if scale != 1 else list(found)
+
+
+def _precision(residual: Tensor, block: Tensor) -> str:
+    stream, blocks = (str(tensor.dtype).removeprefix("torch.") for tensor in (residual, block))
+    return stream if stream == blocks else f"{stream}, blocks {blocks}"

@@ -13,14 +13,15 @@ In steps, for one prompt at full length (no shared prefix, no cache):
 3. L = KL(clean || patched), at the last position or as a mean over the continuation.
 
 A query, key or value head is patched by its slice of the projection's output, computed again from
-the residual stream that it alone reads. A head's write is `o_proj` of its own slice, the others held
-at 0. Slow and plain on purpose: it shares no step with the module `attribution` that it judges.
+the residual stream that it alone reads. A head's write is `o_proj` of its own slice, the others
+held at 0. Slow and plain on purpose: it shares no step with `attribution`, which it judges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -39,13 +40,9 @@ from sparks.token_pairs import TokenPair
 
 Patch = Literal["corrupted", "zero"]
 
-Edges = (
-    Sequence[tuple[str, str]]
-    | Bool[np.ndarray, "sources destinations"]
-    | Bool[Tensor, "sources destinations"]
-)
-"""Names `(source, destination)`, or a mask. Mask entries where no edge exists are ignored, so that
-`~kept` is everything outside a circuit `kept`."""
+Edges = Sequence[tuple[str, str]] | np.ndarray | Tensor
+"""Names `(source, destination)`, or a boolean mask [sources, destinations]. Mask entries where no
+edge exists are ignored, so that `~kept` is everything outside a circuit `kept`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +130,7 @@ class EdgePatcher:
             loss=_divergence(self._clean, logits),
             loss_corrupted=self._loss_corrupted,
             num_edges=int(mask.sum()),
-            logits=logits.cpu(),
+            logits=logits.float().cpu(),
         )
 
     def _run(
@@ -143,14 +140,16 @@ class EdgePatcher:
         anatomy = self._anatomy
         ids = torch.tensor([self._pair.prefix + continuation], device=anatomy.device)
         shape = (anatomy.graph.num_sources, ids.shape[1], anatomy.d_model)
-        run = _Run(anatomy, torch.zeros(shape, device=anatomy.device))
+        own = next(anatomy.embedding.parameters()).dtype
+        dtype = torch.promote_types(own, torch.float32)  # sums of narrow numbers are not narrow
+        run = _Run(anatomy, torch.zeros(shape, device=anatomy.device, dtype=dtype))
         if mask is not None:
             run.mask, run.values = mask, self._values
         with hooks() as handles:
             run.install(handles)
             attend = torch.ones_like(ids)
             out = anatomy.root(input_ids=ids, attention_mask=attend, use_cache=False)
-        return out.logits[0, -self._targets :].float(), run.writes
+        return out.logits[0, -self._targets :], run.writes
 
 
 @dataclass(eq=False)
@@ -167,23 +166,23 @@ class _Run:
         graph, last = self.anatomy.graph, self.anatomy.graph.num_destinations - 1
         handles.append(on_output(self.anatomy.embedding, self._writer(0)))
         for index, layer in enumerate(self.anatomy.layers):
-            mlp_row, mlp_column = graph.sources_before_mlp(index), graph.mlp_column(index)
             handles.append(on_input(layer.attention_norm, self._attention_reader(index)))
             for module in layer.projection_modules:
                 handles.append(on_output(module, self._projection(index, layer, module)))
             handles += [
                 on_input(layer.output, self._heads_writer(index, layer)),
-                on_input(layer.mlp_norm, lambda x, column=mlp_column: self.read(x, column)),
-                on_output(layer.mlp, self._writer(mlp_row)),
+                on_input(layer.mlp_norm, partial(self.read, column=graph.mlp_column(index))),
+                on_output(layer.mlp, self._writer(graph.sources_before_mlp(index))),
             ]
-        handles.append(on_input(self.anatomy.final_norm, lambda x: self.read(x, last)))
+        handles.append(on_input(self.anatomy.final_norm, partial(self.read, column=last)))
 
-    def read(self, x: Float[Tensor, "1 pos d_model"], column: int) -> Tensor | None:
+    def read(self, x: Float[Tensor, "1 pos d_model"], *, column: int) -> Tensor | None:
         """What destination `column` reads instead of the residual stream `x`; None if it is `x`."""
         if self.mask is None or self.values is None or not self.mask[:, column].any():
             return None
         rows = np.flatnonzero(self.mask[:, column])
-        return (x.float() + (self.values[rows] - self.writes[rows]).sum(0)).to(x.dtype)
+        moved = (self.values[rows] - self.writes[rows]).sum(0)
+        return (x.to(moved.dtype) + moved).to(x.dtype)
 
     def _attention_reader(self, index: int) -> Any:
         return lambda x: self.attention_in.__setitem__(index, x)
@@ -196,7 +195,7 @@ class _Run:
             column = self.anatomy.graph.attention_columns(index).start
             for item in layer.projections:
                 for head in range(item.heads):
-                    x = self.read(self.attention_in[index], column)
+                    x = self.read(self.attention_in[index], column=column)
                     column += 1
                     if item.module is not module or x is None:
                         continue
@@ -211,7 +210,7 @@ class _Run:
 
     def _writer(self, row: int) -> Any:
         def see(output: Tensor) -> None:
-            self.writes[row] = output[0].float()
+            self.writes[row] = output[0]
 
         return see
 
@@ -223,7 +222,7 @@ class _Run:
             for head, part in enumerate(mixed[0].chunk(graph.num_heads, -1)):
                 size = part.shape[-1]
                 alone[head, :, head * size : (head + 1) * size] = part
-            bias = layer.output.forward(torch.zeros_like(mixed)).float()
+            bias = layer.output.forward(torch.zeros_like(mixed)).to(self.writes.dtype)
             start = graph.sources_before_attention(index)
             self.writes[start : start + graph.num_heads] = layer.output.forward(alone) - bias
 
@@ -264,8 +263,8 @@ def _edge_mask(graph: Graph, edges: Edges) -> Bool[np.ndarray, "sources destinat
 
 
 def _divergence(clean: Tensor, other: Tensor) -> float:
-    """KL(clean || other), nats, mean over positions."""
-    log_clean, log_other = clean.log_softmax(-1), other.log_softmax(-1)
+    """KL(clean || other), nats, mean over positions; in float64: small ones are differences."""
+    log_clean, log_other = (logits.double().log_softmax(-1) for logits in (clean, other))
     return float((log_clean.exp() * (log_clean - log_other)).sum(-1).mean())
 
 

@@ -87,6 +87,8 @@ def _problem(place: str, record: Any, system_prompt: str | None) -> Problem:
         value = [{"role": "user", "content": value}]
     elif key == "messages" and _ends_with_answer(value):
         value, answer = value[:-1], _answer_text("messages", value[-1].get("content"))
+    elif key == "messages" and isinstance(value, str):
+        raise SparksError("messages must be a list of messages, got text: name the key `prompt`")
     prompt = value if isinstance(value, str) else check_messages(key, value)
     group = record.get("group") or ""
     return Problem(place, _with_system(prompt, system_prompt), answer, str(group))

@@ -36,11 +36,11 @@ class SnapshotMeta:
     config: Mapping[str, Any]
     """`SnapshotConfig.as_dict()`."""
     precision: str
-    """Data type of the residual stream, such as `float32`."""
+    """Type the model computed in: `float32`, `bfloat16`, or `float32, blocks bfloat16` (autocast)."""
     seconds: float
     """Wall-clock time that the snapshot took."""
     peak_memory_gib: float
-    """Highest memory during the snapshot: allocated on CUDA, resident of the process on CPU."""
+    """Highest memory of the process up to the snapshot's end: allocated on CUDA, resident on CPU."""
     created: str
     """UTC time, ISO 8601."""
     source: str
@@ -133,7 +133,7 @@ class Snapshot:
         """The snapshot that `to_arrays` took apart; reads every schema version up to this one.
 
         Raises:
-            SparksError: not a sparks snapshot, of a newer schema, or a part is missing or misshapen.
+            SparksError: not a sparks snapshot, of a newer schema, or a part missing or misshapen.
         """
         if not metadata or "sparks" not in metadata:
             raise SparksError("not a sparks snapshot: its metadata has no key 'sparks'")

@@ -4,6 +4,7 @@
       step-00000010.safetensors     one snapshot
       metrics.json                  the trainer's log so far: [{"step": 1, "loss": 2.3, ...}, ...]
       probes.jsonl                  the probes that were measured
+      step-00000020.failed          why a step has no snapshot
 
 Files are written under a temporary name, flushed to the disk and renamed, so that no reader ever
 meets half a file. Saving a step again replaces it.
@@ -17,6 +18,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -116,7 +118,16 @@ class RunStore:
         arrays, metadata = snapshot.to_arrays()
         target = self.file(snapshot.step)
         self._write(target, save(arrays, metadata))
+        target.with_suffix(".failed").unlink(missing_ok=True)
         return target
+
+    def note_failure(self, step: int, reason: str) -> None:
+        """Remember that `step` has no snapshot and why; a later snapshot of the step forgets it.
+
+        Nothing is raised: a full disk may be the reason.
+        """
+        with suppress(SparksError):
+            self._write(self.file(step).with_suffix(".failed"), f"{reason}\n".encode())
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the trainer's log.
@@ -146,6 +157,9 @@ class RunStore:
         Raises:
             SparksError: a file cannot be renamed.
         """
+        for failed, _ in self._failures():
+            if failed > step:
+                self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
         for found in later:
             path = self.file(found)
@@ -156,6 +170,15 @@ class RunStore:
                     f"cannot rename {path} ({error.strerror or error}): move it away yourself"
                 ) from error
         return later
+
+    def _failures(self) -> list[tuple[int, str]]:
+        found = []
+        for path in sorted(self.path.glob("step-*.failed")):
+            if match := _STEP_FILE.match(path.with_suffix(".safetensors").name):
+                with suppress(OSError):
+                    text = path.read_text(encoding="utf-8", errors="replace")
+                    found.append((int(match[1]), " ".join(text.split())[:300]))
+        return found
 
     def _write(self, target: Path, payload: bytes) -> None:
         self.prepare()
@@ -210,6 +233,7 @@ class RunStore:
                 snapshots.append(self.load(step))
             except SparksError as error:
                 problems.append(str(error))
+        problems += [f"step {step}: no snapshot ({why})" for step, why in self._failures()]
         metrics: tuple[dict[str, Any], ...] = ()
         path = self.path / "metrics.json"
         try:

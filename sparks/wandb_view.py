@@ -58,8 +58,9 @@ _COLUMNS = {
 """Key in W&B -> column of `Timeline.counts()`."""
 
 _SIZE, _DPI = (6.4, 3.8), 100
-_PIXELS = (300, 480)  # rows and columns of the picture of heads over training, at most
-_LEVELS = 10  # colours of a share: enough to read, and they keep the files small
+_PIXELS = (250, 350)  # rows and columns of the picture of heads over training, at most
+_PALETTE = 48  # colours of a file: those below, and the greys of smooth letters
+_LEVELS = 8  # colours of a share: enough to read, and they keep the files small
 _SILENT, _EMERGENT, _LOST = "#dcdcdc", "#d55e00", "#000000"
 
 # -- at a checkpoint -----------------------------------------------------------------------------
@@ -219,14 +220,15 @@ def _resampled(
     steps: Int[np.ndarray, " checkpoints"],
     ends: Float[np.ndarray, " ends"],
 ) -> Float[np.ndarray, "rows columns"]:
-    """At most `_PIXELS`: a column shows the checkpoint at its middle, a row its largest head."""
+    """At most `_PIXELS`: a column shows the checkpoint at its middle, a row its heads' mean."""
     height, width = _PIXELS
     middles = ends[0] + (np.arange(width) + 0.5) / width * (ends[-1] - ends[0])
     columns = shares[:, np.searchsorted(steps, middles, side="right") - 1]
     if len(shares) <= height:
         return columns
     starts = np.arange(height) * len(shares) // height
-    return np.maximum.reduceat(columns, starts, axis=0)
+    sizes = np.diff(np.append(starts, len(shares)))
+    return np.add.reduceat(columns, starts, axis=0) / sizes[:, None]
 
 
 def _mark_cohorts(
@@ -259,15 +261,22 @@ def _heads_now(timeline: Timeline) -> Figure:
     image = axes.imshow(
         timeline.frequency[-1].T, extent=(-0.5, layers - 0.5, heads - 0.5, -0.5), **_colours()
     )
-    width, height = axes.get_position().size * _SIZE * 72
-    cell = min(width / layers, height / heads)  # points
+    place = axes.get_position()
+    cell = 72 * min(place.width * _SIZE[0] / layers, place.height * _SIZE[1] / heads)  # points
+    size = min(7.0, 0.7 * cell)
     for marker, label, colour, chosen in (
         ("o", "emergent", _EMERGENT, timeline.emergent[-1]),
         ("x", "base, now silent", _LOST, timeline.base & ~active),
     ):
         x, y = np.nonzero(chosen)
-        axes.plot(x, y, marker, label=label, color=colour, markersize=min(7, 0.7 * cell))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
+        axes.plot(x, y, marker, label=label, color=colour, markersize=size)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=2,
+        frameon=False,
+        markerscale=7 / size,
+    )
     _whole_numbers(axes)
     _colour_bar(figure, image)
     return figure
@@ -283,11 +292,10 @@ def _figure(place: list[float]) -> tuple[Figure, Axes]:
 
 def _colours() -> dict[str, Any]:
     """From 0 (grey: in no circuit) to 1."""
-    colours = _module("matplotlib").colormaps["cividis"].resampled(_LEVELS)
-    colours.set_under(_SILENT)
+    cividis = _module("matplotlib").colormaps["cividis"].resampled(_LEVELS)
     smallest = float(np.finfo(np.float32).tiny)
     return {
-        "cmap": colours,
+        "cmap": cividis.with_extremes(under=_SILENT),
         "vmin": smallest,
         "vmax": 1,
         "aspect": "auto",
@@ -322,10 +330,11 @@ def _nothing(figure: Figure, axes: Axes) -> Figure:
 
 
 def _pixels(figure: Figure) -> Any:
-    """The drawn figure as a Pillow image."""
+    """The drawn figure as a Pillow image with a palette, which halves the file."""
     canvas = _module("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()
-    return _module("PIL.Image").fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    opaque = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return _module("PIL.Image").fromarray(opaque).quantize(_PALETTE, dither=0)
 
 
 def _module(name: str) -> Any:

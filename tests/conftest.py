@@ -1,4 +1,4 @@
-"""What every test stands on: no network, one thread, checked array shapes, a table of tolerances."""
+"""What every test stands on: no network, one thread, checked shapes, a table of tolerances."""
 
 # The environment and the import hook come before what they act on.
 # ruff: noqa: E402
@@ -15,9 +15,9 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
 }
 
-from jaxtyping import install_import_hook
+import shape_check
 
-install_import_hook("sparks", "shape_check.check")
+shape_check.install("sparks")
 
 from collections.abc import Callable
 

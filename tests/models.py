@@ -137,15 +137,15 @@ def unsplit(pair: TokenPair) -> TokenPair:
     return TokenPair([], pair.prefix + pair.clean, pair.prefix + pair.corrupted)
 
 
-# -- a model that is affine --------------------------------------------------------------------------
+# -- a model that is affine ------------------------------------------------------------------------
 
 
 class AffineHead(nn.Module):
-    """Logits of two tokens for which KL(clean || run) IS the residual stream's part along `direction`.
+    """Logits of two tokens for which KL(clean || run) is how far x lies along `direction`.
 
     s = max(0, x . direction - offset) and logits (2 artanh r, 0) with r = sqrt(1 - e^(-2s)). Their
-    softmax is (1 + r) / 2, (1 - r) / 2, so KL((1/2, 1/2) || .) = -log(1 - r^2) / 2 = s, exactly. The
-    clean run has s = 0 where `offset` is a little above its own x . direction.
+    softmax is (1 + r) / 2, (1 - r) / 2, so KL((1/2, 1/2) || .) = -log(1 - r^2) / 2 = s, exactly.
+    The clean run has s = 0 where `offset` is a little above its own x . direction.
     """
 
     def __init__(self, direction: Tensor, offset: Tensor) -> None:
@@ -156,21 +156,21 @@ class AffineHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         s = (hidden @ self.direction - self.offset).relu()
         r = (-torch.expm1(-2 * s)).clamp_min(1e-20).sqrt()
-        logit = torch.where(s > 0, 2 * r.atanh(), 0)
+        logit = torch.where(s > 0, 2 * r.log1p() + 2 * s, 0)  # = 2 artanh r
         return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
 
 
 DEADBAND = 1e-3
-"""What L of an `affine_model` falls short of the residual stream's way along its direction, nats."""
+"""What L of an `affine_model` falls short of how far x has moved along its direction, nats."""
 
 
 @torch.no_grad()
 def affine_model(pair: TokenPair, *, seed: int = 0) -> nn.Module:
     """A Llama in which all is affine that a patch of one edge passes on its way to L.
 
-    Norms are the identity and MLPs linear; queries are 0, so that heads average their values. L rises
-    along the direct edge from the embedding to the logits by about 0.5 nats, more than any other edge
-    can take away.
+    Norms are the identity and MLPs linear; queries are 0, so that heads average their values. The
+    direct edge from the embedding to the logits raises L by about 1 nat, more than any other
+    edge takes away.
     """
     model = tiny_model("llama-gqa", seed=seed, attention_bias=True)
     generator = torch.Generator().manual_seed(seed)
@@ -185,8 +185,8 @@ def affine_model(pair: TokenPair, *, seed: int = 0) -> nn.Module:
     ids = torch.tensor([pair.clean[-1], pair.corrupted[-1]])
     embed_clean, embed_corrupted = model.get_input_embeddings()(ids)
     step = embed_corrupted - embed_clean
-    direction = 0.5 * step / step.square().sum()
-    direction += 0.05 * torch.randn(d_model, generator=generator) / d_model**0.5
+    direction = step / step.square().sum()
+    direction += 0.2 * torch.randn(d_model, generator=generator) / d_model**0.5
     clean = model.model(input_ids=torch.tensor([pair.prefix + pair.clean])).last_hidden_state
     model.lm_head = AffineHead(direction, clean[0, -1] @ direction + DEADBAND)
     return model.eval()

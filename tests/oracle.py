@@ -1,9 +1,9 @@
 """Edge scores by their definition: L differentiated along every edge by autograd, nothing factored.
 
 Let every destination v read x + sum_u t[u, v] Delta z_u, through its own norm and projection, in a
-run at alpha_k of the full sequence. Then dL/dt[u, v] at t = 0 is < Delta z_u, dL/d(input of v) >, and
-its mean over k is the EAP-IG score. No prefix is shared, no step is batched, no gradient is taken
-apart; of sparks, only the finder of the parts (`Anatomy`) is used.
+run at alpha_k of the full sequence. Then dL/dt[u, v] at t = 0 is < Delta z_u, dL/d(input of v) >,
+and its mean over k is the EAP-IG score. No prefix is shared, no step is batched, no gradient is
+taken apart; of sparks, only the finder of the parts (`Anatomy`) is used.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ ASK = {"role": "user", "content": "What is 2 + 2?"}
 REPLY = {"role": "assistant", "content": "The answer is 4."}
 
 
-def save_model(folder, *, chat=CHAT, seed=0, scale=1.0, context=128) -> str:
+def save_model(folder, *, chat=CHAT, seed=0, broken=False) -> str:
     tokenizer = byte_level_tokenizer(chat=chat)
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -45,14 +45,18 @@ def save_model(folder, *, chat=CHAT, seed=0, scale=1.0, context=128) -> str:
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=context,
+        max_position_embeddings=128,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        initializer_range=scale,
+        initializer_range=1.0,
     )
     model = LlamaForCausalLM(config)
-    model.generation_config.top_k = 1  # a setting of the model that must not count
+    if broken:
+        model.lm_head.weight.data.fill_(float("nan"))
+    # Settings of the model that must not count.
+    model.generation_config.do_sample = True
+    model.generation_config.top_k = 1
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -120,6 +124,7 @@ def test_settings_are_checked(tmp_path, values, message):
             [{"role": "user", "content": "Q"}],
             "",
         ),
+        ({"messages": [ASK, {"role": "assistant"}]}, [ASK], ""),
         ({"prompt": "Q"}, "Q", None),
     ],
 )
@@ -137,7 +142,7 @@ def test_a_system_prompt_takes_the_place_of_the_problems_own(tmp_path):
     assert first.prompt == [SYSTEM, ASK]
     assert second.prompt == [SYSTEM, {"role": "user", "content": "Q"}]
     data = write(tmp_path / "text.jsonl", [{"prompt": "Q"}])
-    with pytest.raises(SparksError, match="text.jsonl:1: a system prompt needs chat prompts"):
+    with pytest.raises(SparksError, match=r"text.jsonl:1: a system prompt needs chat prompts"):
         next(read_problems(data, system_prompt="Think."))
 
 
@@ -150,16 +155,12 @@ def test_a_system_prompt_takes_the_place_of_the_problems_own(tmp_path):
         ({"problem": 5, "answer": "A"}, "problem must be text or a list of messages, got int"),
         ({"problem": "Q", "answer": {"a": 1}}, "the answer in answer must be text, got {'a': 1}"),
         ({"problem": "Q", "answer": True}, "the answer in answer must be text, got True"),
-        ({"messages": [ASK, {"role": "assistant"}]}, ""),
-        ({"messages": "hi", "answer": "A"}, ""),
+        ({"messages": "Q", "answer": "A"}, "messages must be a list of messages, got text"),
         ({"prompt": [ASK, REPLY], "answer": "A"}, "prompt must end before the answer"),
     ],
 )
 def test_a_bad_problem_is_refused_in_one_line(tmp_path, record, message):
     data = write(tmp_path / "data.jsonl", [record])
-    if not message:
-        assert next(read_problems(data))
-        return
     with pytest.raises(SparksError, match=message) as caught:
         next(read_problems(data))
     assert "\n" not in str(caught.value)
@@ -174,8 +175,7 @@ def test_reference_answers_are_clean_and_own_beginnings_corrupted(problems, mode
     assert [probe.id for probe in built.probes] == ["probe-1", "probe-2", "probe-3"]
     assert [probe.clean for probe in built.probes] == [f"The sum is {n}." for n in (2, 3, 4)]
     tokenizer = byte_level_tokenizer()
-    for probe in built.probes:
-        assert 0 < len(tokenizer(probe.corrupted)["input_ids"]) <= 10
+    assert all(probe.corrupted for probe in built.probes)
     assert ProbeSet.load(tmp_path / "out" / "probes.jsonl") == built.probes
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["probes.jsonl"]
     built.probes.tokenize(tokenizer, max_suffix_tokens=4, max_context=128)
@@ -263,14 +263,16 @@ def test_two_models(problems, model, tmp_path):
     data = write(tmp_path / "unanswered.jsonl", [{"problem": "Q"}])
     assert build_probes(config(data, model, tmp_path, count=1, clean_model=trained), progress=False)
     with pytest.raises(
-        SparksError, match="unanswered.jsonl:1: no reference answer: give one of co"
+        SparksError, match=r"unanswered.jsonl:1: no reference answer: give one of co"
     ):
         build_probes(config(data, model, tmp_path, count=1), progress=False)
 
 
 def test_too_few_problems_write_nothing(problems, model, tmp_path):
     settings = config(problems, model, tmp_path, count=10)
-    with pytest.raises(SparksError, match="only 9 of 10 probes from .*: 0 problems were passed ov"):
+    with pytest.raises(
+        SparksError, match=r"only 9 of 10 probes from .*: 0 problems were passed ov"
+    ):
         write_probes(settings, progress=False)
     assert not (tmp_path / "out").exists()
     data = write(tmp_path / "empty.jsonl", [{"problem": "Q", "answer": ""}] * 2)
@@ -284,20 +286,20 @@ def test_too_few_problems_write_nothing(problems, model, tmp_path):
 def test_building_gives_up_on_data_that_never_fits(model, tmp_path):
     data = write(tmp_path / "data.jsonl", [{"problem": "Q", "answer": ""}] * 300)
     with pytest.raises(
-        SparksError, match="only 0 of 3 probes .*: 1[0-9][0-9] problems were passed"
+        SparksError, match=r"only 0 of 3 probes .*: 1[0-9][0-9] problems were passed"
     ):
         build_probes(config(data, model, tmp_path, batch_size=50), progress=False)
 
 
 def test_templates_that_do_not_fit(problems, tmp_path):
     plain = save_model(tmp_path / "plain", chat=None)
-    with pytest.raises(SparksError, match="problems.jsonl:1: chat messages, but the tokenizer of"):
+    with pytest.raises(SparksError, match=r"problems.jsonl:1: chat messages, but the tokenizer of"):
         build_probes(config(problems, plain, tmp_path), progress=False)
     data = write(tmp_path / "text.jsonl", [{"prompt": "What is 2 + 2?", "answer": " The sum"}])
     built = build_probes(config(data, plain, tmp_path, count=1), progress=False)
     assert built.probes.probes[0].prompt == "What is 2 + 2?"
     strict = save_model(tmp_path / "strict", chat=CHAT_WITHOUT_SYSTEM)
-    with pytest.raises(SparksError, match="9 problems .* template refuses its prompt: no system"):
+    with pytest.raises(SparksError, match=r"9 problems .* template refuses its prompt: no system"):
         build_probes(config(problems, strict, tmp_path, system_prompt="Think."), progress=False)
 
 
@@ -315,19 +317,19 @@ def test_faults_are_found_before_the_work(problems, model, tmp_path):
 
 def test_what_the_hub_does_not_give_is_one_line(problems, model, tmp_path):
     for name in ("no-such-owner/no-such-model", str(tmp_path / "no-folder")):
-        with pytest.raises(SparksError, match="cannot load model '.*' on cpu: ") as caught:
+        with pytest.raises(SparksError, match=r"cannot load model '.*' on cpu: ") as caught:
             build_probes(config(problems, name, tmp_path), progress=False)
         assert "\n" not in str(caught.value)
     with pytest.raises(SparksError, match="cannot load data set 'no-such-owner/data': ") as caught:
         build_probes(config("no-such-owner/data", model, tmp_path), progress=False)
     assert "\n" not in str(caught.value)
-    with pytest.raises(SparksError, match="cannot load model '.*' on no-such-device: "):
+    with pytest.raises(SparksError, match=r"cannot load model '.*' on no-such-device: "):
         build_probes(config(problems, model, tmp_path, device="no-such-device"), progress=False)
 
 
 def test_a_model_with_weights_that_are_no_numbers(problems, tmp_path):
-    broken = save_model(tmp_path / "broken", scale=float("nan"))
-    with pytest.raises(SparksError, match="cannot sample from .*broken: .*; check its weights"):
+    broken = save_model(tmp_path / "broken", broken=True)
+    with pytest.raises(SparksError, match=r"cannot sample from .*broken: .*; check its weights"):
         build_probes(config(problems, broken, tmp_path), progress=False)
 
 
@@ -457,7 +459,7 @@ def test_a_wrong_solution_stops_the_recipe(reasoning, monkeypatch):
 def test_too_many_problems_stop_the_recipe(reasoning, monkeypatch):
     work, _ = reasoning.TASKS["gcd"]
     monkeypatch.setitem(reasoning.TASKS, "gcd", (work, {"max_value": 2}))
-    with pytest.raises(SystemExit, match="only .* different problems, 70 wanted: lower --train"):
+    with pytest.raises(SystemExit, match=r"only .* different problems, 70 wanted: lower --train"):
         reasoning.build(train=60, problems=10, seed=0)
 
 

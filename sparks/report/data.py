@@ -26,7 +26,10 @@ MOST_COHORT_GROUPS = 6
 """Areas in the picture: the Okabe-Ito colours that are left beside that of base heads and black."""
 MOST_METRIC_POINTS = 300
 """Points a curve; a longer log is thinned to the lowest and highest value of each stretch."""
+MOST_POINTS_TOGETHER = 5000
+"""Points of all curves of a run."""
 MOST_LEVELS = 254
+"""Steps of activation frequency that are told apart, where there are more probes."""
 _SNAPSHOT_FILE = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -132,24 +135,19 @@ def _events(timeline: Timeline) -> UInt16[np.ndarray, "events three"]:
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Curves with at least one number, in the order of the log."""
-    curves = []
-    steps = frame.index.to_numpy(dtype=np.int64)
-    for name in frame.columns:
-        values = frame[name].to_numpy(dtype=np.float64)
-        there = np.isfinite(values)
-        if name == "step" or not there.any():
-            continue
-        at, kept = thin(steps[there], values[there], MOST_METRIC_POINTS)
-        curves.append(
-            {
-                "name": clean_text(name, 80),
-                # Steps as differences: short numbers.
-                "steps": np.diff(at, prepend=0).tolist(),
-                "values": [_short(value) for value in kept],
-                "thinned_from": int(there.sum()) if len(at) < there.sum() else None,
-            }
-        )
-    return curves
+    names = [name for name in frame.columns if name != "step" and np.isfinite(frame[name]).any()]
+    most = min(MOST_METRIC_POINTS, max(40, MOST_POINTS_TOGETHER // max(1, len(names))))
+    return [_curve(str(name), frame[name].dropna(), most) for name in names]
+
+
+def _curve(name: str, logged: pd.Series, most: int) -> dict[str, Any]:
+    steps, values = thin(logged.index.to_numpy(np.int64), logged.to_numpy(np.float64), most)
+    return {
+        "name": clean_text(name, 80),
+        "steps": np.diff(steps, prepend=0).tolist(),  # differences are short numbers
+        "values": [_short(value) for value in values.tolist()],
+        "thinned_from": len(logged) if len(steps) < len(logged) else None,
+    }
 
 
 def thin(
@@ -172,10 +170,10 @@ def _columns(frame: pd.DataFrame) -> dict[str, list[float | int | None]]:
 
 
 def _short(value: float) -> float | int | None:
-    """Six significant digits; None where it is no finite number."""
+    """Five significant digits; None where it is no finite number."""
     if isinstance(value, int):
         return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _packed(values: np.ndarray) -> str:

@@ -116,7 +116,7 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Red: base heads, fading as fewer probes use them; blue: emergent heads, deeper as " +
+  frequency: "Red: base heads, fading as fewer probes use them; blue: emergent heads, stronger as " +
     "more do; outlined: active at the last checkpoint; orange ring: the head below.",
   importance: "Bright: a large share of the kept scores at this step; dark: none; orange ring: " +
     "the head below.",

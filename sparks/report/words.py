@@ -28,25 +28,27 @@ def summary(timeline: Timeline) -> list[str]:
     when = "before training (step 0)" if first == 0 else f"at the first checkpoint (step {first})"
     if len(timeline) == 1:
         return [
-            f"Of {total} heads, {start} were active {when}.",
+            f"Of {total} heads, {start} {_were(start)} active {when}.",
             "There is one checkpoint so far, so nothing can have changed yet.",
         ]
     born = timeline.cohort[timeline.cohort >= 0]
     stayed = int(timeline.emergent[-1].sum())
     kept = int(timeline.retained[-1].sum())
-    lines = [f"Of {total} heads, {start} were active {when} and {end} are at step {last}."]
+    lines = [
+        f"Of {total} heads, {start} {_were(start)} active {when} and {end} {_are(end)} at step "
+        f"{last}."
+    ]
     if len(born):
         lines.append(
-            f"{len(born)} {_plural(len(born), 'head')} {'was' if len(born) == 1 else 'were'} born "
-            f"on the way; {stayed} {'is' if stayed == 1 else 'are'} active at the end, "
+            f"{len(born)} {_plural(len(born), 'head')} {_were(len(born))} born "
+            f"on the way; {stayed} {_are(stayed)} active at the end, "
             f"{len(born) - stayed} not."
         )
     else:
         lines.append("No new head became active.")
     if start:
-        lines.append(
-            f"{kept} of the {start} base heads ({_percent(kept / start)}) are still active."
-        )
+        share = _percent(kept / start)
+        lines.append(f"{kept} of the {start} base heads ({share}) {_are(kept)} still active.")
     if len(born) > 1:
         half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
         lines.append(f"Half of the births had happened by step {half}.")
@@ -162,3 +164,11 @@ def _percent(share: float) -> str:
 
 def _plural(count: int, word: str) -> str:
     return word if count == 1 else f"{word}s"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

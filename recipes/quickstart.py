@@ -1,0 +1,77 @@
+"""Supervised fine-tuning of SmolLM2-135M-Instruct on worked solutions, its heads watched.
+
+    bash recipes/quickstart.sh                     # does everything, this script last
+    python recipes/quickstart.py --max-steps 32 --save-steps 8
+
+Needs what quickstart.sh prepares: the model (prepare_smollm2.py), the data (build_reasoning_data.py)
+and probes (`sparks probes`). Full weights, float32, CPU or GPU; two cores: see `bash
+recipes/quickstart.sh --help` for time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from sparks import SparksCallback
+
+
+def main() -> None:
+    """Train."""
+    arguments = parse()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(arguments.output),
+            max_steps=arguments.max_steps,
+            per_device_train_batch_size=arguments.batch_size,
+            learning_rate=4e-5,  # the paper's, for SFT
+            lr_scheduler_type="cosine",
+            warmup_steps=2,
+            bf16=False,
+            gradient_checkpointing=False,  # short sequences: memory is not what lacks
+            max_length=384,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=arguments.save_steps,
+            save_total_limit=1,
+            save_only_model=not arguments.resumable,
+            report_to=arguments.report_to,
+            seed=0,
+        ),
+        train_dataset=load_dataset("json", data_files=str(arguments.data), split="train"),
+        processing_class=tokenizer,
+        callbacks=[SparksCallback(probes=arguments.probes, steps=arguments.attribution_steps)],
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume)
+
+
+def parse() -> argparse.Namespace:
+    """The command line; defaults are those of quickstart.sh."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path(".cache/smollm2-135m-instruct"))
+    parser.add_argument("--data", type=Path, default=Path(".cache/reasoning/train.jsonl"))
+    parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes.jsonl"))
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument("--max-steps", type=int, default=32, help="optimizer steps (default: 32)")
+    parser.add_argument("--save-steps", type=int, default=8, help="a snapshot each (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=4, help="sequences a step (default: 4)")
+    parser.add_argument(
+        "--attribution-steps", type=int, default=32, help="points m on the path (default: 32)"
+    )
+    parser.add_argument("--report-to", default="none", help="none, wandb, trackio ...")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--resumable", action="store_true", help="save optimizer state too (1.6 GB a checkpoint)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

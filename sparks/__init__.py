@@ -1,0 +1,105 @@
+"""sparks: see which attention heads post-training brings to life, while it trains.
+
+    from sparks import SparksCallback
+    trainer = SFTTrainer(..., callbacks=[SparksCallback(probes="probes.jsonl")])
+    trainer.train()
+
+then `sparks timeline RUN` and `sparks report RUN`. Everything below can be imported from here;
+names are loaded on first use, so that reading a run needs neither torch nor a trainer.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sparks.version import __version__
+
+if TYPE_CHECKING:
+    from sparks.attribution import (
+        EdgeScores,
+        NodeScores,
+        edge_attribution,
+        estimate_memory,
+        node_attribution,
+    )
+    from sparks.callback import SparksCallback
+    from sparks.circuit import Circuit, extract_circuit
+    from sparks.config import SnapshotConfig
+    from sparks.errors import SparksError
+    from sparks.graph import Graph
+    from sparks.patching import patch_edges
+    from sparks.probe_building import ProbeBuildingConfig, build_probes
+    from sparks.probes import Probe, ProbeSet
+    from sparks.replay import replay_checkpoints
+    from sparks.report import write_report
+    from sparks.snapshot import Snapshot
+    from sparks.store import RunStore
+    from sparks.timeline import Timeline
+    from sparks.token_pairs import TokenizedProbes, TokenPair
+    from sparks.track import take_snapshot
+
+_HOMES = {
+    "Circuit": "circuit",
+    "EdgeScores": "attribution",
+    "Graph": "graph",
+    "NodeScores": "attribution",
+    "Probe": "probes",
+    "ProbeBuildingConfig": "probe_building",
+    "ProbeSet": "probes",
+    "RunStore": "store",
+    "Snapshot": "snapshot",
+    "SnapshotConfig": "config",
+    "SparksCallback": "callback",
+    "SparksError": "errors",
+    "Timeline": "timeline",
+    "TokenPair": "token_pairs",
+    "TokenizedProbes": "token_pairs",
+    "build_probes": "probe_building",
+    "edge_attribution": "attribution",
+    "estimate_memory": "attribution",
+    "extract_circuit": "circuit",
+    "node_attribution": "attribution",
+    "patch_edges": "patching",
+    "replay_checkpoints": "replay",
+    "take_snapshot": "track",
+    "write_report": "report",
+}
+
+__all__ = [
+    "Circuit",
+    "EdgeScores",
+    "Graph",
+    "NodeScores",
+    "Probe",
+    "ProbeBuildingConfig",
+    "ProbeSet",
+    "RunStore",
+    "Snapshot",
+    "SnapshotConfig",
+    "SparksCallback",
+    "SparksError",
+    "Timeline",
+    "TokenPair",
+    "TokenizedProbes",
+    "__version__",
+    "build_probes",
+    "edge_attribution",
+    "estimate_memory",
+    "extract_circuit",
+    "node_attribution",
+    "patch_edges",
+    "replay_checkpoints",
+    "take_snapshot",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sparks' has no attribute {name!r}")
+    return getattr(import_module(f"sparks.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
