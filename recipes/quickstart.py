@@ -3,9 +3,9 @@
     bash recipes/quickstart.sh                     # does everything, this script last
     python recipes/quickstart.py --max-steps 32 --save-steps 8
 
-Needs what quickstart.sh prepares: the model (prepare_smollm2.py), the data (build_reasoning_data.py)
-and probes (`sparks probes`). Full weights, float32, CPU or GPU; two cores: see `bash
-recipes/quickstart.sh --help` for time and memory.
+Needs what quickstart.sh prepares: the model (prepare_smollm2.py), the data
+(build_reasoning_data.py) and probes (`sparks probes`). Full weights, float32, CPU or GPU; time and
+memory: `bash recipes/quickstart.sh --help`.
 """
 
 from __future__ import annotations

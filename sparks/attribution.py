@@ -42,7 +42,7 @@ from sparks.graph import Graph
 from sparks.guard import undisturbed
 from sparks.memory import GIB, MemoryEstimate, Progress, RowBytes, SavedBytes, plan
 from sparks.modules import linear_map
-from sparks.passes import Endpoints, Passes, Trace
+from sparks.passes import GRADIENT_SCALE, Endpoints, Passes, Trace
 from sparks.quadrature import points
 from sparks.token_pairs import TokenPair
 
@@ -201,7 +201,7 @@ def node_attribution(
                 total += _node_chunk(passes, ends, chunk)
                 if progress is not None:
                     progress(len(chunk) * len(indices))
-            total /= steps
+            total /= steps * GRADIENT_SCALE
             order += indices
             scores.append(total.cpu())
             losses.append(ends.loss_corrupted.cpu())
@@ -346,8 +346,9 @@ class _EdgeRun:
         shape = (passes.num_pairs, self.graph.num_destinations, passes.suffix, anatomy.d_model)
         keep = self.graph.num_destinations <= small
         self.reads = torch.zeros(shape, device=device) if keep else None
-        shape = (passes.num_pairs, self.graph.num_sources, self.graph.num_destinations)
-        self.scores = torch.zeros(shape, device=device)
+        self.scores = torch.zeros(
+            passes.num_pairs, self.graph.num_sources, self.graph.num_destinations, device=device
+        )
         self.embed_total = torch.zeros(passes.num_pairs, device=device)
 
     def add(self, alphas: list[float]) -> None:
@@ -392,14 +393,15 @@ class _EdgeRun:
             self.scores[:, rows, columns] += written.flatten(2) @ flat
 
     def result(self, steps: int) -> EdgeScores:
+        total = steps * GRADIENT_SCALE
         if self.reads is not None:
             self._contract_kept(self.reads)
         no_edge = torch.from_numpy(~self.graph.edge_mask)
         return EdgeScores(
-            scores=_finite((self.scores / steps).cpu()).masked_fill_(no_edge, 0),
+            scores=_finite((self.scores / total).cpu()).masked_fill_(no_edge, 0),
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
-            completeness_gap=_gap(self.embed_total / steps, self.ends).cpu(),
+            completeness_gap=_gap(self.embed_total / total, self.ends).cpu(),
             precision=self.ends.precision,
         )
 

@@ -102,7 +102,7 @@ class SparksCallback(TrainerCallback):
         model = kwargs["model"]
         _refuse_sharded(model)
         self._tokenized = self._tokenize(model, kwargs.get("processing_class"))
-        self.store = RunStore(self.output_dir or Path(args.output_dir) / FOLDER)
+        self.store = RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER)
         self._open_store(self.store, state.global_step)
         if str(args.save_strategy) in ("no", "SaveStrategy.NO") and self.every_n_steps is None:
             warnings.warn(
@@ -156,7 +156,7 @@ class SparksCallback(TrainerCallback):
         )
 
     def _open_store(self, store: RunStore, step: int) -> None:
-        """Check that the folder can be written and belongs to this run; keep what a resume keeps."""
+        """Check that the folder can be written and fits this run; keep what a resume keeps."""
         assert self._tokenized is not None
         store.prepare()
         # A new run (step 0) redoes the base model too.

@@ -1,6 +1,7 @@
-"""The command `sparks`: thin shells over the library. Exit codes: 0 done, 2 a mistake or a damaged file.
+"""The command `sparks`: thin shells over the library.
 
-Nothing heavy is imported before a command needs it: `timeline` and `report` run without torch.
+Exit codes: 0 done, 2 a mistake or a damaged file, 130 interrupted. Nothing heavy is imported before
+a command needs it: `timeline` and `report` run without torch.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from sparks import config as config_module
 from sparks.config import SnapshotConfig
@@ -24,24 +26,39 @@ _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # here, not at exit: a closed pipe or a full disk must show now
+        return code
     except SparksError as error:
         print(f"sparks: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 0
+    except OSError as error:
+        _close_output()
+        print(f"sparks: error: {_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sparks: interrupted; finished snapshots are kept", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {_one_line(message)} (help: {self.prog} --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sparks",
         description="See which attention heads post-training brings to life.",
         epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: "
@@ -82,7 +99,7 @@ def _run_probes(arguments: argparse.Namespace) -> int:
     _quiet_libraries()
     built = write_probes(_settings(arguments, ProbeBuildingConfig))
     for reason in built.skipped:
-        print(f"sparks: passed over {reason}", file=sys.stderr)
+        print(f"sparks: passed over {_one_line(reason)}", file=sys.stderr)
     print(
         f"{len(built.probes)} probes in {arguments.output} "
         f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
@@ -103,7 +120,7 @@ def _add_replay(commands: Any) -> None:
   sparks replay outputs/ --base Qwen/Qwen2.5-1.5B --probes probes.jsonl
       all outputs/checkpoint-*, and the base model as step 0
   sparks replay 0=BASE 100=owner/model@step-100 --probes probes.jsonl --output runs/replayed
-A step that the output folder already holds is not taken again, so an interrupted replay goes on.""",
+A step that the output folder holds is not taken again, so an interrupted replay goes on.""",
     )
     command.add_argument(
         "checkpoints",
@@ -206,7 +223,7 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
         if arguments.format == "csv":
             print(frame.to_csv(index=False), end="")
         else:
-            print(frame.to_json(orient="records"))
+            print(frame.to_json(orient="records", double_precision=15))
     return _report_damage(arguments.run_folder)
 
 
@@ -317,6 +334,11 @@ def _one_line(message: object) -> str:
     """Text that stays one line and cannot steer the terminal."""
     text = " ".join(str(message).split())
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _close_output() -> None:
+    """What is still buffered goes nowhere, so that the interpreter's own flush cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _quiet_libraries() -> None:

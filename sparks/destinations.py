@@ -2,8 +2,8 @@
 
 The gradient at the layer's input is a sum over its query, key and value heads; an edge needs the
 part of each head alone. Symbols: x = the residual row, y = norm(x), c = dL/d(projection output) of
-one head, W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) + eps),
-y^ = the projection's output without bias.
+one head, W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) +
+eps), y^ = the projection's output without bias.
 
 Factored route (RMSNorm before an affine projection):
 

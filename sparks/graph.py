@@ -2,9 +2,9 @@
 
 Nodes (paper, section "Graph"): the embedding `embed`, attention heads `L5H1`, MLPs `L5MLP`,
 `logits`. A *source* is what a node writes into the residual stream; a *destination* is one input
-that reads it: a query head `L5H1.q`, a key or value head `L5KV0.k` / `L5KV0.v` (as many as the model
-really has), an MLP `L5MLP`, or `logits`. An edge source -> destination exists when the source writes
-before the destination reads.
+that reads it: a query head `L5H1.q`, a key or value head `L5KV0.k` / `L5KV0.v` (as many as the
+model really has), an MLP `L5MLP`, or `logits`. An edge source -> destination exists when the source
+writes before the destination reads.
 
 Order of sources:       embed, then layer by layer: heads 0.., MLP.
 Order of destinations:  layer by layer: q heads, k heads, v heads, MLP; then logits.

@@ -23,13 +23,18 @@ from sparks.errors import SparksError
 from sparks.modules import hooks, on_input, on_output
 from sparks.token_pairs import TokenPair
 
+GRADIENT_SCALE = 1024.0
+"""What gradients are multiplied by until they are summed in float32: float16 has no room for small
+ones. A power of two, so that nothing is rounded."""
+
 
 class _PrefixLayer(DynamicLayer):
     """Keys and values of the prefix, a pair a row, lent to every step and never changed."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows_per_pair: int) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.prefix = keys, values
+        self.keys, self.values = keys, values  # their length is read by the mask
         self.dtype, self.device = keys.dtype, keys.device
         self.rows_per_pair = rows_per_pair
         self.is_initialized = True
@@ -37,7 +42,8 @@ class _PrefixLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        return self._extend(self.keys, key_states), self._extend(self.values, value_states)
+        keys, values = self.prefix
+        return self._extend(keys, key_states), self._extend(values, value_states)
 
     def _extend(self, prefix: Tensor, new: Tensor) -> Tensor:
         steps = self.rows_per_pair
@@ -125,9 +131,7 @@ class Passes:
         if longest == 0:
             return []
         mask = self._mask[:, :longest]
-        cache = (
-            DynamicCache()
-        )  # without a config: a sliding window must not drop what it hides later
+        cache = DynamicCache()  # without a config: a sliding window must drop nothing
         self.anatomy.root(
             input_ids=self._ids_prefix,
             attention_mask=mask,
@@ -138,9 +142,10 @@ class Passes:
         )
         # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
         padded = (mask == 0)[:, None, :, None]
+        layers: list[Any] = cache.layers
         return [
             (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0))
-            for layer in cache.layers
+            for layer in layers
         ]
 
     def _cache(self, rows_per_pair: int) -> Cache | None:
@@ -255,20 +260,17 @@ class Passes:
     def gradients(
         self, trace: Trace, ends: Endpoints, with_respect_to: Sequence[Tensor]
     ) -> list[Tensor]:
-        """dL/d(activation) of each row of its own L = KL(clean || row), mean over targets.
+        """`GRADIENT_SCALE` * dL/d(activation) of each row of its own L = KL(clean || row).
 
-        The gradient at the logits is (softmax(row) - p_clean) / targets, written down rather than
-        traced. Half-precision gradients are scaled up on the way so that they do not vanish.
+        L is the mean over targets: its gradient at the logits is (softmax(row) - p_clean) /
+        targets, written down rather than traced.
         """
         logits = trace.logits
         with torch.no_grad():
             steps = logits.shape[0] // self.num_pairs
             seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
-            # Narrow exponents (float16) lose small gradients: scale by a power of two, then undo.
-            scale = 1024.0 if trace.embeds.dtype == torch.float16 else 1.0
-            seed = (seed.flatten(0, 1) * (scale / self.targets)).to(logits.dtype)
-        found = torch.autograd.grad(logits, list(with_respect_to), seed)
-        return [gradient / scale for gradient in found] if scale != 1 else list(found)
+            seed = (seed.flatten(0, 1) * (GRADIENT_SCALE / self.targets)).to(logits.dtype)
+        return list(torch.autograd.grad(logits, list(with_respect_to), seed))
 
 
 def _precision(residual: Tensor, block: Tensor) -> str:

@@ -1,7 +1,7 @@
 """Where the m points lie on the path `z' + alpha (z - z')`: alpha = 0 is corrupted, 1 is clean.
 
 Every rule weighs its points equally (1/m). `left` is the official EAP-IG edge code (k/m, k =
-0..m-1), `right` is the paper's Eq. 3 and the official node code (k = 1..m), `midpoint` ((k - 1/2)/m)
+0..m-1), `right` is the paper's Eq. 3 and the official node code (k = 1..m), `midpoint` (k - 1/2)/m
 has 50-80 times less error than `left` at m = 100 for the same cost.
 """
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from torch import nn
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.jsonl import check_writable
 from sparks.probes import ProbeSet
 from sparks.store import RunStore
 from sparks.track import take_snapshot
@@ -72,24 +75,29 @@ def replay_checkpoints(
         The run folder's store.
 
     Raises:
-        SparksError: a checkpoint has no step or cannot be loaded, two have one step, the folder holds
-            snapshots of other probes, or as `take_snapshot` does.
+        SparksError: a checkpoint has no step or cannot be loaded, two have one step, the folder
+            holds snapshots of other probes or settings, or as `take_snapshot` does.
     """
     config = config or SnapshotConfig()
     probe_set = probes if isinstance(probes, ProbeSet) else ProbeSet.load(probes)
     found = resolve_checkpoints(checkpoints, base=base)
     store = RunStore(output_dir)
-    store.prepare()
+    # The folder itself is made by the first snapshot: a replay that fails before leaves nothing.
+    check_writable(store.path / "probes.jsonl")
+    _refuse_other_settings(store, {checkpoint.step for checkpoint in found}, config)
     for checkpoint in found:
+        tokenizer = _load_tokenizer(checkpoint)
+        _refuse_other_probes(
+            store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
+        )
         if not overwrite and _is_done(store, checkpoint.step, config):
             continue
-        model, tokenizer = _load(checkpoint, device, autocast)
+        model = _load_model(checkpoint, device, autocast)
         tokenized = probe_set.tokenize(
             tokenizer,
             max_suffix_tokens=config.max_suffix_tokens,
             max_context=getattr(model.config, "max_position_embeddings", None),
         )
-        _refuse_other_probes(store, tokenized.hash)
         log = checkpoint.log
         snapshot = take_snapshot(
             model,
@@ -103,9 +111,7 @@ def replay_checkpoints(
         )
         store.save(snapshot)
         del model
-    logs = [checkpoint.log for checkpoint in found if checkpoint.log]
-    if logs:
-        store.write_metrics(max(logs, key=lambda log: log.step).rows)
+    _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
     store.write_probes(probe_set.to_jsonl())
     return store
 
@@ -124,7 +130,7 @@ def resolve_checkpoints(
     if not found:
         raise SparksError("no checkpoints: give folders, a trainer's output folder, or hub ids")
     found.sort(key=lambda checkpoint: checkpoint.step)
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in pairwise(found):
         if first.step == second.step:
             raise SparksError(
                 f"{first.name} and {second.name} are both step {first.step}: give one of them, or "
@@ -136,7 +142,7 @@ def resolve_checkpoints(
 def _expand(name: str) -> list[str]:
     """The checkpoints in a trainer's output folder, or the name itself."""
     folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").exists() and _NAME.search(folder.name):
+    if not folder.is_dir():
         return [name]
     inside = [str(path) for path in folder.iterdir() if path.is_dir() and _NAME.match(path.name)]
     return inside or [name]
@@ -178,40 +184,85 @@ def _refuse_other_probes(store: RunStore, probes_hash: str) -> None:
     for snapshot in store.read().snapshots:
         if snapshot.meta.probes_hash != probes_hash:
             raise SparksError(
-                f"{store.path} holds snapshots of other probes (step {snapshot.step}): give another "
-                f"folder with --output"
+                f"{store.path} holds snapshots of other probes (step {snapshot.step}): give "
+                f"another output folder"
             )
+
+
+def _refuse_other_settings(store: RunStore, replayed: set[int], config: SnapshotConfig) -> None:
+    """Snapshots that stay must fit the new ones; those of `replayed` steps are taken again."""
+    for snapshot in store.read().snapshots:
+        if snapshot.step in replayed:
+            continue
+        held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
+        for name, value in config.measurement().items():
+            if held[name] != value:
+                raise SparksError(
+                    f"{store.path} holds a snapshot of step {snapshot.step} with {name}="
+                    f"{held[name]!r}, now it is {value!r}: replay that step too, or give another "
+                    f"output folder"
+                )
+
+
+def _write_log(store: RunStore, logs: Sequence[TrainerLog]) -> None:
+    """Keep the longest log; one in the folder that reaches further, as a live run's does, stays."""
+    if not logs:
+        return
+    longest = max(logs, key=lambda log: log.step)
+    if all(row["step"] <= longest.step for row in store.read().metrics):
+        store.write_metrics(longest.rows)
 
 
 # -- loading ---------------------------------------------------------------------------------------
 
 
-def _load(checkpoint: Checkpoint, device: str, autocast: Autocast) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    with _naming(checkpoint):
+        return AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision)
+
+
+def _load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
+    from transformers import AutoModelForCausalLM
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    name, revision = checkpoint.name, checkpoint.revision
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        # transformers loads an adapter folder too, but hides the adapter: peft wraps it in the open.
+    name, missing = checkpoint.name, set()
+    with _naming(checkpoint):
+        # transformers loads an adapter folder too, but hides the adapter; peft wraps it openly.
         if (Path(name) / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="auto")
         else:
-            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto")
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name, revision=checkpoint.revision, dtype="auto", output_loading_info=True
+            )
+            missing = set(info["missing_keys"])
         model = model.to(device)
-    except Exception as error:  # files, the hub and devices fail in many classes
-        reason = " ".join(str(error).split())[:300]
+    if missing:  # transformers fills them with random numbers
         raise SparksError(
-            f"cannot load checkpoint {name}{'@' + revision if revision else ''} "
-            f"({type(error).__name__}: {reason}): give a folder with a model and its tokenizer, or a "
-            f"hub id that can be reached"
-        ) from error
+            f"checkpoint {name} lacks {len(missing)} weights, such as {min(missing)}: its files "
+            f"are incomplete, save or download it again"
+        )
     if autocast != "no":
         _run_under_autocast(model, torch.device(device), _AUTOCAST[autocast])
-    return model, tokenizer
+    return model
+
+
+@contextmanager
+def _naming(checkpoint: Checkpoint) -> Iterator[None]:
+    """Whatever fails inside is told as one `SparksError` that names the checkpoint."""
+    try:
+        yield
+    except Exception as error:  # files, the hub and devices fail in many classes
+        name = checkpoint.name + (f"@{checkpoint.revision}" if checkpoint.revision else "")
+        reason = " ".join(str(error).split())[:300]
+        raise SparksError(
+            f"cannot load checkpoint {name} ({type(error).__name__}: {reason}): give a folder with "
+            f"a model and its tokenizer, or a hub id that can be reached"
+        ) from error
 
 
 def _run_under_autocast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -219,4 +270,4 @@ def _run_under_autocast(model: nn.Module, device: torch.device, dtype: torch.dty
     from accelerate.utils import convert_outputs_to_fp32
 
     forward = torch.autocast(device_type=device.type, dtype=dtype)(model.forward)
-    model.forward = convert_outputs_to_fp32(forward)  # type: ignore[method-assign]
+    model.forward = convert_outputs_to_fp32(forward)

@@ -36,11 +36,11 @@ class SnapshotMeta:
     config: Mapping[str, Any]
     """`SnapshotConfig.as_dict()`."""
     precision: str
-    """Type the model computed in: `float32`, `bfloat16`, or `float32, blocks bfloat16` (autocast)."""
+    """Type of the computation: `float32`, `bfloat16`, or `float32, blocks bfloat16` (autocast)."""
     seconds: float
     """Wall-clock time that the snapshot took."""
     peak_memory_gib: float
-    """Highest memory of the process up to the snapshot's end: allocated on CUDA, resident on CPU."""
+    """Highest memory of the process so far: allocated on CUDA, resident on a CPU."""
     created: str
     """UTC time, ISO 8601."""
     source: str

@@ -1,7 +1,7 @@
 """Take one snapshot of one model: the piece that callback, replay and Python users share.
 
-Pairs are scored a batch at a time and reduced to circuits at once, so that the score matrices of all
-probes are never in memory together. The model is left exactly as found (`guard`).
+Pairs are scored a batch at a time and reduced to circuits at once, so that the score matrices of
+all probes are never in memory together. The model is left exactly as found (`guard`).
 """
 
 from __future__ import annotations

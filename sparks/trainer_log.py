@@ -32,10 +32,11 @@ class TrainerLog:
     def read(cls, checkpoint: Path) -> TrainerLog | None:
         """The log beside a checkpoint; None where there is none, or it cannot be read."""
         try:
-            state = json.loads((checkpoint / STATE_FILE).read_text())
+            state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+            epoch = state.get("epoch")
             return cls(
                 step=int(state["global_step"]),
-                epoch=state.get("epoch"),
+                epoch=float(epoch) if _finite(epoch) else None,
                 rows=tuple(row for row in state.get("log_history", []) if isinstance(row, dict)),
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

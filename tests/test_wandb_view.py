@@ -177,7 +177,7 @@ def test_heads_over_training_are_ordered_by_cohort():
     assert labels == ["base (3)", "step 10 (1)", "step 20 (1)", "step 40 (1)"]
     assert [line.get_ydata()[0] for line in axes.lines] == [3, 4, 5]
     assert axes.get_title() == "3 base heads and 3 emergent ones, of 12"
-    assert axes.get_xlim() == (0, 50)
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 50), (6, 0))  # the first row on top
 
 
 def test_a_checkpoint_fills_the_time_until_the_next():

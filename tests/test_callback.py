@@ -1,0 +1,300 @@
+"""The callback under a real SFTTrainer: when it measures, and that training never notices."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_model, wrapped
+from peft import LoraConfig
+from tiny_training import PROBES, logged, optimizer_hash, tiny_trainer, weights_hash
+from tokenizers_made_here import CHAT, byte_level_tokenizer
+from transformers import TrainerCallback
+
+from sparks.callback import SparksCallback
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+from sparks.probes import ProbeSet
+from sparks.store import RunStore
+from sparks.timeline import Timeline
+
+SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
+
+pytestmark = pytest.mark.filterwarnings(
+    # transformers and trl among themselves, at the versions pinned.
+    "ignore:.*gradient_checkpointing.*:FutureWarning",
+    "ignore:.*is deprecated.*:FutureWarning",
+    "ignore:.*pin_memory.*:UserWarning",
+)
+
+
+def sparks(**settings) -> SparksCallback:
+    return SparksCallback(PROBES, progress=False, **SETTINGS | settings)
+
+
+def run(tmp_path, *callbacks, resume=None, **settings):
+    trainer = tiny_trainer(tmp_path, callbacks=list(callbacks), **settings)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+# -- when ------------------------------------------------------------------------------------------
+
+
+def test_it_measures_the_base_every_save_and_the_end(tmp_path):
+    run(tmp_path, sparks(), max_steps=5)
+    contents = RunStore.find(tmp_path).read()
+    assert [snapshot.step for snapshot in contents.snapshots] == [0, 2, 4, 5]
+    assert contents.problems == ()
+    assert (tmp_path / "sparks" / "report.html").stat().st_size > 10_000
+    assert ProbeSet.load(tmp_path / "sparks" / "probes.jsonl").hash == PROBES.hash
+
+
+def test_every_n_steps_without_saves(tmp_path):
+    run(tmp_path, sparks(every_n_steps=3), max_steps=4, save_strategy="no")
+    assert RunStore(tmp_path / "sparks").steps() == [0, 3, 4]
+
+
+def test_a_step_is_measured_once(tmp_path):
+    times = []
+
+    class Count(SparksCallback):
+        def _take(self, model, state):
+            times.append(state.global_step)
+            return super()._take(model, state)
+
+    run(tmp_path, Count(PROBES, progress=False, every_n_steps=2, **SETTINGS))
+    assert times == [0, 2, 4]
+
+
+def test_without_saves_it_says_what_to_set(tmp_path):
+    with pytest.warns(UserWarning, match="save_strategy is 'no'.*every_n_steps"):
+        run(tmp_path, sparks(), max_steps=2, save_strategy="no")
+    assert RunStore(tmp_path / "sparks").steps() == [0, 2]
+
+
+def test_what_a_snapshot_says_of_itself(tmp_path):
+    trainer = run(tmp_path, sparks())
+    base, _, last = RunStore.find(tmp_path).read().snapshots
+    assert (base.meta.metrics, base.meta.source, base.meta.epoch) == ({}, "callback", 0)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert last.meta.metrics["loss"] == losses[-1]
+    assert last.meta.config == SnapshotConfig(**SETTINGS).as_dict()
+    assert last.meta.precision == "float32"
+    assert last.meta.model_hash != base.meta.model_hash
+    assert last.probe_groups == ("sums",) * 3
+    assert {"sparks", "torch", "trl"} <= set(last.meta.versions)
+    assert 0 < last.meta.seconds < 600
+    assert np.isfinite(last.completeness_gap).all()
+    assert np.isfinite(last.loss_corrupted).all()
+
+
+def test_the_timeline_carries_the_trainers_log(tmp_path):
+    trainer = run(tmp_path, sparks())
+    frame = Timeline.from_run(tmp_path).metrics()
+    losses = {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row}
+    assert frame["loss"].dropna().to_dict() == losses
+    assert len(losses) == 4
+
+
+# -- untouched -------------------------------------------------------------------------------------
+
+
+class Careless(TrainerCallback):
+    """The control: what a callback that draws one random number does to training with dropout."""
+
+    def on_save(self, args, state, control, **kwargs):
+        torch.rand(1)
+
+
+SITUATIONS = {
+    "full": {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "no checkpointing": {"gradient_checkpointing": False},
+    "autocast": {"bf16": True},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "qwen3": {"kind": "qwen3"},
+    "lora": {
+        "peft_config": LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1),
+    },
+}
+
+
+def trained(tmp_path, name, *callbacks, situation):
+    settings = dict(SITUATIONS[situation])
+    peft_config = settings.pop("peft_config", None)
+    if peft_config is not None:
+        size = len(byte_level_tokenizer(chat=CHAT))
+        torch.manual_seed(11)
+        model = tiny_model(
+            "llama-gqa", vocab_size=size, max_position_embeddings=256, attention_dropout=0.1
+        )
+        settings["model"] = wrapped(model)
+        for name_, parameter in settings["model"].named_parameters():
+            parameter.requires_grad_("lora_" in name_)
+    return run(tmp_path / name, *callbacks, **settings)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_training_is_untouched_to_the_bit(tmp_path, situation):
+    alone = trained(tmp_path, "alone", situation=situation)
+    watched = trained(tmp_path, "watched", sparks(), situation=situation)
+    assert RunStore.find(tmp_path / "watched").steps() == [0, 2, 4]
+    assert weights_hash(watched.model) == weights_hash(alone.model)
+    assert optimizer_hash(watched) == optimizer_hash(alone)
+    assert logged(watched) == logged(alone)
+    for file in ("tokenizer.json", "tokenizer_config.json", "rng_state.pth", "scheduler.pt"):
+        ours = tmp_path / "watched" / "checkpoint-4" / file
+        assert ours.read_bytes() == (tmp_path / "alone" / "checkpoint-4" / file).read_bytes()
+
+
+def test_a_careless_callback_would_be_noticed(tmp_path):
+    alone = run(tmp_path / "alone")
+    careless = run(tmp_path / "careless", Careless())
+    assert weights_hash(careless.model) != weights_hash(alone.model)
+
+
+def test_the_model_is_left_as_found(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    model = trainer.model
+    model.model.layers[1].train(False)
+    model.model.norm.weight.requires_grad_(False)
+    callback = sparks()
+    before = state_of(model)
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    trainer.state.is_world_process_zero = True
+    arguments = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*arguments, model=model, processing_class=trainer.processing_class)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+    assert state_of(model) == before
+
+
+def state_of(model):
+    return [
+        (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ] + [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
+
+
+# -- resuming --------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_has_the_snapshots_of_a_straight_one(tmp_path):
+    straight = run(tmp_path / "straight", sparks(), max_steps=6)
+    resumed_dir = tmp_path / "resumed"
+    run(resumed_dir, sparks(), max_steps=6)
+    # As if it had been killed after the checkpoint of step 4 and before its snapshot.
+    shutil.rmtree(resumed_dir / "checkpoint-6")
+    (resumed_dir / "sparks" / "step-00000004.safetensors").unlink()
+    again = run(resumed_dir, sparks(), max_steps=6, resume=True)
+    assert weights_hash(again.model) == weights_hash(straight.model)
+    ours, theirs = (RunStore.find(path).read() for path in (resumed_dir, tmp_path / "straight"))
+    assert [s.step for s in ours.snapshots] == [s.step for s in theirs.snapshots] == [0, 2, 4, 6]
+    for one, other in zip(ours.snapshots, theirs.snapshots, strict=True):
+        np.testing.assert_array_equal(one.edge_score, other.edge_score)
+        assert one.meta.model_hash == other.meta.model_hash
+    assert ours.metrics[-2]["loss"] == theirs.metrics[-2]["loss"]
+    stale = [path.name for path in (resumed_dir / "sparks").glob("*.stale")]
+    assert stale == ["step-00000006.safetensors.stale"]
+
+
+def test_a_new_run_into_an_old_folder_sets_the_old_snapshots_aside(tmp_path):
+    run(tmp_path, sparks(), max_steps=4)
+    run(tmp_path, sparks(), max_steps=2)
+    assert RunStore.find(tmp_path).steps() == [0, 2]
+    assert len(list((tmp_path / "sparks").glob("*.stale"))) == 3
+
+
+def test_resuming_with_other_probes_is_refused(tmp_path):
+    run(tmp_path, sparks(), max_steps=2)
+    other = SparksCallback(ProbeSet(PROBES.probes[:2]), progress=False, **SETTINGS)
+    with pytest.raises(SparksError, match="holds snapshots of other probes .step 0"):
+        run(tmp_path, other, max_steps=4, resume=True)
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+class Break(TrainerCallback):
+    """Puts nan into the weights after a step, and takes it out again one step later."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        weight = kwargs["model"].model.layers[1].self_attn.o_proj.weight
+        if state.global_step == 2:
+            self.kept = weight.detach().clone()
+            weight.data[0, 0] = float("nan")
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            kwargs["model"].model.layers[1].self_attn.o_proj.weight.data.copy_(self.kept)
+
+
+def test_a_failed_snapshot_leaves_a_hole_that_is_named(tmp_path):
+    with pytest.warns(UserWarning, match="no snapshot of step 2 .*not finite.*training goes on"):
+        run(tmp_path, Break(), sparks())
+    contents = RunStore.find(tmp_path).read()
+    assert [snapshot.step for snapshot in contents.snapshots] == [0, 4]
+    assert len(contents.problems) == 1
+    assert "step 2: no snapshot" in contents.problems[0]
+    assert any("step 2" in problem for problem in Timeline.from_run(tmp_path).problems)
+
+
+def test_a_failed_snapshot_can_stop_the_training(tmp_path):
+    with pytest.raises(SparksError, match="not finite"):
+        run(tmp_path, Break(), sparks(on_error="raise"))
+    assert RunStore.find(tmp_path).steps() == [0]
+
+
+def test_a_folder_that_cannot_be_written_stops_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SparksError, match="cannot write to .*give a folder you own"):
+        run(tmp_path / "run", sparks(output_dir=tmp_path / "file" / "inside"))
+
+
+def test_an_unknown_model_stops_before_the_first_step(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = len(byte_level_tokenizer(chat=CHAT))
+    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=256)
+    with pytest.raises(SparksError, match="does not know the architecture GPT2LMHeadModel"):
+        run(tmp_path, sparks(), model=GPT2LMHeadModel(config))
+
+
+def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    arguments = (trainer.args, trainer.state, trainer.control)
+    trainer.state.is_world_process_zero = True
+    with pytest.raises(SparksError, match="no processing_class: give it the model's tokenizer"):
+        sparks().on_train_begin(*arguments, model=trainer.model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
+        ({"step": 5}, "unknown setting 'step'; known: .*steps"),
+        ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
+        ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
+        ({"config": SnapshotConfig()}, "config or settings by name, not both"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, message):
+    with pytest.raises(SparksError, match=message):
+        sparks(**settings)
+
+
+def test_probes_are_read_when_the_callback_is_made(tmp_path):
+    with pytest.raises(SparksError, match="absent.jsonl"):
+        SparksCallback(tmp_path / "absent.jsonl")
+
+
+def test_the_written_log_is_json_without_nan(tmp_path):
+    run(tmp_path, sparks(), max_steps=2)
+    rows = json.loads((tmp_path / "sparks" / "metrics.json").read_text())
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2]

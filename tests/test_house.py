@@ -1,0 +1,307 @@
+"""The house: imports run one way, reading needs no torch, one list of public names, one default."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from factories import STORY, make_run, write_run
+
+import sparks
+from sparks import cli
+from sparks.config import SnapshotConfig
+from sparks.probe_building import ProbeBuildingConfig
+
+PACKAGE = Path(sparks.__file__).parent
+HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "wandb", "matplotlib", "datasets")
+
+MAY_IMPORT = {
+    # The ground floor.
+    "errors": "",
+    "version": "",
+    "trainer_log": "",
+    "config": "errors",
+    "graph": "errors",
+    "guard": "errors",
+    "jsonl": "errors",
+    "modules": "errors",
+    "memory": "graph",
+    "quadrature": "config errors",
+    # Probes.
+    "token_pairs": "errors",
+    "probes": "errors jsonl token_pairs",
+    "problems": "errors jsonl probes token_pairs",
+    "probe_building": "config errors jsonl probes problems token_pairs",
+    # Attribution, and its oracle, which never meet.
+    "anatomy_check": "errors modules",
+    "anatomy": "anatomy_check errors graph memory token_pairs",
+    "destinations": "anatomy modules",
+    "passes": "anatomy config errors modules token_pairs",
+    "attribution": (
+        "anatomy config destinations errors graph guard memory modules passes quadrature "
+        "token_pairs"
+    ),
+    "patching": "anatomy config errors graph guard modules token_pairs",
+    # From scores to what is kept.
+    "circuit": "config errors graph",
+    "snapshot": "errors graph",
+    "track": ("anatomy attribution circuit config graph memory snapshot token_pairs version"),
+    "store": "errors snapshot",
+    # Reading.
+    "timeline_input": "config errors snapshot",
+    "timeline": "errors graph snapshot store timeline_input",
+    "timeline_text": "config errors timeline",
+    "report.words": "timeline",
+    "report.data": "report.words timeline",
+    "report": "errors report.data report.words timeline",
+    "wandb_view": "errors timeline",
+    # Shells, which do not know each other but for the command line.
+    "callback": (
+        "anatomy config errors probes report snapshot store timeline token_pairs track "
+        "trainer_log wandb_view"
+    ),
+    "replay": "config errors jsonl probes store track trainer_log",
+    "cli": "config errors probe_building replay report store timeline timeline_text version",
+}
+"""Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
+
+READERS = [
+    "config",
+    "circuit",
+    "errors",
+    "graph",
+    "jsonl",
+    "probes",
+    "problems",
+    "snapshot",
+    "store",
+    "timeline",
+    "timeline_input",
+    "timeline_text",
+    "token_pairs",
+    "trainer_log",
+    "version",
+    "report",
+    "report.data",
+    "report.words",
+]
+"""Modules that never import anything of HEAVY, not even inside a function."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+"""Every module of the package by its name below `sparks`; the package itself is `""`."""
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Full names of what a module imports when it runs, inside functions too."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute in this house"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = whole.removeprefix("sparks.") in MODULES
+                found.add(whole if is_module else str(node.module))
+        elif not is_type_checking(node):
+            found |= imports_of(node)
+    return found
+
+
+def inner_imports(name: str) -> set[str]:
+    ours = {item for item in imports_of(MODULES[name]) if item.split(".")[0] == "sparks"}
+    return {item.removeprefix("sparks").removeprefix(".") for item in ours}
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+
+def test_the_table_names_every_module():
+    assert set(MAY_IMPORT) == set(MODULES) - {""}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
+def test_a_module_imports_only_what_the_table_allows(name):
+    extra = inner_imports(name) - set(MAY_IMPORT[name].split())
+    assert not extra, f"{name} must not import {sorted(extra)}"
+
+
+def test_the_package_itself_imports_only_its_version():
+    assert inner_imports("") == {"version"}
+
+
+def test_the_imports_hold_no_circle():
+    order = list(TopologicalSorter({name: inner_imports(name) for name in MODULES}).static_order())
+    assert order.index("errors") < order.index("timeline") < order.index("report")
+    assert len(order) == len(MODULES)
+
+
+def test_a_circle_and_a_forbidden_import_would_be_seen():
+    tree = ast.parse("def f():\n    from sparks import cli\n    import torch.nn\n")
+    assert imports_of(tree) == {"sparks.cli", "torch.nn"}
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_types_alone_are_not_imported():
+    tree = ast.parse("if TYPE_CHECKING:\n    import wandb\nif x:\n    import json\n")
+    assert imports_of(tree) == {"json"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_names_no_heavy_package(name):
+    found = {item.split(".")[0] for item in imports_of(MODULES[name])}
+    if name == "problems":  # reads hub data sets, when asked to
+        found.discard("datasets")
+    assert found.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("package", "home"), [("wandb", {"callback", "wandb_view"}), ("trl", set())]
+)
+def test_optional_packages_stay_at_the_edge(package, home):
+    users = {
+        name for name in MODULES if package in {i.split(".")[0] for i in imports_of(MODULES[name])}
+    }
+    assert users <= home
+
+
+# -- reading needs no torch ------------------------------------------------------------------------
+
+_LOADED = f"import sys, json; print(json.dumps(sorted(set(sys.modules) & set({HEAVY!r}))))"
+
+
+def loaded_after(code: str, *arguments: str) -> list[str]:
+    """Heavy packages that a fresh Python has loaded after `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{_LOADED}", *arguments],
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_sparks_imports_nothing_heavy():
+    assert loaded_after("import sparks; sparks.__version__; dir(sparks)") == []
+    assert loaded_after("import numpy, sparks; sparks.SparksError; sparks.SnapshotConfig") == []
+
+
+def test_reading_a_run_imports_nothing_heavy(tmp_path):
+    run = write_run(tmp_path / "run", make_run(STORY))
+    code = f"""
+import sys
+from sparks import ProbeSet, RunStore, Timeline, write_report
+from sparks.cli import main
+run = sys.argv[1]
+assert len(RunStore(run).read().snapshots) == {len(STORY)}
+write_report([Timeline.from_run(run)], run + "/page.html")
+assert main(["timeline", run]) == main(["timeline", run, "--format", "csv"]) == 0
+assert main(["report", run]) == 0
+"""
+    assert loaded_after(code, str(run)) == []
+    assert (run / "report.html").read_bytes() == (run / "page.html").read_bytes()
+
+
+# -- public names ----------------------------------------------------------------------------------
+
+
+def test_every_public_name_can_be_got():
+    for name in sparks.__all__:
+        assert getattr(sparks, name) is not None
+    assert dir(sparks) == sorted(sparks.__all__)
+
+
+def test_the_three_lists_of_public_names_agree():
+    block = next(node for node in MODULES[""].body if is_type_checking(node))
+    typed = {
+        alias.name: node.module.removeprefix("sparks.")
+        for node in block.body
+        for alias in node.names
+    }
+    assert typed == sparks._HOMES
+    assert sorted([*sparks._HOMES, "__version__"]) == sorted(sparks.__all__)
+    for name, home in sparks._HOMES.items():
+        assert getattr(sparks, name).__module__ == f"sparks.{home}", name
+
+
+def test_an_unknown_name_is_refused_as_python_does():
+    with pytest.raises(AttributeError, match="module 'sparks' has no attribute 'snapshots'"):
+        _ = sparks.snapshots
+
+
+def undocumented(name: str) -> list[str]:
+    tree = MODULES[name]
+    nodes = [("module", tree)] + [(n.name, n) for n in tree.body if hasattr(n, "name")]
+    for _, node in list(nodes):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            nodes += [(f"{node.name}.{n.name}", n) for n in node.body if hasattr(n, "name")]
+    public = [(n, node) for n, node in nodes if not any(p[0] == "_" for p in n.split("."))]
+    return [n for n, node in public if ast.get_docstring(node) is None and not is_setter(node)]
+
+
+def is_setter(node: ast.AST) -> bool:
+    return any(ast.unparse(d).endswith(".setter") for d in getattr(node, "decorator_list", []))
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"version"}))
+def test_public_things_are_documented(name):
+    assert undocumented(name) == []
+
+
+# -- one default -----------------------------------------------------------------------------------
+
+
+def options_of(command: str) -> dict[str, argparse.Action]:
+    parser = cli.build_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {action.dest: action for action in commands.choices[command]._actions}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("replay", SnapshotConfig), ("probes", ProbeBuildingConfig)]
+)
+def test_options_have_the_defaults_of_the_settings(command, kind):
+    options = options_of(command)
+    for item in fields(kind):
+        option = options[item.name]
+        assert option.required is (item.default is MISSING)
+        assert option.default == (None if option.required else item.default), item.name
+        help_text = option.help % vars(option) if "%(" in option.help else option.help
+        assert item.metadata["help"] in help_text.replace("%%", "%")
+        if item.default not in (MISSING, None, "", False):
+            assert f"(default: {item.default})" in option.help
+
+
+def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():
+    def default_of(function, name: str) -> object:
+        return inspect.signature(function).parameters[name].default
+
+    replay = options_of("replay")
+    for name in ("device", "autocast", "overwrite", "base"):
+        assert replay[name].default == default_of(sparks.replay_checkpoints, name), name
+    from sparks.timeline_text import render
+
+    assert options_of("timeline")["max_events"].default == default_of(render, "max_events")
+
+
+def test_the_package_is_what_was_parsed():
+    assert isinstance(sparks, ModuleType)
+    assert {"cli", "report", "report.data", "timeline"} <= set(MODULES)
