@@ -37,7 +37,8 @@ done
 say() { printf '\n== %s\n' "$*"; }
 
 # Nothing below needs a hub: everything is made from packages.
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# Passive waiting: on a shared machine, threads that spin cost more than they gain.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
 model=.cache/smollm2-135m-instruct data=.cache/reasoning
 count=8 training=(--attribution-steps 32)
 if [ -n "$short" ]; then
