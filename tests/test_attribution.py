@@ -375,6 +375,41 @@ def test_pairs_together_score_as_one_by_one(
             assert_close("same", found[index], getattr(one, name)[0])
 
 
+def test_every_token_keeps_its_own_position() -> None:
+    """Whatever stands to its left in the batch: padding must not move a prompt."""
+    model = tiny_model("llama-gqa")
+    pairs = [PAIRS[0], PAIRS[1], PAIRS[3]]
+    seen: set[tuple[int, ...]] = set()
+
+    def see(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("inputs_embeds") is not None:
+            seen.update(map(tuple, kwargs["position_ids"].tolist()))
+
+    model.register_forward_pre_hook(see, with_kwargs=True)
+    edge_attribution(model, pairs, steps=1)
+    starts = [len(pair.prefix) for pair in pairs]
+    assert seen == {tuple(range(start, start + 5)) for start in starts}
+
+
+def test_padding_that_holds_nan_does_no_harm(assert_close: AssertClose) -> None:
+    """What an attention kernel leaves where a row has nothing to attend to is not defined."""
+    model = tiny_model("llama-gqa")
+    pairs = [PAIRS[0], PAIRS[3]]
+    expected = scores_of(model, pairs)
+    longest, shortest = (len(pair.prefix) for pair in pairs)
+
+    def spoil(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        spoilt = output.clone()
+        if output.shape[:2] == (2, longest):  # the run of the padded prefixes, the shortest first
+            spoilt[0, : longest - shortest] = float("nan")
+        return spoilt
+
+    attention = model.model.layers[-1].self_attn
+    for projection in (attention.k_proj, attention.v_proj):
+        projection.register_forward_hook(spoil)
+    assert_close("same", scores_of(model, pairs), expected)
+
+
 def test_nodes_together_score_as_one_by_one(assert_close: AssertClose) -> None:
     model = tiny_model("llama-gqa")
     together = node_attribution(model, PAIRS, steps=5).scores
@@ -531,7 +566,7 @@ class State:
 
 
 def in_the_middle_of_training(kind: str) -> nn.Module:
-    """Some weights frozen, some modules in evaluation mode, gradients there, a hook of its own."""
+    """Some weights frozen, some modules in evaluation mode, gradients, a hook that draws."""
     model = tiny_model(kind, attention_dropout=0.4).train()
     torch.manual_seed(11)
     for number, parameter in enumerate(model.parameters()):
@@ -540,8 +575,13 @@ def in_the_middle_of_training(kind: str) -> nn.Module:
             parameter.grad = torch.randn_like(parameter)
     for number, module in enumerate(model.modules()):
         module.training = number % 5 != 0
-    model.get_input_embeddings().register_forward_hook(lambda *_: None)
+    model.get_input_embeddings().register_forward_hook(draw)
     return model
+
+
+def draw(*_: Any) -> None:
+    """A hook that uses up random numbers."""
+    torch.rand(1), random.random(), np.random.rand()
 
 
 @pytest.mark.parametrize("score", [edge_attribution, node_attribution, estimate_memory])
@@ -669,3 +709,13 @@ def test_weights_that_break_between_two_runs_are_refused_too() -> None:
     model.model.layers[1].mlp.down_proj.weight[5, 3] = float("nan")
     with pytest.raises(SparksError, match="not finite"):
         scores_of(model, PAIRS[:1])
+
+
+@pytest.mark.parametrize("score", [edge_attribution, node_attribution])
+def test_gradients_that_are_not_finite_are_refused_in_one_line(score: Any) -> None:
+    model = tiny_model("llama-gqa")
+    root_of_nothing = lambda _, __, out: out + (out - out).abs().sqrt()  # noqa: E731
+    model.model.layers[0].mlp.register_forward_hook(root_of_nothing)
+    with pytest.raises(SparksError, match="attribution scores are not finite") as caught:
+        score(model, PAIRS[:1], steps=2)
+    assert "\n" not in str(caught.value)

@@ -72,7 +72,7 @@ def test_a_step_is_measured_once(tmp_path):
 
 
 def test_without_saves_it_says_what_to_set(tmp_path):
-    with pytest.warns(UserWarning, match="save_strategy is 'no'.*every_n_steps"):
+    with pytest.warns(UserWarning, match=r"save_strategy is 'no'.*every_n_steps"):
         run(tmp_path, sparks(), max_steps=2, save_strategy="no")
     assert RunStore(tmp_path / "sparks").steps() == [0, 2]
 
@@ -214,7 +214,7 @@ def test_a_new_run_into_an_old_folder_sets_the_old_snapshots_aside(tmp_path):
 def test_resuming_with_other_probes_is_refused(tmp_path):
     run(tmp_path, sparks(), max_steps=2)
     other = SparksCallback(ProbeSet(PROBES.probes[:2]), progress=False, **SETTINGS)
-    with pytest.raises(SparksError, match="holds snapshots of other probes .step 0"):
+    with pytest.raises(SparksError, match=r"holds snapshots of other probes .step 0"):
         run(tmp_path, other, max_steps=4, resume=True)
 
 
@@ -236,7 +236,7 @@ class Break(TrainerCallback):
 
 
 def test_a_failed_snapshot_leaves_a_hole_that_is_named(tmp_path):
-    with pytest.warns(UserWarning, match="no snapshot of step 2 .*not finite.*training goes on"):
+    with pytest.warns(UserWarning, match=r"no snapshot of step 2 .*not finite.*training goes on"):
         run(tmp_path, Break(), sparks())
     contents = RunStore.find(tmp_path).read()
     assert [snapshot.step for snapshot in contents.snapshots] == [0, 4]
@@ -253,7 +253,7 @@ def test_a_failed_snapshot_can_stop_the_training(tmp_path):
 
 def test_a_folder_that_cannot_be_written_stops_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SparksError, match="cannot write to .*give a folder you own"):
+    with pytest.raises(SparksError, match=r"cannot write to .*give a folder you own"):
         run(tmp_path / "run", sparks(output_dir=tmp_path / "file" / "inside"))
 
 
@@ -278,7 +278,7 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
-        ({"step": 5}, "unknown setting 'step'; known: .*steps"),
+        ({"step": 5}, r"unknown setting 'step'; known: .*steps"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
         ({"config": SnapshotConfig()}, "config or settings by name, not both"),

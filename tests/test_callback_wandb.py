@@ -1,4 +1,4 @@
-"""A trainer that reports to W&B, offline: what the callback adds, and that the rest stays as it is."""
+"""A trainer that reports to W&B, offline: what the callback adds, and that the rest stays."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_view_that_breaks_is_told_once_and_training_goes_on(tmp_path, monkeypa
 
     monkeypatch.setattr(wandb_view, "log", broken)
     ours = SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
-    with pytest.warns(UserWarning, match="nothing more goes to W&B .OSError: no space left") as seen:
+    with pytest.warns(UserWarning, match=r"nothing more goes to W&B .OSError") as seen:
         train(tmp_path / "run", monkeypatch, ours)
     assert len([w for w in seen if "nothing more goes" in str(w.message)]) == 1
     assert RunStore(tmp_path / "run" / "out" / "sparks").steps() == [0, 2, 4]

@@ -106,8 +106,19 @@ def test_one_patched_head_is_a_run_with_its_projection_replaced(kind: str, part:
     torch.testing.assert_close(result.logits[0], by_hand, rtol=0, atol=1e-5)
 
 
-def test_zero_patching_of_all_that_the_logits_read_leaves_a_uniform_output() -> None:
-    model = tiny_model("llama-gqa")  # no biases: an empty residual stream gives logits of 0
+@torch.no_grad()
+def test_zero_patching_of_all_that_the_logits_read_leaves_the_biases_of_the_heads() -> None:
+    """No node owns the bias of an o_proj: it is all that stays in the residual stream."""
+    model = tiny_model("llama-biases")
+    graph = EdgePatcher(model, PAIR).graph
+    result = patch_edges(model, PAIR, [(u, "logits") for u in graph.sources], patch="zero")
+    rest = sum(layer.self_attn.o_proj.bias for layer in model.model.layers)
+    expected = model.lm_head(model.model.norm(rest))
+    torch.testing.assert_close(result.logits[0], expected, rtol=0, atol=1e-4)
+
+
+def test_zero_patching_leaves_a_uniform_output_where_nothing_has_a_bias() -> None:
+    model = tiny_model("llama-gqa")
     graph = EdgePatcher(model, PAIR).graph
     result = patch_edges(model, PAIR, [(u, "logits") for u in graph.sources], patch="zero")
     with torch.no_grad():

@@ -180,6 +180,17 @@ def test_heads_over_training_are_ordered_by_cohort():
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 50), (6, 0))  # the first row on top
 
 
+def test_heads_of_one_cohort_are_in_order_of_layer_and_head():
+    graph = Graph(num_layers=9, num_heads=9, num_kv_heads=3)
+    names = [f"L{layer}H{head}" for layer in range(9) for head in range(9)]
+    base = names[::3]
+    held = {name: 1 + index % 4 for index, name in enumerate(names)}
+    timeline = Timeline(make_run({0: base, 10: held}, graph=graph))
+    _, values = shown(wandb_view._heads_over_training(timeline))
+    order = base + [name for name in names if name not in base]
+    assert (values[:, -1] * 4).tolist() == [held[name] for name in order]
+
+
 def test_a_checkpoint_fills_the_time_until_the_next():
     """Uneven steps: 0, 10, 50, 60; the last lasts the median of 10, 40, 10."""
     checkpoints = {0: ["L0H0"], 10: [], 50: ["L0H0"], 60: []}
