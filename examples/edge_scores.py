@@ -3,8 +3,8 @@
     python examples/edge_scores.py
     python examples/edge_scores.py --model path/to/model --points 20
 
-A score below zero says that the corrupted value of the source, sent along this edge alone, would
-bring the output closer to the clean one.
+A score estimates how far (nats) the corrupted value of the source, sent along this edge alone,
+moves the output away from the clean one; below zero, towards it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python examples/probes_by_hand.py
     python examples/probes_by_hand.py --model path/to/model --output my_probes.jsonl
 
-A probe is a prompt with two beginnings of its answer: clean is what the trained model should come to
-write, corrupted what it writes before. Only the tokenizer of the model is loaded.
+A probe is a prompt with two beginnings of its answer: clean is what the trained model should come
+to write, corrupted what it writes before. Only the tokenizer of the model is loaded.
 """
 
 from __future__ import annotations

@@ -236,11 +236,12 @@ def _load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
 
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="auto")
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name, revision=checkpoint.revision, dtype="auto", output_loading_info=True
             )
+            model, info = loaded
             missing = set(info["missing_keys"])
-        model = _aligned(model.to(device))
+        model = model.to(device)
     if missing:  # transformers fills them with random numbers
         raise SparksError(
             f"checkpoint {name} lacks {len(missing)} weights, such as {min(missing)}: its files "
@@ -248,18 +249,6 @@ def _load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
         )
     if autocast != "no":
         _run_under_autocast(model, torch.device(device), _AUTOCAST[autocast])
-    return model
-
-
-def _aligned(model: Any) -> Any:
-    """Weights where torch itself would put them.
-
-    A file is mapped into memory at odd addresses; there, CPU kernels sum in another order and the
-    scores differ in the last bit from those of the same weights in a live model.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
-            tensor.data = tensor.data.clone()
     return model
 
 

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+import sparks.anatomy
 from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import CHECKED_ARCHITECTURES, check
 from sparks.attribution import edge_attribution
@@ -76,6 +77,27 @@ def test_parts_are_found_and_proved(kind: str) -> None:
 
 def test_every_checked_architecture_is_tested() -> None:
     assert {tiny_model(kind).config.model_type for kind in KINDS} == set(CHECKED_ARCHITECTURES)
+
+
+def test_a_model_is_proved_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    proved: list[Anatomy] = []
+    monkeypatch.setattr(sparks.anatomy, "check", proved.append)
+    model = tiny_model("llama-gqa")
+
+    def times() -> int:
+        Anatomy.of(model)
+        return len(proved)
+
+    assert times() == times() == 1
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)  # a step of training
+    assert times() == 1
+    model.half()
+    assert times() == 2
+    model.set_attn_implementation("eager")
+    assert times() == times() == 3
+    model.model.layers[1].mlp = nn.Sequential(model.model.layers[1].mlp)
+    assert times() == 4
 
 
 def test_wrappers_are_looked_through() -> None:

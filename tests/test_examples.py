@@ -1,4 +1,4 @@
-"""Every example runs as a user runs it: a process of its own, on a tiny model, without a network."""
+"""Every example runs as a user runs it: as a process, on a tiny model, without a network."""
 
 from __future__ import annotations
 

@@ -15,9 +15,11 @@ import torch
 from command_line import listing
 from factories import make_snapshot
 from models import tiny_model, wrapped
+from tiny_training import tiny_trainer
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM
 
+from sparks.callback import SparksCallback
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
@@ -175,6 +177,26 @@ def test_an_adapter_folder_is_measured_with_its_adapter(saved, tmp_path):
 def test_autocast_computes_in_a_narrow_type(saved, tmp_path):
     store = replay(saved / "checkpoint-2", tmp_path, autocast="bf16")
     assert store.load(2).meta.precision == "float32, blocks bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    # transformers and trl among themselves, at the versions pinned.
+    "ignore:.*gradient_checkpointing.*:FutureWarning",
+    "ignore:.*is deprecated.*:FutureWarning",
+    "ignore:.*pin_memory.*:UserWarning",
+)
+def test_a_replay_equals_what_the_callback_measured(tmp_path):
+    callback = SparksCallback(PROBES, config=CONFIG, progress=False, report=False)
+    tiny_trainer(tmp_path / "out", callbacks=[callback]).train()
+    live = RunStore(tmp_path / "out" / "sparks")
+    store = replay(tmp_path / "out", tmp_path / "replayed")
+    assert (live.steps(), store.steps()) == ([0, 2, 4], [2, 4])
+    for step in (2, 4):
+        found, expected = store.load(step), live.load(step)
+        assert_same_arrays(found, expected)
+        assert found.meta.epoch == expected.meta.epoch
+        assert found.meta.metrics == expected.meta.metrics
 
 
 # -- going on --------------------------------------------------------------------------------------
