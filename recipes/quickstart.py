@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
@@ -37,6 +38,7 @@ def main() -> None:
             bf16=False,
             gradient_checkpointing=False,  # short sequences: memory is not what lacks
             max_length=384,
+            dataloader_pin_memory=torch.cuda.is_available(),
             logging_steps=1,
             save_strategy="steps",
             save_steps=arguments.save_steps,

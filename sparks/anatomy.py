@@ -1,24 +1,25 @@
 """Where the parts of a Hugging Face decoder are: the only module that knows their names.
 
-A part is found by its name here, then proved by numbers in `anatomy_check`, so that a wrong hook
-can never pass silently.
+A part is found by its name here and proved by numbers in `anatomy_check`: use `take_apart` from
+there, so that a wrong hook can never pass silently.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from sparks.anatomy_check import CHECKED_ARCHITECTURES, check
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.memory import RowBytes
 from sparks.token_pairs import TokenPair
+
+CHECKED_ARCHITECTURES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2")
+"""`model_type`s whose scores the test suite compares with exact references."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,23 +79,6 @@ class Anatomy:
     row_bytes: dict[tuple[int, int, str], RowBytes] = field(default_factory=dict)
     """Memory measured on this model, by (prefix, suffix, positions); see `memory`."""
 
-    @classmethod
-    def of(cls, model: nn.Module) -> Anatomy:
-        """Find the parts of `model` and prove them (`anatomy_check`), once a model.
-
-        Raises:
-            SparksError: the architecture is not known (names what is missing), its parts do not add
-                up to what the model computes, or its activations are not finite.
-        """
-        anatomy = _find(model)
-        signature = _signature(anatomy)
-        known = _PROVED.get(model)
-        if known is not None and known[0] == signature:
-            return replace(anatomy, row_bytes=known[1])
-        check(anatomy)
-        _PROVED[model] = signature, anatomy.row_bytes
-        return anatomy
-
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
@@ -121,19 +105,6 @@ class Anatomy:
             )
 
 
-_Signature = tuple[Any, ...]
-_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str], RowBytes]]]
-_PROVED = WeakKeyDictionary()
-"""Models that passed the check, with what they were made of: an adapter added later is checked."""
-
-
-def _signature(anatomy: Anatomy) -> _Signature:
-    kinds = tuple(type(module) for module in anatomy.root.modules())
-    types = tuple(p.dtype for p in anatomy.layers[0].output.parameters())
-    config = getattr(base_model(anatomy.root), "config", None)
-    return kinds, types, anatomy.device, getattr(config, "_attn_implementation", None)
-
-
 # -- finding ---------------------------------------------------------------------------------------
 
 
@@ -145,7 +116,12 @@ def base_model(model: nn.Module) -> nn.Module:
     return get_base_model() if callable(get_base_model) else model
 
 
-def _find(model: nn.Module) -> Anatomy:
+def find(model: nn.Module) -> Anatomy:
+    """The parts of `model` by their names, not yet proved.
+
+    Raises:
+        SparksError: not a causal language model, or a part is missing (names it).
+    """
     base = base_model(model)
     config = getattr(base, "config", None)
     if config is None or not hasattr(base, "get_input_embeddings"):

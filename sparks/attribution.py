@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,15 +39,14 @@ from sparks.destinations import AttentionReader
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.guard import undisturbed
-from sparks.memory import GIB, MemoryEstimate, Progress, RowBytes, SavedBytes, plan
+from sparks.memory import MemoryEstimate, Progress
 from sparks.modules import linear_map
 from sparks.passes import GRADIENT_SCALE, Endpoints, Passes, Trace
 from sparks.quadrature import points
+from sparks.schedule import Schedule
 from sparks.token_pairs import TokenPair
 
 _DEFAULTS = SnapshotConfig()
-_MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
-"""More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
 _LAYERS_AT_ONCE = 4
 """Layers whose reads are contracted by one product: fewer make it thin, more multiply zeros."""
 
@@ -162,7 +160,7 @@ def iter_edge_attribution(
     """
     alphas = _check_settings(steps, rule, positions, memory_gib)
     with undisturbed(model):
-        work = _Work(model, pairs, steps, positions, memory_gib)
+        work = Schedule(model, pairs, steps, positions, memory_gib)
         readers = [AttentionReader.of(layer) for layer in work.anatomy.layers]
     for indices in work.batches():
         with undisturbed(model):  # not around the yield: there the model is the caller's again
@@ -193,7 +191,7 @@ def node_attribution(
     order: list[int] = []
     scores, losses, gaps = [], [], []
     with undisturbed(model):
-        work = _Work(model, pairs, steps, positions, memory_gib)
+        work = Schedule(model, pairs, steps, positions, memory_gib)
         for indices in work.batches():
             passes, ends = work.prepare(indices)
             total = torch.zeros(len(indices), work.anatomy.graph.num_sources, device=passes.device)
@@ -229,95 +227,13 @@ def estimate_memory(
     """
     SnapshotConfig(steps=steps, positions=positions, memory_gib=memory_gib)
     with undisturbed(model):
-        return _Work(model, pairs, steps, positions, memory_gib).estimate
-
-
-# -- splitting the work ----------------------------------------------------------------------------
+        return Schedule(model, pairs, steps, positions, memory_gib).estimate
 
 
 def _check_settings(steps: int, rule: Rule, positions: Positions, memory_gib: float) -> list[float]:
     """Points on the path."""
     SnapshotConfig(steps=steps, rule=rule, positions=positions, memory_gib=memory_gib)
     return points(rule, steps)
-
-
-def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
-    if isinstance(pairs, TokenPair):
-        raise SparksError("pairs must be a sequence of TokenPair, got one: give [pair]")
-    if not pairs:
-        raise SparksError("pairs is empty: give at least one TokenPair")
-    for number, pair in enumerate(pairs):
-        anatomy.check_pair(pair, f"pair {number}")
-
-
-class _Work:
-    """How the pairs and steps are split into runs that fit the memory budget."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pairs: Sequence[TokenPair],
-        steps: int,
-        positions: Positions,
-        memory_gib: float,
-    ) -> None:
-        self.anatomy = Anatomy.of(model)
-        _check_pairs(self.anatomy, pairs)
-        self.pairs, self.positions = pairs, positions
-        self.budget = int(memory_gib * GIB)
-        # The pair that needs most is prepared first: its row is measured, and its runs are kept.
-        self._largest = max(range(len(pairs)), key=self._size)
-        self._prepared: tuple[Passes, Endpoints] | None = None
-        suffix = len(pairs[self._largest].clean)
-        device = self.anatomy.device.type
-        self.estimate = plan(
-            self.anatomy.graph,
-            d_model=self.anatomy.d_model,
-            suffix=suffix,
-            row=self._measure_row(),
-            steps=steps,
-            budget_bytes=self.budget,
-            max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
-        )
-
-    def _size(self, index: int) -> int:
-        pair = self.pairs[index]
-        return len(pair.prefix) + 8 * len(pair.clean)
-
-    def _measure_row(self) -> RowBytes:
-        pair = self.pairs[self._largest]
-        shape = (len(pair.prefix), len(pair.clean), self.positions)
-        if shape not in self.anatomy.row_bytes:
-            passes, ends = self._prepared = self.prepare([self._largest])
-            with SavedBytes(list(self.anatomy.root.parameters())) as saved:
-                trace = passes.interpolate(ends, [0.5], nodes=False)
-            self.anatomy.row_bytes[shape] = RowBytes(
-                saved=saved.total, logits=trace.logits.numel() * 4, prefix=passes.prefix_bytes
-            )
-        return self.anatomy.row_bytes[shape]
-
-    def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
-        """Run the prefix and the endpoints of some pairs."""
-        if self._prepared is not None and indices == [self._largest]:
-            prepared, self._prepared = self._prepared, None
-            return prepared
-        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
-        return passes, passes.endpoints()
-
-    def batches(self) -> Iterator[list[int]]:
-        """Indices of pairs that run together: continuations of one length, prefixes alike."""
-        pairs = self.pairs
-        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
-        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
-            alike = list(same)
-            for start in range(0, len(alike), self.estimate.pairs):
-                yield alike[start : start + self.estimate.pairs]
-
-    def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
-        """Points in runs of about equal length that fit."""
-        count = -(-len(alphas) // max(1, self.estimate.rows // len(indices)))
-        for i in range(count):
-            yield alphas[i * len(alphas) // count : (i + 1) * len(alphas) // count]
 
 
 # -- edges -----------------------------------------------------------------------------------------
@@ -443,7 +359,7 @@ class _Writes:
     @torch.no_grad()
     def _layer(self, layer: int) -> Float[Tensor, "pairs sources pos d_model"]:
         output = linear_map(self.anatomy.layers[layer].output)
-        assert output is not None  # Anatomy.of has checked it
+        assert output is not None  # take_apart has checked it
         heads = self.ends.delta_heads[layer].unflatten(-1, (self.anatomy.graph.num_heads, -1))
         columns = output[0].float().unflatten(1, (self.anatomy.graph.num_heads, -1))
         written = torch.einsum("pshf,dhf->phsd", heads, columns)

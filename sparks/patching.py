@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparks.anatomy import Anatomy, Layer
+from sparks.anatomy_check import take_apart
 from sparks.config import Positions
 from sparks.errors import SparksError
 from sparks.graph import Graph
@@ -109,7 +110,7 @@ class EdgePatcher:
         self._model, self._pair = model, pair
         self._targets = 1 if positions == "last" else len(pair.clean)
         with undisturbed(model), torch.no_grad():
-            self._anatomy = Anatomy.of(model)
+            self._anatomy = take_apart(model)
             self._anatomy.check_pair(pair, "pair")
             self._clean, _ = self._run(pair.clean, None)
             corrupted, writes = self._run(pair.corrupted, None)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparks.anatomy import Anatomy
+from sparks.anatomy_check import take_apart
 from sparks.modules import hooks, on_input, on_output
 from sparks.token_pairs import TokenPair
 
@@ -23,7 +24,7 @@ def injected_scores(
     model: nn.Module, pair: TokenPair, alphas: Sequence[float], *, positions: str = "last"
 ) -> Tensor:
     """EAP-IG scores [sources, destinations], Delta = corrupted - clean."""
-    anatomy = Anatomy.of(model)
+    anatomy = take_apart(model)
     targets = 1 if positions == "last" else len(pair.clean)
     ends = [_endpoint(anatomy, pair.prefix + ids) for ids in (pair.corrupted, pair.clean)]
     (corrupted, corrupted_writes, _), (clean, clean_writes, logits) = ends

@@ -25,9 +25,9 @@ from transformers import (
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-import sparks.anatomy
-from sparks.anatomy import Anatomy, base_model
-from sparks.anatomy_check import CHECKED_ARCHITECTURES, check
+import sparks.anatomy_check
+from sparks.anatomy import CHECKED_ARCHITECTURES, Anatomy, base_model
+from sparks.anatomy_check import check, take_apart
 from sparks.attribution import edge_attribution
 from sparks.errors import SparksError
 from sparks.modules import hooks, linear_map, on_input, on_output, rms_norm
@@ -57,7 +57,7 @@ def random_model(config: Any) -> nn.Module:
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_are_found_and_proved(kind: str) -> None:
     model = tiny_model(kind)
-    anatomy = Anatomy.of(model)
+    anatomy = take_apart(model)
     config = model.config
     assert anatomy.model_type in CHECKED_ARCHITECTURES
     assert anatomy.root is model
@@ -81,11 +81,11 @@ def test_every_checked_architecture_is_tested() -> None:
 
 def test_a_model_is_proved_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     proved: list[Anatomy] = []
-    monkeypatch.setattr(sparks.anatomy, "check", proved.append)
+    monkeypatch.setattr(sparks.anatomy_check, "check", proved.append)
     model = tiny_model("llama-gqa")
 
     def times() -> int:
-        Anatomy.of(model)
+        take_apart(model)
         return len(proved)
 
     assert times() == times() == 1
@@ -111,7 +111,7 @@ def test_wrappers_are_looked_through() -> None:
 
 def refused(model: Any, message: str) -> None:
     with pytest.raises(SparksError, match=message) as caught:
-        Anatomy.of(model)
+        take_apart(model)
     assert "\n" not in str(caught.value)
 
 
@@ -161,7 +161,7 @@ def test_architectures_that_do_not_add_up_are_refused_with_the_number(
 
 def test_a_norm_over_all_queries_together_is_no_reason_to_refuse() -> None:
     config = OlmoeConfig(**SMALL, num_experts=2, num_experts_per_tok=1)
-    assert Anatomy.of(random_model(config)).model_type == "olmoe"
+    assert take_apart(random_model(config)).model_type == "olmoe"
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ MISTAKES: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 def test_a_part_taken_for_another_is_found(name: str) -> None:
     kind, change, message = MISTAKES[name]
     config = {"num_key_value_heads": 4} if kind == "phi3-mha" else {}
-    anatomy = Anatomy.of(tiny_model("phi3-fused" if config else kind, **config))
+    anatomy = take_apart(tiny_model("phi3-fused" if config else kind, **config))
     found_in(with_layer(anatomy, change), message)
 
 
 def test_a_final_norm_of_another_place_is_found() -> None:
-    anatomy = Anatomy.of(tiny_model("llama-gqa"))
+    anatomy = take_apart(tiny_model("llama-gqa"))
     other = anatomy.layers[-1].mlp_norm
     found_in(replace(anatomy, final_norm=other), "layer 2: its output is input")
 

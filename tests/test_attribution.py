@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from sparks import attribution
-from sparks.anatomy import Anatomy
+from sparks.anatomy_check import take_apart
 from sparks.attribution import (
     EdgeScores,
     edge_attribution,
@@ -249,7 +249,7 @@ def test_the_generic_route_gives_what_the_factored_route_gives(
     kind: str, monkeypatch: pytest.MonkeyPatch, assert_close: AssertClose
 ) -> None:
     model = tiny_model(kind)
-    readers = [AttentionReader.of(layer) for layer in Anatomy.of(model).layers]
+    readers = [AttentionReader.of(layer) for layer in take_apart(model).layers]
     assert all(reader.norm is not None for reader in readers)
     factored = scores_of(model)
     choose = AttentionReader.of
@@ -265,7 +265,7 @@ def test_the_generic_route_gives_what_the_factored_route_gives(
 
 
 def test_layer_norm_takes_the_generic_route() -> None:
-    layers = Anatomy.of(tiny_model("starcoder2")).layers
+    layers = take_apart(tiny_model("starcoder2")).layers
     assert all(AttentionReader.of(layer).norm is None for layer in layers)
 
 
@@ -469,7 +469,7 @@ def test_a_tiny_budget_gives_equal_scores(kind: str, assert_close: AssertClose) 
 
 def test_writes_are_the_same_kept_or_streamed() -> None:
     model = tiny_model("llama-biases")
-    anatomy = Anatomy.of(model)
+    anatomy = take_apart(model)
     with torch.no_grad():
         ends = Passes(anatomy, [PAIRS[0], PAIRS[3]], "last").endpoints()
         kept = attribution._Writes(anatomy, ends, keep=True)
@@ -509,7 +509,7 @@ def test_what_is_saved_for_the_backward_pass_is_in_the_estimate(kind: str) -> No
     model = tiny_model(kind)
     pair = PAIRS[0]
     estimate = estimate_memory(model, [pair], steps=8)
-    anatomy = Anatomy.of(model)
+    anatomy = take_apart(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     passes = Passes(anatomy, [pair], "last")

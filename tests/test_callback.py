@@ -290,7 +290,7 @@ def test_settings_that_mean_nothing(settings, message):
 
 
 def test_probes_are_read_when_the_callback_is_made(tmp_path):
-    with pytest.raises(SparksError, match="absent.jsonl"):
+    with pytest.raises(SparksError, match=r"absent\.jsonl"):
         SparksCallback(tmp_path / "absent.jsonl")
 
 

@@ -41,15 +41,16 @@ MAY_IMPORT = {
     "problems": "errors jsonl probes token_pairs",
     "probe_building": "config errors jsonl probes problems token_pairs",
     # Attribution, and its oracle, which never meet.
-    "anatomy_check": "errors modules",
-    "anatomy": "anatomy_check errors graph memory token_pairs",
+    "anatomy": "errors graph memory token_pairs",
+    "anatomy_check": "anatomy errors memory modules",
     "destinations": "anatomy modules",
     "passes": "anatomy config errors modules token_pairs",
+    "schedule": "anatomy anatomy_check config errors memory passes token_pairs",
     "attribution": (
-        "anatomy config destinations errors graph guard memory modules passes quadrature "
+        "anatomy config destinations errors graph guard memory modules passes quadrature schedule "
         "token_pairs"
     ),
-    "patching": "anatomy config errors graph guard modules token_pairs",
+    "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
     "snapshot": "errors graph",

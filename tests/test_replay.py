@@ -107,8 +107,16 @@ def in_memory(model: torch.nn.Module, step: int, config: SnapshotConfig = CONFIG
 
 
 def assert_same_arrays(found: Snapshot, expected: Snapshot) -> None:
+    """Equal circuits, and scores up to their last bits.
+
+    A file is mapped to addresses of its own, and CPU kernels sum in another order there.
+    """
     for name in ARRAYS:
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        one, other = getattr(found, name), getattr(expected, name)
+        if one.dtype == np.float32:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7, err_msg=name)
+        else:
+            assert np.array_equal(one, other), name
     assert found.graph == expected.graph
     assert found.probe_ids == expected.probe_ids
     assert found.probe_groups == expected.probe_groups

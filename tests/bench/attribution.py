@@ -137,7 +137,7 @@ def make_pair(vocab: int, prompt: int, suffix: int) -> TokenPair:
 
 
 class Bare:
-    """The lower bound, written without sparks: the same tokens forward, then back to the embeddings."""
+    """The lower bound, without sparks: the same tokens forward, then back to the embeddings."""
 
     def __init__(self, model: torch.nn.Module, pair: TokenPair, steps: int, rows: int) -> None:
         self.model, self.pair, self.steps, self.rows = model, pair, steps, rows

@@ -1,0 +1,102 @@
+"""How pairs and steps are split into runs that fit a memory budget.
+
+The pair that needs most is prepared first: what one row of it holds is measured (`memory`), once a
+model and shape, and the split follows. Pairs whose continuations have one length run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from torch import nn
+
+from sparks.anatomy import Anatomy
+from sparks.anatomy_check import take_apart
+from sparks.config import Positions
+from sparks.errors import SparksError
+from sparks.memory import GIB, RowBytes, SavedBytes, plan
+from sparks.passes import Endpoints, Passes
+from sparks.token_pairs import TokenPair
+
+_MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
+"""More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
+
+
+class Schedule:
+    """How the pairs and steps are split into runs that fit the memory budget."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: Sequence[TokenPair],
+        steps: int,
+        positions: Positions,
+        memory_gib: float,
+    ) -> None:
+        self.anatomy = take_apart(model)
+        _check_pairs(self.anatomy, pairs)
+        self.pairs, self.positions = pairs, positions
+        self.budget = int(memory_gib * GIB)
+        # The pair that needs most is prepared first: its row is measured, and its runs are kept.
+        self._largest = max(range(len(pairs)), key=self._size)
+        self._prepared: tuple[Passes, Endpoints] | None = None
+        suffix = len(pairs[self._largest].clean)
+        device = self.anatomy.device.type
+        self.estimate = plan(
+            self.anatomy.graph,
+            d_model=self.anatomy.d_model,
+            suffix=suffix,
+            row=self._measure_row(),
+            steps=steps,
+            budget_bytes=self.budget,
+            max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
+        )
+
+    def _size(self, index: int) -> int:
+        pair = self.pairs[index]
+        return len(pair.prefix) + 8 * len(pair.clean)
+
+    def _measure_row(self) -> RowBytes:
+        pair = self.pairs[self._largest]
+        shape = (len(pair.prefix), len(pair.clean), self.positions)
+        if shape not in self.anatomy.row_bytes:
+            passes, ends = self._prepared = self.prepare([self._largest])
+            with SavedBytes(list(self.anatomy.root.parameters())) as saved:
+                trace = passes.interpolate(ends, [0.5], nodes=False)
+            self.anatomy.row_bytes[shape] = RowBytes(
+                saved=saved.total, logits=trace.logits.numel() * 4, prefix=passes.prefix_bytes
+            )
+        return self.anatomy.row_bytes[shape]
+
+    def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
+        """Run the prefix and the endpoints of some pairs."""
+        if self._prepared is not None and indices == [self._largest]:
+            prepared, self._prepared = self._prepared, None
+            return prepared
+        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
+        return passes, passes.endpoints()
+
+    def batches(self) -> Iterator[list[int]]:
+        """Indices of pairs that run together: continuations of one length, prefixes alike."""
+        pairs = self.pairs
+        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+            alike = list(same)
+            for start in range(0, len(alike), self.estimate.pairs):
+                yield alike[start : start + self.estimate.pairs]
+
+    def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
+        """Points in runs of about equal length that fit."""
+        count = -(-len(alphas) // max(1, self.estimate.rows // len(indices)))
+        for i in range(count):
+            yield alphas[i * len(alphas) // count : (i + 1) * len(alphas) // count]
+
+
+def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
+    if isinstance(pairs, TokenPair):
+        raise SparksError("pairs must be a sequence of TokenPair, got one: give [pair]")
+    if not pairs:
+        raise SparksError("pairs is empty: give at least one TokenPair")
+    for number, pair in enumerate(pairs):
+        anatomy.check_pair(pair, f"pair {number}")
