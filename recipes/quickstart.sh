@@ -43,7 +43,7 @@ model=.cache/smollm2-135m-instruct data=.cache/reasoning
 count=8 training=(--attribution-steps 32)
 if [ -n "$short" ]; then
   count=2
-  training=(--attribution-steps 8 --max-steps 4 --save-steps 2 --batch-size 2)
+  training=(--attribution-steps 8 --max-steps 4 --save-steps 2)
 fi
 probes=$data/probes-$count.jsonl
 

@@ -283,9 +283,10 @@ class _EdgeRun:
         self.embed_total += (at_embeds * self.ends.delta_embed).sum((1, 2))
         self._take(slice(graph.num_destinations - 1, graph.num_destinations), at_final[:, None])
         for layer, reader in enumerate(self.readers):
-            outputs = trace.projected[layer]
+            outputs = [self.passes.unpacked(output) for output in trace.projected[layer]]
             at_outputs = [next(rest) for _ in outputs]
-            at_heads = reader.read(trace.attention_in[layer], outputs, at_outputs, pairs)
+            x = self.passes.unpacked(trace.attention_in[layer])
+            at_heads = reader.read(x, outputs, at_outputs, pairs)
             self._take(graph.attention_columns(layer), at_heads)
             mlp = graph.mlp_column(layer)
             self._take(slice(mlp, mlp + 1), self._sum(at_mlps[layer])[:, None])

@@ -3,6 +3,10 @@
 A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the
 left. The prefix is run once without gradients; its keys and values serve every later run. The model
 is only ever called at its root, with its attention as it is.
+
+Rows on the path are *packed* where that is possible: several continuations of one pair lie side by
+side in one sequence, under a mask that lets each see the prefix and itself alone. A long prefix is
+then copied once a sequence, not once a row; hooks see packed tensors, callers never do.
 """
 
 from __future__ import annotations
@@ -28,15 +32,19 @@ GRADIENT_SCALE = 1024.0
 ones. A power of two, so that nothing is rounded."""
 
 
-class _PrefixLayer(DynamicLayer):
-    """Keys and values of the prefix, a pair a row, lent to every step and never changed."""
+_PACKABLE = ("sdpa", "eager")
+"""Attention kernels that take any mask; flash attention does not."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows_per_pair: int) -> None:
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of the prefix, a pair a row, lent to every sequence and never changed."""
+
+    def __init__(self, keys: Tensor, values: Tensor, sequences_per_pair: int) -> None:
         super().__init__()
         self.prefix = keys, values
         self.keys, self.values = keys, values  # their length is read by the mask
         self.dtype, self.device = keys.dtype, keys.device
-        self.rows_per_pair = rows_per_pair
+        self.sequences_per_pair = sequences_per_pair
         self.is_initialized = True
 
     def update(
@@ -46,9 +54,9 @@ class _PrefixLayer(DynamicLayer):
         return self._extend(keys, key_states), self._extend(values, value_states)
 
     def _extend(self, prefix: Tensor, new: Tensor) -> Tensor:
-        steps = self.rows_per_pair
-        lent = prefix[:, None].expand(-1, steps, -1, -1, -1)
-        return torch.cat([lent, new.unflatten(0, (-1, steps))], dim=-2).flatten(0, 1)
+        count = self.sequences_per_pair
+        lent = prefix[:, None].expand(-1, count, -1, -1, -1)
+        return torch.cat([lent, new.unflatten(0, (-1, count))], dim=-2).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +116,8 @@ class Passes:
         )
         self._mask = self._ids([[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads])
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
+        parameters = inspect.signature(type(base_model(anatomy.root)).forward).parameters
+        self._can_keep = "logits_to_keep" in parameters
         self._prefix = self._run_prefix()
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
@@ -148,26 +158,75 @@ class Passes:
             for layer in layers
         ]
 
-    def _cache(self, rows_per_pair: int) -> Cache | None:
+    def _cache(self, sequences_per_pair: int) -> Cache | None:
         if not self._prefix:
             return None
-        return Cache(layers=[_PrefixLayer(k, v, rows_per_pair) for k, v in self._prefix])
+        return Cache(layers=[_PrefixLayer(k, v, sequences_per_pair) for k, v in self._prefix])
 
-    def _call(self, rows_per_pair: int, **inputs: Tensor) -> Tensor:
-        """Logits [rows, targets, vocab] of continuations laid out pair by pair."""
+    def _call(self, rows_per_pair: int, packed: int = 1, **inputs: Tensor) -> Tensor:
+        """Logits [rows, targets, vocab] of continuations laid out pair by pair.
+
+        `packed` neighbours share a sequence; it divides `rows_per_pair`.
+        """
+        count = rows_per_pair // packed
+        positions = self._positions[:, -self.suffix :].repeat(1, packed)
+        ends: int | Tensor = packed * self.targets
+        if packed > 1 and self.targets == 1:
+            ends = torch.arange(1, packed + 1, device=self.device) * self.suffix - 1
         out = self.anatomy.root(
-            **inputs,
-            attention_mask=self._mask.repeat_interleave(rows_per_pair, 0),
-            position_ids=self._positions[:, -self.suffix :].repeat_interleave(rows_per_pair, 0),
-            past_key_values=self._cache(rows_per_pair),
+            **{
+                key: value.unflatten(0, (-1, packed)).flatten(1, 2) for key, value in inputs.items()
+            },
+            attention_mask=self._attention_mask(packed).repeat_interleave(count, 0),
+            position_ids=positions.repeat_interleave(count, 0),
+            past_key_values=self._cache(count),
             use_cache=False,
-            **self._keep(self.targets),
+            **self._keep(ends),
         )
-        return out.logits[:, -self.targets :]
+        return out.logits[:, -packed * self.targets :].unflatten(1, (packed, -1)).flatten(0, 1)
 
-    def _keep(self, targets: int) -> dict[str, int]:
-        parameters = inspect.signature(type(base_model(self.anatomy.root)).forward).parameters
-        return {"logits_to_keep": targets} if "logits_to_keep" in parameters else {}
+    def _keep(self, targets: int | Tensor) -> dict[str, int | Tensor]:
+        return {"logits_to_keep": targets} if self._can_keep else {}
+
+    # -- packing -----------------------------------------------------------------------------
+
+    @property
+    def most_packed(self) -> int:
+        """Rows that may share a sequence: few enough that the prefix stays most of what is read."""
+        window = getattr(self._config, "sliding_window", None)
+        if (
+            self._attention not in _PACKABLE
+            or (window is not None and window < self._mask.shape[1])
+            or not self._can_keep
+        ):
+            return 1
+        return 1 + self._ids_prefix.shape[1] // (4 * self.suffix)
+
+    @property
+    def _config(self) -> Any:
+        return base_model(self.anatomy.root).config
+
+    @property
+    def _attention(self) -> str | None:
+        return getattr(self._config, "_attn_implementation", None)
+
+    def _packing(self, rows_per_pair: int) -> int:
+        sizes = range(1, self.most_packed + 1)
+        return max(size for size in sizes if rows_per_pair % size == 0)
+
+    def _attention_mask(self, packed: int) -> Tensor:
+        """Which tokens are real, [pairs, tokens]; packed, who sees whom, [pairs, 1, query, key]."""
+        if packed == 1:
+            return self._mask
+        prefix = self._mask[:, None, : -self.suffix].bool()
+        own = torch.ones(self.suffix, self.suffix, dtype=torch.bool, device=self.device).tril()
+        block = torch.block_diag(*[own] * packed)
+        parts = [prefix.expand(-1, len(block), -1), block.expand(self.num_pairs, -1, -1)]
+        seen = torch.cat(parts, dim=-1)[:, None]
+        if self._attention == "sdpa":
+            return seen
+        dtype = self._prefix[0][0].dtype
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
     # -- endpoints ---------------------------------------------------------------------------
 
@@ -225,8 +284,13 @@ class Passes:
                 self._watch_writes(trace, handles)
             else:
                 self._watch_reads(trace, handles)
-            trace.logits = self._call(len(alphas), inputs_embeds=trace.embeds)
+            packed = self._packing(len(alphas))
+            trace.logits = self._call(len(alphas), packed, inputs_embeds=trace.embeds)
         return trace
+
+    def unpacked(self, tensor: Tensor) -> Tensor:
+        """An activation or its gradient with one continuation a row, [rows, pos, features]."""
+        return tensor.unflatten(1, (-1, self.suffix)).flatten(0, 1)
 
     def _embeds(self, ends: Endpoints, alphas: Sequence[float]) -> Tensor:
         dtype = ends.embed_clean.dtype
@@ -270,7 +334,8 @@ class Passes:
             steps = logits.shape[0] // self.num_pairs
             seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
             seed = (seed.flatten(0, 1) * (GRADIENT_SCALE / self.targets)).to(logits.dtype)
-        return list(torch.autograd.grad(logits, list(with_respect_to), seed))
+        found = torch.autograd.grad(logits, list(with_respect_to), seed)
+        return [self.unpacked(gradient) for gradient in found]
 
 
 def _precision(residual: Tensor, block: Tensor) -> str:

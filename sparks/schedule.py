@@ -21,6 +21,7 @@ from sparks.token_pairs import TokenPair
 
 _MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
 """More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
+_ROUND = 8
 
 
 class Schedule:
@@ -62,10 +63,13 @@ class Schedule:
         shape = (len(pair.prefix), len(pair.clean), self.positions)
         if shape not in self.anatomy.row_bytes:
             passes, ends = self._prepared = self.prepare([self._largest])
+            rows = passes.most_packed  # they share what a sequence holds of the prefix
             with SavedBytes(list(self.anatomy.root.parameters())) as saved:
-                trace = passes.interpolate(ends, [0.5], nodes=False)
+                trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
             self.anatomy.row_bytes[shape] = RowBytes(
-                saved=saved.total, logits=trace.logits.numel() * 4, prefix=passes.prefix_bytes
+                saved=saved.total // rows,
+                logits=trace.logits.numel() * 4 // rows,
+                prefix=passes.prefix_bytes,
             )
         return self.anatomy.row_bytes[shape]
 
@@ -87,10 +91,12 @@ class Schedule:
                 yield alike[start : start + self.estimate.pairs]
 
     def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
-        """Points in runs of about equal length that fit."""
-        count = -(-len(alphas) // max(1, self.estimate.rows // len(indices)))
-        for i in range(count):
-            yield alphas[i * len(alphas) // count : (i + 1) * len(alphas) // count]
+        """Points in runs that fit."""
+        size = max(1, self.estimate.rows // len(indices))
+        if size > _ROUND:
+            size -= size % _ROUND  # a number with many divisors packs well
+        for start in range(0, len(alphas), size):
+            yield alphas[start : start + size]
 
 
 def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
