@@ -17,6 +17,7 @@ from torch import Tensor
 from sparks.graph import Graph
 
 GIB = 2**30
+_SLACK = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class RowBytes:
     """Logits that L looks at, float32."""
     prefix: int
     """Keys and values of the pair's shared prefix."""
+    packed: int
+    """Rows that may share a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,8 @@ def plan(
     pair_bytes = 2 * row.prefix + reads + writes + deltas + scores
     # Gradients kept until they are read: at most four residual widths a layer.
     row_bytes = row.saved + 4 * graph.num_layers * token + 4 * row.logits
+    # Allocators hold on to some of what is freed.
+    pair_bytes, row_bytes = int(pair_bytes * _SLACK), int(row_bytes * _SLACK)
     rows = max(1, min(max_rows, (budget_bytes - pair_bytes) // row_bytes))
     pairs = max(1, min(rows // steps, budget_bytes // (pair_bytes + steps * row_bytes)))
     return MemoryEstimate(

@@ -211,6 +211,7 @@ class Passes:
         return getattr(self._config, "_attn_implementation", None)
 
     def _packing(self, rows_per_pair: int) -> int:
+        # Sequences are equally long, so a divisor; runs are cut to fit (`schedule`).
         sizes = range(1, self.most_packed + 1)
         return max(size for size in sizes if rows_per_pair % size == 0)
 

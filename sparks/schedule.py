@@ -21,7 +21,6 @@ from sparks.token_pairs import TokenPair
 
 _MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
 """More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
-_ROUND = 8
 
 
 class Schedule:
@@ -42,13 +41,15 @@ class Schedule:
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
         self._prepared: tuple[Passes, Endpoints] | None = None
+        row = self._measure_row()
+        self._packed = row.packed
         suffix = len(pairs[self._largest].clean)
         device = self.anatomy.device.type
         self.estimate = plan(
             self.anatomy.graph,
             d_model=self.anatomy.d_model,
             suffix=suffix,
-            row=self._measure_row(),
+            row=row,
             steps=steps,
             budget_bytes=self.budget,
             max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
@@ -63,13 +64,15 @@ class Schedule:
         shape = (len(pair.prefix), len(pair.clean), self.positions)
         if shape not in self.anatomy.row_bytes:
             passes, ends = self._prepared = self.prepare([self._largest])
-            rows = passes.most_packed  # they share what a sequence holds of the prefix
+            # Few rows, so that measuring needs little itself; more would share more of the prefix.
+            rows = min(passes.most_packed, 4)
             with SavedBytes(list(self.anatomy.root.parameters())) as saved:
                 trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
             self.anatomy.row_bytes[shape] = RowBytes(
                 saved=saved.total // rows,
                 logits=trace.logits.numel() * 4 // rows,
                 prefix=passes.prefix_bytes,
+                packed=passes.most_packed,
             )
         return self.anatomy.row_bytes[shape]
 
@@ -93,8 +96,8 @@ class Schedule:
     def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
         """Points in runs that fit."""
         size = max(1, self.estimate.rows // len(indices))
-        if size > _ROUND:
-            size -= size % _ROUND  # a number with many divisors packs well
+        if size > self._packed:
+            size -= size % self._packed  # whole sequences
         for start in range(0, len(alphas), size):
             yield alphas[start : start + size]
 

@@ -1,0 +1,39 @@
+"""The benchmarks run, end in one JSON line, and the memory budget holds in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent / "bench" / "attribution.py"
+
+
+def last_line(*arguments: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, str(BENCH), *arguments], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_benchmark_ends_in_one_json_line():
+    found = last_line("--shape", "tiny", "--prompt", "40", "--steps", "5", "--repeats", "2")
+    assert found["steps"] == 5
+    for key in ("bare_seconds", "edges_seconds", "ratio", "ratio_cpu_time", "peak_gib"):
+        assert found[key] > 0, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", [64, 512])
+def test_the_memory_budget_holds(prompt):
+    budget = 0.5
+    found = last_line(
+        *("--shape", "smollm2-135m", "--memory-only", "--steps", "20"),
+        *("--prompt", str(prompt), "--memory-gib", str(budget)),
+    )
+    assert found["estimated_gib"] <= budget
+    # What the interpreter and the allocator add is not ours to count: a tenth.
+    assert 0.1 * budget < found["measured_gib"] <= 1.1 * budget
