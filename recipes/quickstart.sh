@@ -11,7 +11,7 @@ usage: bash recipes/quickstart.sh [--short] [--fresh] [--output FOLDER] [OPTION 
   5. fine-tunes with TRL's SFTTrainer for 32 steps, a snapshot of all heads at 0, 8, 16, 24, 32
   6. prints the timeline and writes the report
 
-After the downloads about 7 minutes on two CPU cores, 5 GB of memory. Steps that are done are kept.
+After the downloads about 5 minutes on two CPU cores, 4 GB of memory. Steps that are done are kept.
 
   --short           a few steps and two probes, to see that everything runs (2 minutes)
   --fresh           throw away an earlier run in the output folder

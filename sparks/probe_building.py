@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.jsonl import check_writable
+from sparks.files import check_writable
 from sparks.probes import Probe, ProbeSet
 from sparks.problems import ANSWER_KEYS, Problem, one_line, read_problems
 from sparks.token_pairs import Message, PairEncoder, opened_thinking

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
-from sparks.jsonl import read_jsonl, write_atomically
+from sparks.files import write_atomically
+from sparks.jsonl import read_jsonl
 from sparks.token_pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]

@@ -22,7 +22,7 @@ from torch import nn
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.jsonl import check_writable
+from sparks.files import check_writable
 from sparks.probes import ProbeSet
 from sparks.store import RunStore
 from sparks.track import take_snapshot

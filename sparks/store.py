@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sparks.errors import SparksError
+from sparks.files import write_atomically
 from sparks.snapshot import Snapshot
 
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
@@ -182,20 +183,7 @@ class RunStore:
 
     def _write(self, target: Path, payload: bytes) -> None:
         self.prepare()
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise SparksError(
-                f"cannot write {target} ({error.strerror or error}): free the place or give "
-                "another folder"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(target, payload, way_out="free the place or give another folder")
 
     # -- reading -----------------------------------------------------------------------------
 

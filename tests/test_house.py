@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "trainer_log": "",
     "config": "errors",
     "graph": "errors",
+    "files": "errors",
     "guard": "errors",
     "jsonl": "errors",
     "modules": "errors",
@@ -37,9 +38,9 @@ MAY_IMPORT = {
     "quadrature": "config errors",
     # Probes.
     "token_pairs": "errors",
-    "probes": "errors jsonl token_pairs",
+    "probes": "errors files jsonl token_pairs",
     "problems": "errors jsonl probes token_pairs",
-    "probe_building": "config errors jsonl probes problems token_pairs",
+    "probe_building": "config errors files probes problems token_pairs",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
     "anatomy_check": "anatomy errors memory modules",
@@ -55,28 +56,28 @@ MAY_IMPORT = {
     "circuit": "config errors graph",
     "snapshot": "errors graph",
     "track": ("anatomy attribution circuit config graph memory snapshot token_pairs version"),
-    "store": "errors snapshot",
+    "store": "errors files snapshot",
     # Reading.
     "timeline_input": "config errors snapshot",
     "timeline": "errors graph snapshot store timeline_input",
     "timeline_text": "config errors timeline",
     "report.words": "timeline",
     "report.data": "report.words timeline",
-    "report": "errors report.data report.words timeline",
+    "report": "errors files report.data report.words timeline",
     "wandb_view": "errors timeline",
     # Shells, which do not know each other but for the command line.
     "callback": (
         "anatomy config errors probes report snapshot store timeline token_pairs track "
         "trainer_log wandb_view"
     ),
-    "replay": "config errors jsonl probes store track trainer_log",
+    "replay": "config errors files probes store track trainer_log",
     "cli": "config errors probe_building replay report store timeline timeline_text version",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "config circuit errors graph jsonl probes problems snapshot store timeline timeline_input "
-    "timeline_text token_pairs trainer_log version report report.data report.words"
+    "config circuit errors files graph jsonl probes problems snapshot store timeline "
+    "timeline_input timeline_text token_pairs trainer_log version report report.data report.words"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 

@@ -16,7 +16,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
+from sparks.files import write_atomically
 from sparks.report.data import run_data
 from sparks.report.words import clean_text
 from sparks.timeline import Timeline
@@ -84,25 +84,10 @@ def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None 
     """
     out = Path(out)
     page = render_report(timelines, title=title)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="ascii", newline="\n") as file:
-                file.write(page)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise SparksError(
-            f"cannot write the report to {out} ({error.strerror or error}): "
-            "give a file in a folder you own, such as report.html"
-        ) from error
-    return out
+    way_out = "give a file in a folder you own, such as report.html"
+    if out.is_dir():
+        raise SparksError(f"cannot write the report to {out}: it is a folder; {way_out}")
+    return write_atomically(out, page, what="the report to", way_out=way_out)
 
 
 @cache

@@ -1,0 +1,59 @@
+"""Files: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from sparks.errors import SparksError
+
+
+def write_atomically(
+    path: str | os.PathLike[str], content: str | bytes, *, what: str = "", way_out: str = ""
+) -> Path:
+    """Write under a temporary name, flush to the disk, rename; returns the path.
+
+    Args:
+        path: the file; one that exists is replaced, missing folders are made.
+        content: bytes, or text for UTF-8.
+        what: what is written, for the message: "the report to".
+        way_out: what the user can do, for the message.
+
+    Raises:
+        SparksError: it cannot be written; an older file of that name stands untouched.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        named = " ".join(part for part in (what, str(path)) if part)
+        end = f"; {way_out}" if way_out else ""
+        raise SparksError(f"cannot write {named}: {error.strerror or error}{end}") from error
+    return target
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Prove that a file can be written at `path`, and leave nothing behind.
+
+    Raises:
+        SparksError: it is a folder, or its folder cannot be made or written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise SparksError(f"cannot write {path}: it is a folder, give a file name")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SparksError(f"cannot write {path}: {error.strerror or error}") from error
