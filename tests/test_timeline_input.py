@@ -220,6 +220,14 @@ def test_mixed_precision_is_said():
     assert "different precisions (bfloat16, float32)" in problem
 
 
+def test_too_few_points_are_said():
+    fine, coarse = make_snapshot(0, gap=0.19), make_snapshot(10, gap=0.31)
+    (problem,) = Timeline([fine, coarse]).problems
+    assert "coarse at step 10: half of the probes miss at least 31% of L" in problem
+    assert "raise steps, now" in problem
+    assert Timeline([fine]).problems == ()
+
+
 def test_arrays_cannot_be_changed_by_a_reader(story):
     for name in ("steps", "frequency", "importance", "active", "base", "emergent", "cohort"):
         with pytest.raises(ValueError, match="read-only"):
