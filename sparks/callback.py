@@ -72,6 +72,11 @@ class SparksCallback(TrainerCallback):
             raise SparksError(
                 f"give config or settings by name, not both (got config and {next(iter(settings))})"
             )
+        if config is not None and not isinstance(config, SnapshotConfig):
+            raise SparksError(
+                f"config must be a SnapshotConfig, got {type(config).__name__}: give settings by "
+                f"name, as in SparksCallback(probes, steps=20)"
+            )
         if on_error not in ("warn", "raise"):
             raise SparksError(f"on_error must be warn or raise, got {on_error!r}")
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
@@ -90,6 +95,7 @@ class SparksCallback(TrainerCallback):
         self._tokenized: TokenizedProbes | None = None
         self._snapshots: dict[int, Snapshot] = {}
         self._views_failed = False
+        self._waits_for_log: int | None = None
 
     # -- events ------------------------------------------------------------------------------
 
@@ -117,8 +123,20 @@ class SparksCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure every `every_n_steps`."""
-        if self.every_n_steps is not None and state.global_step % self.every_n_steps == 0:
+        """Measure every `every_n_steps`; a step that is about to be logged waits for its log."""
+        if self.every_n_steps is None or state.global_step % self.every_n_steps:
+            return
+        if control.should_log or control.should_save:
+            self._waits_for_log = state.global_step
+        else:
+            self._measure(args, state, kwargs["model"])
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure a step whose numbers have just been logged, unless its save follows."""
+        if self._waits_for_log == state.global_step and not control.should_save:
+            self._waits_for_log = None
             self._measure(args, state, kwargs["model"])
 
     def on_save(
@@ -171,6 +189,14 @@ class SparksCallback(TrainerCallback):
                     f"{snapshot.meta.probes_hash[:12]}, now {self._tokenized.hash[:12]}): resume "
                     f"with the same probes, or give another output_dir"
                 )
+            held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
+            for name, value in self.config.measurement().items():
+                if held[name] != value:
+                    raise SparksError(
+                        f"{store.path} holds a snapshot of step {snapshot.step} with {name}="
+                        f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
+                        f"give another output_dir"
+                    )
         self._snapshots = {snapshot.step: snapshot for snapshot in contents.snapshots}
         store.write_probes(self.probes.to_jsonl())
 

@@ -342,11 +342,13 @@ def _close_output() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Our bars tell what happens; those of model loading would bury them."""
+    """Our bars tell what happens; those of model loading, and a hub's retries, would bury them."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

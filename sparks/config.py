@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -55,14 +56,23 @@ class SnapshotConfig:
         _choice("rule", self.rule, get_args(Rule))
         _choice("positions", self.positions, get_args(Positions))
         _choice("threshold_mode", self.threshold_mode, get_args(ThresholdMode))
-        if self.top_share is not None and not 0 < self.top_share <= 1:
-            raise SparksError(f"top_share must be above 0 and at most 1, got {self.top_share!r}")
-        if not self.threshold >= 0:
-            raise SparksError(f"threshold must be at least 0, got {self.threshold!r}")
+        share = self.top_share
+        if share is not None and not (_is_finite(share) and 0 < share <= 1):
+            raise SparksError(f"top_share must be above 0 and at most 1, got {share!r}")
+        if not (_is_finite(self.threshold) and self.threshold >= 0):
+            raise SparksError(
+                f"threshold must be a finite number, at least 0, got {self.threshold!r}"
+            )
         if self.threshold_mode == "relative" and self.threshold > 1:
             raise SparksError(f"a relative threshold must be at most 1, got {self.threshold!r}")
-        if not self.memory_gib > 0:
-            raise SparksError(f"memory_gib must be above 0, got {self.memory_gib!r}")
+        if not isinstance(self.swap_base_roles, bool):
+            raise SparksError(
+                f"swap_base_roles must be True or False, got {self.swap_base_roles!r}"
+            )
+        if not (_is_finite(self.memory_gib) and self.memory_gib > 0):
+            raise SparksError(
+                f"memory_gib must be a finite number above 0, got {self.memory_gib!r}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -90,6 +100,10 @@ class SnapshotConfig:
 def _whole(name: str, value: Any, lowest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise SparksError(f"{name} must be a whole number, at least {lowest}, got {value!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -96,10 +96,7 @@ class ProbeSet:
     probes: tuple[Probe, ...]
 
     def __post_init__(self) -> None:
-        numbered = tuple(
-            probe if probe.id else replace(probe, id=f"probe-{number}")
-            for number, probe in enumerate(self.probes, start=1)
-        )
+        numbered = tuple(_probe(probe, number) for number, probe in enumerate(self.probes, start=1))
         if not numbered:
             raise SparksError("a probe set must hold at least one probe, got none")
         _refuse_repeats([(f"probe {n}", probe.id) for n, probe in enumerate(numbered, start=1)])
@@ -123,6 +120,11 @@ class ProbeSet:
         Raises:
             SparksError: the file is unreadable or empty, or a line breaks a rule; names file:line.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise SparksError(
+                f"probes must be a JSONL file or a ProbeSet, got {type(path).__name__}: make a set "
+                f"of records with ProbeSet.from_records"
+            )
         return cls._collect(read_jsonl(path, what="probes"))
 
     @classmethod
@@ -200,6 +202,15 @@ class ProbeSet:
             tuple(probe.id for probe in self.probes),
             tuple(probe.group for probe in self.probes),
         )
+
+
+def _probe(value: Any, number: int) -> Probe:
+    if not isinstance(value, Probe):
+        raise SparksError(
+            f"probe {number}: must be a Probe, got {type(value).__name__}: make a set of records "
+            f"with ProbeSet.from_records"
+        )
+    return value if value.id else replace(value, id=f"probe-{number}")
 
 
 def check_messages(name: str, value: Any) -> list[Message]:

@@ -124,6 +124,10 @@ def resolve_checkpoints(
     Raises:
         SparksError: nothing to measure, a step cannot be told, or two checkpoints have one step.
     """
+    if isinstance(checkpoints, str | os.PathLike):
+        raise SparksError(
+            f"checkpoints must be a list, got {os.fspath(checkpoints)!r} alone: give [checkpoint]"
+        )
     found = [] if base is None else [_checkpoint(f"0={base}")]
     for item in checkpoints:
         found += [_checkpoint(name) for name in _expand(os.fspath(item))]

@@ -105,6 +105,8 @@ class Schedule:
 def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
     if isinstance(pairs, TokenPair):
         raise SparksError("pairs must be a sequence of TokenPair, got one: give [pair]")
+    if not isinstance(pairs, Sequence):
+        raise SparksError(f"pairs must be a list of TokenPair, got {type(pairs).__name__}")
     if not pairs:
         raise SparksError("pairs is empty: give at least one TokenPair")
     for number, pair in enumerate(pairs):

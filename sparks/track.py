@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,9 +24,10 @@ from sparks.anatomy import base_model
 from sparks.attribution import EdgeScores, iter_edge_attribution
 from sparks.circuit import Circuit, extract_circuit
 from sparks.config import SnapshotConfig
-from sparks.memory import GIB
+from sparks.errors import SparksError
+from sparks.memory import GIB, Progress
 from sparks.snapshot import Snapshot, SnapshotMeta
-from sparks.token_pairs import TokenizedProbes
+from sparks.token_pairs import TokenizedProbes, TokenPair
 from sparks.version import __version__
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -57,13 +58,19 @@ def take_snapshot(
         progress: show a bar on standard error.
 
     Raises:
-        SparksError: as `edge_attribution` does.
+        SparksError: a step below 0, probes that are not tokenised, or as `edge_attribution` does.
     """
     config = config or SnapshotConfig()
+    if type(step) is not int or step < 0:
+        raise SparksError(f"step must be a whole number, at least 0, got {step!r}")
+    if not isinstance(probes, TokenizedProbes):
+        raise SparksError(
+            f"probes must be TokenizedProbes, got {type(probes).__name__}: ProbeSet.tokenize makes "
+            f"them"
+        )
     start = time.perf_counter()
     swapped = config.swap_base_roles and step == 0
     pairs = (probes.swapped() if swapped else probes).pairs
-    results: dict[int, _ProbeResult] = {}
     with tqdm(
         total=len(pairs) * config.steps,
         desc=f"sparks step {step}",
@@ -71,19 +78,7 @@ def take_snapshot(
         leave=False,
         disable=not progress,
     ) as bar:
-        for indices, scores in iter_edge_attribution(
-            model,
-            pairs,
-            steps=config.steps,
-            rule=config.rule,
-            positions=config.positions,
-            memory_gib=config.memory_gib,
-            progress=bar.update,
-        ):
-            for row, index in enumerate(indices):
-                results[index] = _ProbeResult.of(scores, row, config)
-            last = scores
-    ordered = [results[index] for index in range(len(pairs))]
+        ordered, last = _score(model, pairs, config, bar.update)
     meta = SnapshotMeta(
         step=step,
         epoch=epoch,
@@ -102,6 +97,26 @@ def take_snapshot(
         versions=_versions(),
     )
     return _assemble(last, ordered, probes, meta)
+
+
+def _score(
+    model: nn.Module, pairs: Sequence[TokenPair], config: SnapshotConfig, progress: Progress
+) -> tuple[list[_ProbeResult], EdgeScores]:
+    """What is kept of every pair, in order, and the scores of the last batch."""
+    results: dict[int, _ProbeResult] = {}
+    for indices, scores in iter_edge_attribution(
+        model,
+        pairs,
+        steps=config.steps,
+        rule=config.rule,
+        positions=config.positions,
+        memory_gib=config.memory_gib,
+        progress=progress,
+    ):
+        for row, index in enumerate(indices):
+            results[index] = _ProbeResult.of(scores, row, config)
+        last = scores
+    return [results[index] for index in range(len(pairs))], last
 
 
 @dataclass(frozen=True, eq=False)

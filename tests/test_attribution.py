@@ -654,6 +654,7 @@ def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
     [
         ({"pairs": []}, "pairs is empty: give at least one TokenPair"),
         ({"pairs": PAIRS[0]}, r"pairs must be a sequence of TokenPair, got one: give \[pair\]"),
+        ({"pairs": iter(PAIRS)}, "pairs must be a list of TokenPair, got list_iterator"),
         ({"pairs": [PAIRS[0], {}]}, "pair 1: must be a TokenPair, got dict"),
         (
             {"pairs": [PAIRS[0], TokenPair([], [61], [1])]},
@@ -666,7 +667,8 @@ def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
         ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
         ({"rule": "simpson"}, "rule must be one of midpoint, left, right, got 'simpson'"),
         ({"positions": "first"}, "positions must be one of last, all, got 'first'"),
-        ({"memory_gib": 0}, "memory_gib must be above 0, got 0"),
+        ({"memory_gib": 0}, "memory_gib must be a finite number above 0, got 0"),
+        ({"memory_gib": "4"}, "memory_gib must be a finite number above 0, got '4'"),
         ({"model": nn.Linear(2, 2)}, "a Hugging Face causal language model, got Linear: load it"),
         ({"model": "gpt2"}, "a Hugging Face causal language model, got str: load it"),
     ],

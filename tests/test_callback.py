@@ -21,6 +21,7 @@ from sparks.errors import SparksError
 from sparks.probes import ProbeSet
 from sparks.store import RunStore
 from sparks.timeline import Timeline
+from sparks.track import take_snapshot
 
 SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
 
@@ -57,6 +58,20 @@ def test_it_measures_the_base_every_save_and_the_end(tmp_path):
 def test_every_n_steps_without_saves(tmp_path):
     run(tmp_path, sparks(every_n_steps=3), max_steps=4, save_strategy="no")
     assert RunStore(tmp_path / "sparks").steps() == [0, 3, 4]
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2, 3])
+def test_a_snapshot_between_saves_has_the_numbers_of_its_own_step(tmp_path, logging_steps):
+    trainer = run(
+        tmp_path, sparks(every_n_steps=2), max_steps=6, save_steps=4, logging_steps=logging_steps
+    )
+    contents = RunStore.find(tmp_path).read()
+    assert [snapshot.step for snapshot in contents.snapshots] == [0, 2, 4, 6]
+    losses = {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row}
+    for snapshot in contents.snapshots[1:]:
+        before = [step for step in losses if step <= snapshot.step]
+        expected = losses[max(before)] if before else None
+        assert snapshot.meta.metrics.get("loss") == expected
 
 
 def test_a_step_is_measured_once(tmp_path):
@@ -218,6 +233,15 @@ def test_resuming_with_other_probes_is_refused(tmp_path):
         run(tmp_path, other, max_steps=4, resume=True)
 
 
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    run(tmp_path, sparks(), max_steps=2)
+    match = r"a snapshot of step 0 with steps=3, now it is 4: resume with the same settings"
+    with pytest.raises(SparksError, match=match):
+        run(tmp_path, sparks(steps=4), max_steps=4, resume=True)
+    run(tmp_path, sparks(memory_gib=1.0), max_steps=4, resume=True)
+    assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 
@@ -281,6 +305,8 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
         ({"step": 5}, r"unknown setting 'step'; known: .*steps"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
+        ({"threshold": None}, "threshold must be a finite number, at least 0, got None"),
+        ({"swap_base_roles": "no"}, "swap_base_roles must be True or False, got 'no'"),
         ({"config": SnapshotConfig()}, "config or settings by name, not both"),
     ],
 )
@@ -292,6 +318,22 @@ def test_settings_that_mean_nothing(settings, message):
 def test_probes_are_read_when_the_callback_is_made(tmp_path):
     with pytest.raises(SparksError, match=r"absent\.jsonl"):
         SparksCallback(tmp_path / "absent.jsonl")
+    with pytest.raises(SparksError, match="probes must be a JSONL file or a ProbeSet, got list"):
+        SparksCallback([{"prompt": "1 + 1", "clean": "2", "corrupted": "3"}])
+
+
+@pytest.mark.parametrize("step", [-1, True, 1.5, None])
+def test_a_snapshot_needs_a_step_and_tokenised_probes(step):
+    model, tokenizer = tiny_model("llama-gqa"), byte_level_tokenizer(chat=CHAT)
+    with pytest.raises(SparksError, match=rf"step must be a whole number, at least 0, got {step}"):
+        take_snapshot(model, PROBES.tokenize(tokenizer, max_suffix_tokens=4), step=step)
+    with pytest.raises(SparksError, match="probes must be TokenizedProbes, got ProbeSet: "):
+        take_snapshot(model, PROBES)
+
+
+def test_settings_in_a_dict_are_refused():
+    with pytest.raises(SparksError, match="config must be a SnapshotConfig, got dict: give sett"):
+        SparksCallback(PROBES, config={"steps": 3})
 
 
 def test_the_written_log_is_json_without_nan(tmp_path):

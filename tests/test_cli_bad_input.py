@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import assert_refused, call, listing, write_lines
+from huggingface_hub.utils import logging as hub_logging
 from models import tiny_model
 from safetensors.numpy import load_file, save_file
 from tokenizers_made_here import byte_level_tokenizer
@@ -132,7 +133,10 @@ def test_an_unknown_model_cannot_build_probes(tmp_path, capsys):
     data = write_lines(tmp_path / "data.jsonl", json.dumps({"question": "2 + 2?", "answer": "4"}))
     arguments = ("--data", data, "--model", "no/such-model", "--output", tmp_path / "probes.jsonl")
     match = "cannot load model 'no/such-model'"
+    hub_logging.set_verbosity_warning()
     assert_refused(capsys, tmp_path, "probes", *arguments, match=match)
+    # Without a network the hub's client would tell five retries, two lines each.
+    assert hub_logging.get_verbosity() == hub_logging.ERROR
 
 
 @pytest.mark.parametrize("where", ["norm", "weight"])
@@ -184,8 +188,10 @@ def test_a_folder_that_cannot_be_written_is_refused(checkpoint, probes, tmp_path
     [
         (("--steps", "0"), "steps must be a whole number, at least 1, got 0"),
         (("--top-share", "2"), "top_share must be above 0 and at most 1, got 2.0"),
-        (("--threshold", "nan"), "threshold must be at least 0, got nan"),
-        (("--memory-gib", "0"), "memory_gib must be above 0, got 0.0"),
+        (("--threshold", "nan"), "threshold must be a finite number, at least 0, got nan"),
+        (("--threshold", "inf"), "threshold must be a finite number, at least 0, got inf"),
+        (("--memory-gib", "0"), "memory_gib must be a finite number above 0, got 0.0"),
+        (("--memory-gib", "inf"), "memory_gib must be a finite number above 0, got inf"),
         (("--device", "abacus"), "cannot load checkpoint .*abacus"),
     ],
 )

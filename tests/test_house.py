@@ -55,7 +55,9 @@ MAY_IMPORT = {
     # From scores to what is kept.
     "circuit": "config errors graph",
     "snapshot": "errors graph",
-    "track": ("anatomy attribution circuit config graph memory snapshot token_pairs version"),
+    "track": (
+        "anatomy attribution circuit config errors graph memory snapshot token_pairs version"
+    ),
     "store": "errors files snapshot",
     # Reading.
     "timeline_input": "config errors snapshot",

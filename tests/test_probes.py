@@ -195,6 +195,8 @@ def test_records_are_named_by_their_number():
         ProbeSet.from_records([])
     with pytest.raises(SparksError, match="probe 2: id 'a' is already that of probe 1"):
         ProbeSet((Probe("p", "a", "b", "a"), Probe("q", "a", "b", "a")))
+    with pytest.raises(SparksError, match=r"probe 2: must be a Probe, got dict: .*from_records"):
+        ProbeSet((Probe("p", "a", "b"), GOOD))
 
 
 def test_a_probe_keeps_its_own_messages():

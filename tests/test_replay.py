@@ -384,6 +384,11 @@ def test_two_checkpoints_of_one_step_are_refused(tmp_path):
         resolve_checkpoints([f"0={first}"], base="owner/base")
 
 
+def test_one_checkpoint_without_a_list_is_refused():
+    with pytest.raises(SparksError, match=r"must be a list, got 'run/checkpoint-2' alone: give \["):
+        resolve_checkpoints("run/checkpoint-2")
+
+
 def test_nothing_to_replay_is_refused():
     with pytest.raises(SparksError, match="no checkpoints: give folders"):
         resolve_checkpoints([])
