@@ -154,7 +154,12 @@ class SparksCallback(TrainerCallback):
         # With load_best_model_at_end the weights are no longer those of the last step.
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._measure(args, state, kwargs["model"])
-        self.store.write_metrics(state.log_history)
+        try:
+            self.store.write_metrics(state.log_history)
+        except SparksError as error:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
         if self._snapshots:
             self._finish(args, state)
 
@@ -205,10 +210,10 @@ class SparksCallback(TrainerCallback):
             return
         try:
             self._keep(self._take(model, state), args, state)
-        except (SparksError, RuntimeError, OSError) as error:
+        except Exception as error:  # models and disks fail in many classes; hours may be at stake
             if self.on_error == "raise":
                 raise
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
             warnings.warn(
                 f"sparks: no snapshot of step {state.global_step} ({reason}); training goes on",
                 stacklevel=3,

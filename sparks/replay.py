@@ -24,6 +24,7 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.files import check_writable
 from sparks.probes import ProbeSet
+from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
 from sparks.trainer_log import TrainerLog, latest_metrics
@@ -93,27 +94,38 @@ def replay_checkpoints(
         if not overwrite and _is_done(store, checkpoint.step, config):
             continue
         model = _load_model(checkpoint, device, autocast)
-        tokenized = probe_set.tokenize(
-            tokenizer,
-            max_suffix_tokens=config.max_suffix_tokens,
-            max_context=getattr(model.config, "max_position_embeddings", None),
-        )
-        log = checkpoint.log
-        snapshot = take_snapshot(
-            model,
-            tokenized,
-            config,
-            step=checkpoint.step,
-            epoch=log.epoch if log else None,
-            metrics=latest_metrics(log.rows) if log else None,
-            source="replay",
-            progress=progress,
-        )
-        store.save(snapshot)
+        store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
         del model
     _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
     store.write_probes(probe_set.to_jsonl())
     return store
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    model: Any,
+    tokenizer: Any,
+    probes: ProbeSet,
+    config: SnapshotConfig,
+    *,
+    progress: bool,
+) -> Snapshot:
+    tokenized = probes.tokenize(
+        tokenizer,
+        max_suffix_tokens=config.max_suffix_tokens,
+        max_context=getattr(model.config, "max_position_embeddings", None),
+    )
+    log = checkpoint.log
+    return take_snapshot(
+        model,
+        tokenized,
+        config,
+        step=checkpoint.step,
+        epoch=log.epoch if log else None,
+        metrics=latest_metrics(log.rows) if log else None,
+        source="replay",
+        progress=progress,
+    )
 
 
 def resolve_checkpoints(

@@ -269,6 +269,34 @@ def test_a_failed_snapshot_leaves_a_hole_that_is_named(tmp_path):
     assert any("step 2" in problem for problem in Timeline.from_run(tmp_path).problems)
 
 
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError()])
+def test_no_failure_of_a_snapshot_ends_the_training(tmp_path, monkeypatch, error):
+    def fail_late(*arguments, step, **keywords):
+        if step:
+            raise error
+        return take_snapshot(*arguments, step=step, **keywords)
+
+    monkeypatch.setattr("sparks.callback.take_snapshot", fail_late)
+    with pytest.warns(UserWarning, match=r"step 2 \((odd|MemoryError)\); training goes on"):
+        trainer = run(tmp_path, sparks(), max_steps=2)
+    assert trainer.state.global_step == 2
+
+
+def test_a_log_that_cannot_be_written_does_not_take_the_trained_model_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(SparksCallback, "_keep", lambda *_: None)
+
+    def full(*_):
+        raise SparksError("cannot write metrics.json: No space left on device")
+
+    monkeypatch.setattr(RunStore, "write_metrics", full)
+    with pytest.warns(
+        UserWarning, match="the log is not kept .cannot write metrics.json: No space"
+    ):
+        run(tmp_path / "warn", sparks(), max_steps=1)
+    with pytest.raises(SparksError, match="No space left"):
+        run(tmp_path / "raise", sparks(on_error="raise"), max_steps=1)
+
+
 def test_a_failed_snapshot_can_stop_the_training(tmp_path):
     with pytest.raises(SparksError, match="not finite"):
         run(tmp_path, Break(), sparks(on_error="raise"))

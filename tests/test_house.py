@@ -72,7 +72,7 @@ MAY_IMPORT = {
         "anatomy config errors probes report snapshot store timeline token_pairs track "
         "trainer_log wandb_view"
     ),
-    "replay": "config errors files probes store track trainer_log",
+    "replay": "config errors files probes snapshot store track trainer_log",
     "cli": "config errors probe_building replay report store timeline timeline_text version",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
