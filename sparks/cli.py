@@ -298,6 +298,7 @@ def _add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:
         option = "--" + item.name.replace("_", "-")
         text = item.metadata["help"].replace("%", "%%")
         if item.type == "bool":
+            text += " (default: True)" if item.default else ""
             parser.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=item.default, help=text
             )

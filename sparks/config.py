@@ -45,6 +45,9 @@ class SnapshotConfig:
     swap_base_roles: bool = _setting(
         False, "at step 0 swap clean and corrupted, as the paper does for its base model"
     )
+    faithfulness: bool = _setting(
+        True, "also measure how much of L each circuit carries alone (a tenth more time)"
+    )
     memory_gib: float = _setting(
         4.0, "memory for activations, GiB; pairs and steps are split to stay under it"
     )
@@ -65,10 +68,9 @@ class SnapshotConfig:
             )
         if self.threshold_mode == "relative" and self.threshold > 1:
             raise SparksError(f"a relative threshold must be at most 1, got {self.threshold!r}")
-        if not isinstance(self.swap_base_roles, bool):
-            raise SparksError(
-                f"swap_base_roles must be True or False, got {self.swap_base_roles!r}"
-            )
+        for name in ("swap_base_roles", "faithfulness"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SparksError(f"{name} must be True or False, got {value!r}")
         if not (_is_finite(self.memory_gib) and self.memory_gib > 0):
             raise SparksError(
                 f"memory_gib must be a finite number above 0, got {self.memory_gib!r}"
@@ -91,9 +93,9 @@ class SnapshotConfig:
         return cls(**values)
 
     def measurement(self) -> dict[str, Any]:
-        """The settings that change the numbers: snapshots on one timeline must share them."""
+        """The settings that change the scores: snapshots on one timeline must share them."""
         values = self.as_dict()
-        del values["memory_gib"]
+        del values["memory_gib"], values["faithfulness"]
         return values
 
 

@@ -272,6 +272,10 @@ class Passes:
         clean, corrupted = both.float().unflatten(0, (-1, 2)).unbind(1)
         return corrupted - clean
 
+    def run(self, *, clean: bool) -> Tensor:
+        """Logits [pairs, targets, vocab] of the clean or the corrupted continuations."""
+        return self._call(1, input_ids=self._ids_clean if clean else self._ids_corrupted)
+
     # -- path --------------------------------------------------------------------------------
 
     def interpolate(self, ends: Endpoints, alphas: Sequence[float], *, nodes: bool) -> Trace:

@@ -71,6 +71,9 @@ class Snapshot:
     """Sum of |score| over ALL edges that leave the node, kept or not."""
     loss_corrupted: Float32[np.ndarray, " probes"]
     """KL(clean || corrupted), nats."""
+    loss_circuit: Float32[np.ndarray, " probes"] | None = None
+    """L with every edge outside the circuit patched to its corrupted value, nats; NaN where it was
+    not measured (None becomes NaN)."""
     completeness_gap: Float32[np.ndarray, " probes"]
     """|sum of embedding attributions - loss_corrupted| / loss_corrupted."""
     edge_offsets: Int64[np.ndarray, " probes_plus_one"]
@@ -81,6 +84,9 @@ class Snapshot:
     """Signed score of each kept edge, strongest first within a probe."""
 
     def __post_init__(self) -> None:
+        if self.loss_circuit is None:
+            unknown = np.full(len(self.probe_ids), np.nan, np.float32)
+            object.__setattr__(self, "loss_circuit", unknown)
         probes, edges = len(self.probe_ids), len(self.edge_source)
         heads = (probes, self.graph.num_layers, self.graph.num_heads)
         expected = {
@@ -89,6 +95,7 @@ class Snapshot:
             "active": heads,
             "node_totals": (probes, self.graph.num_sources),
             "loss_corrupted": (probes,),
+            "loss_circuit": (probes,),
             "completeness_gap": (probes,),
             "edge_offsets": (probes + 1,),
             "edge_source": (edges,),
@@ -108,6 +115,13 @@ class Snapshot:
     def step(self) -> int:
         """Optimizer step of the checkpoint."""
         return self.meta.step
+
+    @property
+    def faithfulness(self) -> Float32[np.ndarray, " probes"]:
+        """1 - loss_circuit / loss_corrupted: 1 where the circuit carries all, 0 where nothing."""
+        assert self.loss_circuit is not None  # __post_init__ has filled it
+        whole = np.where(self.loss_corrupted == 0, np.nan, self.loss_corrupted)
+        return (1 - self.loss_circuit / whole).astype(np.float32)
 
     @property
     def num_probes(self) -> int:
@@ -144,6 +158,9 @@ class Snapshot:
                 f"snapshot schema {schema!r} is newer than this sparks reads "
                 f"({SCHEMA_VERSION}): upgrade with `pip install -U thinking-sparks`"
             )
+        # Not in the first files of schema 1, and not in those taken without faithfulness.
+        unknown = np.full_like(arrays.get("loss_corrupted", ()), np.nan, dtype=np.float32)
+        arrays = {"loss_circuit": unknown} | dict(arrays)
         if missing := [name for name in _DTYPES if name not in arrays]:
             raise SparksError(f"snapshot lacks {', '.join(missing)}")
         for name, dtype in _DTYPES.items():
@@ -166,6 +183,7 @@ _DTYPES: dict[str, Any] = {
     "active": np.bool_,
     "node_totals": np.float32,
     "loss_corrupted": np.float32,
+    "loss_circuit": np.float32,
     "completeness_gap": np.float32,
     "edge_offsets": np.int64,
     "edge_source": np.int32,

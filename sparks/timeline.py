@@ -249,7 +249,8 @@ class Timeline:
 
         Columns: step; numbers of heads: active, base (active at the first checkpoint, constant),
         emergent, retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
-        probe); loss_corrupted (mean over probes, nats); completeness_gap_median and
+        probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
+        of L the circuit carries alone, NaN where not measured); completeness_gap_median and
         completeness_gap_max (over probes whose gap is a number; NaN if none is); seconds;
         peak_memory_gib.
         """
@@ -386,6 +387,9 @@ def _measurements(
         "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
         "loss_corrupted": np.array(
             [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
+        ),
+        "faithfulness": np.array(
+            [np.median(_numbers(snapshot.faithfulness[chosen])) for snapshot in ordered]
         ),
         "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
         "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),

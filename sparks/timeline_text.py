@@ -131,7 +131,7 @@ def _title(page: _Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     page.labelled("Probes     ", f"{timeline.num_probes}{group}, set {hash_text}")
     page.labelled("Settings   ", _settings(timeline))
     page.labelled("Heads      ", _heads_in_words(timeline, counts))
-    page.labelled("Exactness  ", _gap_in_words(counts))
+    page.labelled("Exactness  ", _gap_in_words(counts) + _faithfulness_in_words(counts))
 
 
 def _settings(timeline: Timeline) -> str:
@@ -162,6 +162,17 @@ def _heads_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
         f"and {last['emergent']:.0f} emergent. On the way {sums['born']} born, {sums['pruned']} "
         f"pruned, {sums['revived']} revived; of the base {sums['silenced']} silenced, "
         f"{sums['returned']} returned"
+    )
+
+
+def _faithfulness_in_words(counts: pd.DataFrame) -> str:
+    share = counts["faithfulness"].to_numpy()
+    if np.isnan(share).all():
+        return ""
+    last = int(np.flatnonzero(~np.isnan(share))[-1])
+    return (
+        f"; with all outside them patched, circuits keep {_percent(share[last])} of L (step "
+        f"{counts['step'][last]}, median; below 0: worse than the corrupted run)"
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparks.anatomy import base_model
+from sparks.anatomy_check import take_apart
 from sparks.attribution import EdgeScores, iter_edge_attribution
 from sparks.circuit import Circuit, extract_circuit
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.faithfulness import circuit_loss
+from sparks.guard import undisturbed
 from sparks.memory import GIB, Progress
+from sparks.passes import Passes
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.token_pairs import TokenizedProbes, TokenPair
 from sparks.version import __version__
@@ -79,6 +83,9 @@ def take_snapshot(
         disable=not progress,
     ) as bar:
         ordered, last = _score(model, pairs, config, bar.update)
+    losses = [float("nan")] * len(pairs)
+    if config.faithfulness:
+        losses = _losses_of_circuits(model, pairs, [result.circuit for result in ordered], config)
     meta = SnapshotMeta(
         step=step,
         epoch=epoch,
@@ -96,7 +103,27 @@ def take_snapshot(
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
-    return _assemble(last, ordered, probes, meta)
+    return replace(
+        _assemble(last, ordered, probes, meta), loss_circuit=np.array(losses, np.float32)
+    )
+
+
+def _losses_of_circuits(
+    model: nn.Module,
+    pairs: Sequence[TokenPair],
+    circuits: Sequence[Circuit],
+    config: SnapshotConfig,
+) -> list[float]:
+    """L of each pair with everything outside its circuit patched."""
+    losses = []
+    with undisturbed(model):
+        anatomy = take_apart(model)
+        for pair, circuit in zip(pairs, circuits, strict=True):
+            kept = torch.zeros(anatomy.graph.num_sources, anatomy.graph.num_destinations)
+            kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = 1
+            passes = Passes(anatomy, [pair], config.positions)
+            losses.append(circuit_loss(anatomy, passes, kept.bool()))
+    return losses
 
 
 def _score(

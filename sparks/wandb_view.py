@@ -46,10 +46,10 @@ _COLUMNS = {
     "sparks/heads_pruned": "pruned",
     # Base heads still in use: the paper's dashed curve.
     "sparks/base_retained": "retained",
-    # Mean kept edges a probe: at top_n the count is the limit's, below it the threshold's.
-    "sparks/edges_kept": "edges",
     # What the scores explain, in nats: near 0 the two answers no longer differ to the model.
     "sparks/loss_corrupted": "loss_corrupted",
+    # How much of it the kept circuits carry alone, median over probes: 1 all, 0 nothing.
+    "sparks/faithfulness": "faithfulness",
     # Error of the scores, median over probes: above some percent, raise `steps`.
     "sparks/completeness_gap": "completeness_gap_median",
     # What the snapshot cost the run.

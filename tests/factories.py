@@ -92,6 +92,7 @@ def make_snapshot(
         active=heads,
         node_totals=(sums * 1.25 + rng.uniform(0.01, 0.1, sums.shape)).astype(np.float32),
         loss_corrupted=rng.uniform(0.5, 2.0, probes).astype(np.float32),
+        loss_circuit=np.full(probes, 0.25, np.float32),
         completeness_gap=np.broadcast_to(np.float32(gap), (probes,)).astype(np.float32),
         edge_offsets=np.cumsum([0] + [len(part[0]) for part in parts]).astype(np.int64),
         edge_source=np.concatenate([part[0] for part in parts]),

@@ -106,6 +106,13 @@ def test_what_a_snapshot_says_of_itself(tmp_path):
     assert 0 < last.meta.seconds < 600
     assert np.isfinite(last.completeness_gap).all()
     assert np.isfinite(last.loss_corrupted).all()
+    assert np.isfinite(last.faithfulness).all()
+
+
+def test_faithfulness_can_be_left_out(tmp_path):
+    run(tmp_path, sparks(faithfulness=False), max_steps=1, save_steps=1)
+    for snapshot in RunStore.find(tmp_path).read().snapshots:
+        assert np.isnan(snapshot.faithfulness).all()
 
 
 def test_the_timeline_carries_the_trainers_log(tmp_path):

@@ -51,12 +51,14 @@ MAY_IMPORT = {
         "anatomy config destinations errors graph guard memory modules passes quadrature schedule "
         "token_pairs"
     ),
+    "faithfulness": "anatomy modules passes",
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
     "snapshot": "errors graph",
     "track": (
-        "anatomy attribution circuit config errors graph memory snapshot token_pairs version"
+        "anatomy anatomy_check attribution circuit config errors faithfulness graph guard memory "
+        "passes snapshot token_pairs version"
     ),
     "store": "errors files snapshot",
     # Reading.

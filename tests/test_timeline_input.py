@@ -98,6 +98,7 @@ def _no_probes() -> dict:
             "active",
             "node_totals",
             "loss_corrupted",
+            "loss_circuit",
             "completeness_gap",
             "edge_source",
             "edge_destination",

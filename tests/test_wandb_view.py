@@ -53,8 +53,8 @@ WORKED = {  # of STORY, by step
     "sparks/cohort/later": dict.fromkeys(STORY, 0),
 }
 MEASURED = {
-    "sparks/edges_kept",
     "sparks/loss_corrupted",
+    "sparks/faithfulness",
     "sparks/completeness_gap",
     "sparks/seconds",
 }
@@ -66,7 +66,7 @@ def test_numbers_of_every_checkpoint_by_hand():
         found = wandb_view.scalars(timeline)
         expected = {key: values[snapshot.step] for key, values in WORKED.items()}
         expected |= {
-            "sparks/edges_kept": len(snapshot.edge_score) / 4,
+            "sparks/faithfulness": np.median(1 - 0.25 / snapshot.loss_corrupted),
             "sparks/loss_corrupted": snapshot.loss_corrupted.mean(dtype=np.float64),
             "sparks/completeness_gap": 0.625,  # the median of 0.25, 0.5, 0.75, 4
             "sparks/seconds": 2.5,
