@@ -46,7 +46,7 @@ class SnapshotConfig:
         False, "at step 0 swap clean and corrupted, as the paper does for its base model"
     )
     faithfulness: bool = _setting(
-        True, "also measure how much of L each circuit carries alone (a tenth more time)"
+        True, "also measure how much of L each circuit carries alone (a little more time)"
     )
     memory_gib: float = _setting(
         4.0, "memory for activations, GiB; pairs and steps are split to stay under it"
