@@ -272,11 +272,9 @@ def test_scores_of_zero_give_an_empty_circuit(mode: str, threshold: float):
     assert not circuit.importance.any()
 
 
-@pytest.mark.parametrize("threshold", [1e39, float("inf")])
-def test_a_threshold_that_nothing_reaches_gives_an_empty_circuit(threshold: float):
-    assert (
-        circuit_of({("embed", "logits"): 3e38}, SnapshotConfig(threshold=threshold)).score.size == 0
-    )
+def test_a_threshold_that_nothing_reaches_gives_an_empty_circuit():
+    settings = SnapshotConfig(threshold=1e39)  # above any float32
+    assert circuit_of({("embed", "logits"): 3e38}, settings).score.size == 0
 
 
 def test_an_edge_of_score_zero_is_not_kept_without_a_threshold():
