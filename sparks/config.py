@@ -14,7 +14,8 @@ Positions = Literal["last", "all"]
 ThresholdMode = Literal["absolute", "relative"]
 
 
-def _setting(default: Any, help: str) -> Any:
+def setting(default: Any, help: str) -> Any:
+    """A field of a settings class: its default, and the help that the command line shows."""
     return field(default=default, metadata={"help": help})
 
 
@@ -26,29 +27,29 @@ class SnapshotConfig:
         SparksError: a value is outside its range.
     """
 
-    steps: int = _setting(100, "points m on the path from corrupted to clean (paper A.5: 100)")
-    rule: Rule = _setting(
+    steps: int = setting(100, "points m on the path from corrupted to clean (paper A.5: 100)")
+    rule: Rule = setting(
         "midpoint", "where the points lie: midpoint; left (official code); right (paper's Eq. 3)"
     )
-    positions: Positions = _setting(
+    positions: Positions = setting(
         "last", "KL divergence at the last position, or its mean over all continuation positions"
     )
-    top_n: int = _setting(5000, "edges kept a probe, the strongest first (paper: 5000)")
-    top_share: float | None = _setting(
+    top_n: int = setting(5000, "edges kept a probe, the strongest first (paper: 5000)")
+    top_share: float | None = setting(
         None, "keep this share (0..1] of the model's edges instead of top_n"
     )
-    threshold: float = _setting(0.1, "tau: kept edges have at least this |score| (paper: 0.1)")
-    threshold_mode: ThresholdMode = _setting(
+    threshold: float = setting(0.1, "tau: kept edges have at least this |score| (paper: 0.1)")
+    threshold_mode: ThresholdMode = setting(
         "absolute", "threshold as it is, or relative to the probe's largest |score|"
     )
-    max_suffix_tokens: int = _setting(16, "continuations are cut to this many tokens")
-    swap_base_roles: bool = _setting(
+    max_suffix_tokens: int = setting(16, "continuations are cut to this many tokens")
+    swap_base_roles: bool = setting(
         False, "at step 0 swap clean and corrupted, as the paper does for its base model"
     )
-    faithfulness: bool = _setting(
+    faithfulness: bool = setting(
         True, "also measure how much of L each circuit carries alone (a little more time)"
     )
-    memory_gib: float = _setting(
+    memory_gib: float = setting(
         4.0, "memory for activations, GiB; pairs and steps are split to stay under it"
     )
 

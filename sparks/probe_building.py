@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sparks.config import SnapshotConfig
+from sparks.config import SnapshotConfig, setting
 from sparks.errors import SparksError
 from sparks.files import check_writable
 from sparks.probes import Probe, ProbeSet
@@ -32,10 +32,6 @@ from sparks.token_pairs import Message, PairEncoder, opened_thinking
 
 # Passed-over problems after which building gives up, so that no hub data set is read to its end.
 _PATIENCE = 100
-
-
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 def _required(help: str) -> Any:
@@ -59,26 +55,26 @@ class ProbeBuildingConfig:
         "ones"
     )
     output: str = _required("the JSONL file to write")
-    clean_model: str | None = _setting(
+    clean_model: str | None = setting(
         None, "a trained model whose sampled beginnings are the clean ones, not reference answers"
     )
-    subset: str | None = _setting(None, "name of the subset of a hub data set")
-    split: str = _setting("train", "split of a hub data set")
-    count: int = _setting(8, "probes to build")
-    group: str = _setting("", "label of the probes; the problem's own `group` where not given")
-    system_prompt: str | None = _setting(
+    subset: str | None = setting(None, "name of the subset of a hub data set")
+    split: str = setting("train", "split of a hub data set")
+    count: int = setting(8, "probes to build")
+    group: str = setting("", "label of the probes; the problem's own `group` where not given")
+    system_prompt: str | None = setting(
         None, "system message of chat prompts, in place of the problem's own"
     )
-    max_new_tokens: int = _setting(32, "tokens sampled, and kept of a reference answer")
-    max_suffix_tokens: int = _setting(
+    max_new_tokens: int = setting(32, "tokens sampled, and kept of a reference answer")
+    max_suffix_tokens: int = setting(
         SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens"
     )
-    temperature: float = _setting(0.6, "sampling temperature (paper: 0.6)")
-    top_p: float = _setting(0.95, "sampling nucleus (paper: 0.95)")
-    greedy: bool = _setting(False, "take the likeliest token instead of sampling")
-    seed: int = _setting(0, "seed of the sampling")
-    batch_size: int = _setting(8, "prompts sampled at a time; part of what a seed reproduces")
-    device: str = _setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
+    temperature: float = setting(0.6, "sampling temperature (paper: 0.6)")
+    top_p: float = setting(0.95, "sampling nucleus (paper: 0.95)")
+    greedy: bool = setting(False, "take the likeliest token instead of sampling")
+    seed: int = setting(0, "seed of the sampling")
+    batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
+    device: str = setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
 
     def __post_init__(self) -> None:
         for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):

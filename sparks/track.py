@@ -10,13 +10,14 @@ import hashlib
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -83,7 +84,7 @@ def take_snapshot(
         disable=not progress,
     ) as bar:
         ordered, last = _score(model, pairs, config, bar.update)
-    losses = [float("nan")] * len(pairs)
+    losses = None
     if config.faithfulness:
         losses = _losses_of_circuits(model, pairs, [result.circuit for result in ordered], config)
     meta = SnapshotMeta(
@@ -103,9 +104,7 @@ def take_snapshot(
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
-    return replace(
-        _assemble(last, ordered, probes, meta), loss_circuit=np.array(losses, np.float32)
-    )
+    return _assemble(last, ordered, losses, probes, meta)
 
 
 def _losses_of_circuits(
@@ -113,7 +112,7 @@ def _losses_of_circuits(
     pairs: Sequence[TokenPair],
     circuits: Sequence[Circuit],
     config: SnapshotConfig,
-) -> list[float]:
+) -> Float32[np.ndarray, " probes"]:
     """L of each pair with everything outside its circuit patched."""
     losses = []
     with undisturbed(model):
@@ -123,7 +122,7 @@ def _losses_of_circuits(
             kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = 1
             passes = Passes(anatomy, [pair], config.positions)
             losses.append(circuit_loss(anatomy, passes, kept.bool()))
-    return losses
+    return np.array(losses, np.float32)
 
 
 def _score(
@@ -167,7 +166,11 @@ class _ProbeResult:
 
 
 def _assemble(
-    scores: EdgeScores, results: list[_ProbeResult], probes: TokenizedProbes, meta: SnapshotMeta
+    scores: EdgeScores,
+    results: list[_ProbeResult],
+    losses: Float32[np.ndarray, " probes"] | None,
+    probes: TokenizedProbes,
+    meta: SnapshotMeta,
 ) -> Snapshot:
     circuits = [result.circuit for result in results]
     offsets = np.cumsum([0, *(len(circuit.score) for circuit in circuits)])
@@ -179,6 +182,7 @@ def _assemble(
         importance=np.stack([circuit.importance for circuit in circuits]).astype(np.float32),
         active=np.stack([circuit.heads for circuit in circuits]),
         node_totals=np.stack([result.node_totals for result in results]).astype(np.float32),
+        loss_circuit=losses,
         loss_corrupted=np.array([result.loss_corrupted for result in results], np.float32),
         completeness_gap=np.array([result.completeness_gap for result in results], np.float32),
         edge_offsets=offsets.astype(np.int64),
