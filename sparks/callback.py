@@ -9,33 +9,28 @@ What happens when:
 3. `on_train_end`: the last step if it has none, then the report.
 
 Training is left untouched: weights, optimizer, random states and logs are bitwise what they are
-without the callback. A step is measured once.
+without the callback. A step is measured once. This module says when; `recorder` does the work, in
+every process of the training.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
+from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sparks.anatomy import base_model
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
-from sparks.report import write_report
-from sparks.snapshot import Snapshot
+from sparks.recorder import FOLDER, Recorder
+from sparks.sharding import refuse_unknown_sharding
 from sparks.store import RunStore
-from sparks.timeline import Timeline
-from sparks.token_pairs import TokenizedProbes
-from sparks.track import take_snapshot
-from sparks.trainer_log import latest_metrics
-
-FOLDER = "sparks"
-REPORT = "report.html"
 
 
 class SparksCallback(TrainerCallback):
@@ -90,11 +85,8 @@ class SparksCallback(TrainerCallback):
         self.on_error = on_error
         self.report = report
         self.progress = progress
-        self.store: RunStore | None = None
-        """The run folder, once training has begun."""
-        self._tokenized: TokenizedProbes | None = None
-        self._snapshots: dict[int, Snapshot] = {}
-        self._views_failed = False
+        self.recorder: Recorder | None = None
+        """What is measured and kept, once training has begun."""
         self._waits_for_log: int | None = None
 
     # -- events ------------------------------------------------------------------------------
@@ -102,23 +94,28 @@ class SparksCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Prepare the run folder and measure the base model, or what a resumed run lacks."""
-        if not state.is_world_process_zero:
-            return
-        model = kwargs["model"]
-        _refuse_sharded(model)
-        self._tokenized = self._tokenize(model, kwargs.get("processing_class"))
-        self.store = RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER)
-        self._open_store(self.store, state.global_step)
-        if str(args.save_strategy) in ("no", "SaveStrategy.NO") and self.every_n_steps is None:
+        """Prepare the run folder and measure the base model, or what a resumed run lacks.
+
+        Raises:
+            SparksError: whatever `on_error` says: nothing is lost yet, and nothing would work
+                later.
+        """
+        _refuse_split_sequences(args)
+        refuse_unknown_sharding(kwargs["model"])
+        if state.is_world_process_zero and not self._is_asked_to_measure(args):
             warnings.warn(
                 "sparks: save_strategy is 'no', so only the first and the last step are measured: "
                 "set save_strategy, or SparksCallback(every_n_steps=...)",
                 stacklevel=2,
             )
-        if state.global_step not in self._snapshots:
-            # Raises whatever `on_error` says: nothing is lost yet, and nothing would work later.
-            self._keep(self._take(model, state), args, state)
+        self.recorder = Recorder(
+            self.probes,
+            self.config,
+            RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER),
+            progress=self.progress,
+        )
+        self.recorder.begin(kwargs["model"], kwargs.get("processing_class"), state)
+        self._show(args, state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -149,153 +146,78 @@ class SparksCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the last step if it has no snapshot, then write the log and the report."""
-        if self.store is None:
+        if self.recorder is None:
             return
         # With load_best_model_at_end the weights are no longer those of the last step.
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._measure(args, state, kwargs["model"])
         try:
-            self.store.write_metrics(state.log_history)
+            self.recorder.write_log(state)
         except SparksError as error:
             if self.on_error == "raise":
                 raise
-            warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
-        if self._snapshots:
-            self._finish(args, state)
+            if state.is_world_process_zero:
+                warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
+        if state.is_world_process_zero:
+            self._finish(self.recorder, args, state)
 
-    # -- measuring ---------------------------------------------------------------------------
+    # -- what they share ---------------------------------------------------------------------
 
-    def _tokenize(self, model: nn.Module, processing_class: Any) -> TokenizedProbes:
-        if processing_class is None:
-            raise SparksError(
-                "the trainer has no processing_class: give it the model's tokenizer, as in "
-                "SFTTrainer(processing_class=tokenizer)"
-            )
-        config = getattr(base_model(model), "config", None)
-        return self.probes.tokenize(
-            getattr(processing_class, "tokenizer", processing_class),
-            max_suffix_tokens=self.config.max_suffix_tokens,
-            max_context=getattr(config, "max_position_embeddings", None),
-        )
-
-    def _open_store(self, store: RunStore, step: int) -> None:
-        """Check that the folder can be written and fits this run; keep what a resume keeps."""
-        assert self._tokenized is not None
-        store.prepare()
-        # A new run (step 0) redoes the base model too.
-        store.set_aside_after(step if step else -1)
-        contents = store.read()
-        for problem in contents.problems:
-            warnings.warn(f"sparks: {problem}", stacklevel=3)
-        for snapshot in contents.snapshots:
-            if snapshot.meta.probes_hash != self._tokenized.hash:
-                raise SparksError(
-                    f"{store.path} holds snapshots of other probes (step {snapshot.step}, hash "
-                    f"{snapshot.meta.probes_hash[:12]}, now {self._tokenized.hash[:12]}): resume "
-                    f"with the same probes, or give another output_dir"
-                )
-            held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
-            for name, value in self.config.measurement().items():
-                if held[name] != value:
-                    raise SparksError(
-                        f"{store.path} holds a snapshot of step {snapshot.step} with {name}="
-                        f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
-                        f"give another output_dir"
-                    )
-        self._snapshots = {snapshot.step: snapshot for snapshot in contents.snapshots}
-        store.write_probes(self.probes.to_jsonl())
+    def _is_asked_to_measure(self, args: TrainingArguments) -> bool:
+        saves = str(args.save_strategy) not in ("no", "SaveStrategy.NO")
+        return saves or self.every_n_steps is not None
 
     def _measure(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        if self.store is None or state.global_step in self._snapshots:
+        recorder = self.recorder
+        if recorder is None or state.global_step in recorder.measured:
             return
         try:
-            self._keep(self._take(model, state), args, state)
+            recorder.record(model, state)
         except Exception as error:  # models and disks fail in many classes; hours may be at stake
             if self.on_error == "raise":
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            warnings.warn(
-                f"sparks: no snapshot of step {state.global_step} ({reason}); training goes on",
-                stacklevel=3,
+            if state.is_world_process_zero:
+                warnings.warn(
+                    f"sparks: no snapshot of step {state.global_step} ({reason}); training goes on",
+                    stacklevel=3,
+                )
+            recorder.note_failure(state.global_step, reason)
+        else:
+            self._show(args, state)
+
+    def _show(self, args: TrainingArguments, state: TrainerState) -> None:
+        if self.recorder is not None and (run := _wandb_run(args, state)) is not None:
+            self.recorder.show(run, lambda view, timeline: view.log(run, timeline), state)
+
+    def _finish(self, recorder: Recorder, args: TrainingArguments, state: TrainerState) -> None:
+        if not recorder.snapshots:
+            return
+        report = recorder.write_report() if self.report else None
+        if (run := _wandb_run(args, state)) is not None:
+            files = [recorder.store.file(step) for step in sorted(recorder.snapshots)]
+            recorder.show(
+                run, lambda view, timeline: view.finish(run, timeline, report, files), state
             )
-            self.store.note_failure(state.global_step, reason)
-
-    def _take(self, model: nn.Module, state: TrainerState) -> Snapshot:
-        assert self._tokenized is not None
-        return take_snapshot(
-            model,
-            self._tokenized,
-            self.config,
-            step=state.global_step,
-            epoch=state.epoch,
-            metrics=latest_metrics(state.log_history),
-            source="callback",
-            progress=self.progress and state.is_local_process_zero,
-        )
-
-    def _keep(self, snapshot: Snapshot, args: TrainingArguments, state: TrainerState) -> None:
-        assert self.store is not None
-        self.store.save(snapshot)
-        self.store.write_metrics(state.log_history)
-        self._snapshots[snapshot.step] = snapshot
-        if (run := self._wandb_run(args)) is not None:
-            self._view(lambda view, timeline: view.log(run, timeline), state)
-
-    # -- views -------------------------------------------------------------------------------
-
-    def _timeline(self, state: TrainerState) -> Timeline:
-        assert self.store is not None
-        snapshots = [self._snapshots[step] for step in sorted(self._snapshots)]
-        return Timeline(snapshots, metrics=state.log_history, name=_run_name(self.store.path))
-
-    def _finish(self, args: TrainingArguments, state: TrainerState) -> None:
-        assert self.store is not None
-        report = None
-        if self.report:
-            report = self.store.path / REPORT
-            try:
-                write_report([Timeline.from_run(self.store.path)], report)
-            except SparksError as error:
-                report = None
-                warnings.warn(f"sparks: no report ({error})", stacklevel=3)
-        if (run := self._wandb_run(args)) is not None:
-            files = [self.store.file(step) for step in sorted(self._snapshots)]
-            self._view(lambda view, timeline: view.finish(run, timeline, report, files), state)
-
-    def _wandb_run(self, args: TrainingArguments) -> Any:
-        """The trainer's W&B run, if it reports there."""
-        if "wandb" not in (args.report_to or []) or self._views_failed:
-            return None
-        import wandb
-
-        return wandb.run
-
-    def _view(self, show: Any, state: TrainerState) -> None:
-        """Show the timeline in W&B; the first failure is told, then the views stay away."""
-        from sparks import wandb_view
-
-        try:
-            show(wandb_view, self._timeline(state))
-        except Exception as error:
-            self._views_failed = True
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            warnings.warn(
-                f"sparks: nothing more goes to W&B ({reason}); snapshots go on to "
-                f"{self.store.path if self.store else ''}",
-                stacklevel=3,
-            )
+        if self.progress:
+            tqdm.write(f"sparks: {recorder.summary()}", file=sys.stderr)
 
 
-def _run_name(store: Path) -> str:
-    """The trainer's output folder, by its last name."""
-    path = store.resolve()
-    return path.parent.name if path.name == FOLDER else path.name
+def _wandb_run(args: TrainingArguments, state: TrainerState) -> Any:
+    """The trainer's W&B run, if it reports there; process 0 alone has one."""
+    if not state.is_world_process_zero or "wandb" not in (args.report_to or []):
+        return None
+    import wandb
+
+    return wandb.run
 
 
-def _refuse_sharded(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        if hasattr(parameter, "ds_id") or type(parameter.data).__name__ == "DTensor":
+def _refuse_split_sequences(args: TrainingArguments) -> None:
+    parallelism = getattr(args, "parallelism_config", None)
+    for name, what in (("tp", "tensor"), ("cp", "context"), ("sp", "sequence")):
+        if getattr(parallelism, f"{name}_enabled", False):
             raise SparksError(
-                "sharded weights (FSDP, DeepSpeed ZeRO-3) are not supported yet: train on one "
-                "process or with DDP, or measure the checkpoints afterwards with `sparks replay`"
+                f"{what} parallelism ({name}_size {getattr(parallelism, f'{name}_size', '?')}) is "
+                f"not supported: use DDP, FSDP2 or ZeRO, or measure the checkpoints afterwards "
+                f"with `sparks replay`"
             )

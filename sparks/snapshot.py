@@ -46,6 +46,9 @@ class SnapshotMeta:
     source: str
     """`callback`, `replay` or `api`."""
     epoch: float | None = None
+    overhead: float | None = None
+    """Share of the time since training began, or was resumed, that snapshots have taken, this one
+    included; None before the first step and outside a training."""
     roles_swapped: bool = False
     """Clean and corrupted changed places (the paper's reading of a base model)."""
     metrics: Mapping[str, float] = field(default_factory=dict)

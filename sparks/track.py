@@ -1,7 +1,11 @@
 """Take one snapshot of one model: the piece that callback, replay and Python users share.
 
-Pairs are scored a batch at a time and reduced to circuits at once, so that the score matrices of
-all probes are never in memory together. The model is left exactly as found (`guard`).
+1. A model that is sharded over processes becomes a whole one (`sharding`).
+2. Each process takes its share of the probes, a batch at a time, and reduces the scores to circuits
+   at once, so that the score matrices of all probes are never in memory together.
+3. All processes get the results of all, and put together the same snapshot.
+
+The model is left exactly as found (`guard`).
 """
 
 from __future__ import annotations
@@ -17,20 +21,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparks.anatomy import base_model
+from sparks import processes
+from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import take_apart
 from sparks.attribution import EdgeScores, iter_edge_attribution
 from sparks.circuit import Circuit, extract_circuit
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.faithfulness import circuit_loss
+from sparks.graph import Graph
 from sparks.guard import undisturbed
-from sparks.memory import GIB, Progress
+from sparks.memory import GIB
 from sparks.passes import Passes
+from sparks.sharding import is_sharded, whole
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.token_pairs import TokenizedProbes, TokenPair
 from sparks.version import __version__
@@ -49,6 +55,7 @@ def take_snapshot(
     metrics: Mapping[str, float] | None = None,
     source: str = "api",
     progress: bool = True,
+    shared: bool = False,
 ) -> Snapshot:
     """Score every probe on `model` and reduce the scores to circuits.
 
@@ -61,9 +68,12 @@ def take_snapshot(
         metrics: numbers that the trainer logged last.
         source: `callback`, `replay` or `api`.
         progress: show a bar on standard error.
+        shared: every process that trains makes this call with the same arguments: the probes are
+            shared out, and all get the same snapshot. Sharded models need it.
 
     Raises:
-        SparksError: a step below 0, probes that are not tokenised, or as `edge_attribution` does.
+        SparksError: a step below 0, probes that are not tokenised, another process failed, a
+            sharded model without `shared`, or as `edge_attribution` and `sharding.whole` do.
     """
     config = config or SnapshotConfig()
     if type(step) is not int or step < 0:
@@ -73,20 +83,20 @@ def take_snapshot(
             f"probes must be TokenizedProbes, got {type(probes).__name__}: ProbeSet.tokenize makes "
             f"them"
         )
+    if not shared and isinstance(model, nn.Module) and is_sharded(model):
+        raise SparksError(
+            "the weights are sharded over processes: call take_snapshot in every process, with "
+            "shared=True"
+        )
     start = time.perf_counter()
     swapped = config.swap_base_roles and step == 0
     pairs = (probes.swapped() if swapped else probes).pairs
-    with tqdm(
-        total=len(pairs) * config.steps,
-        desc=f"sparks step {step}",
-        unit="pt",
-        leave=False,
-        disable=not progress,
-    ) as bar:
-        ordered, last = _score(model, pairs, config, bar.update)
-    losses = None
-    if config.faithfulness:
-        losses = _losses_of_circuits(model, pairs, [result.circuit for result in ordered], config)
+    if shared:
+        model = whole(model)
+        mine = _shares(pairs, processes.count())[processes.index()]
+        parts = processes.together(lambda: _measure(model, pairs, mine, config, step, progress))
+    else:
+        parts = [_measure(model, pairs, range(len(pairs)), config, step, progress)]
     meta = SnapshotMeta(
         step=step,
         epoch=epoch,
@@ -95,54 +105,34 @@ def take_snapshot(
         model_hash=fingerprint(model),
         probes_hash=probes.hash,
         config=config.as_dict(),
-        precision=last.precision,
+        precision=parts[0].precision,
         seconds=round(time.perf_counter() - start, 3),
-        peak_memory_gib=round(_peak_memory_gib(), 3),
+        peak_memory_gib=round(max(part.peak_memory_gib for part in parts), 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
         roles_swapped=swapped,
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
-    return _assemble(last, ordered, losses, probes, meta)
+    return _assemble(parts, probes, meta)
 
 
-def _losses_of_circuits(
-    model: nn.Module,
-    pairs: Sequence[TokenPair],
-    circuits: Sequence[Circuit],
-    config: SnapshotConfig,
-) -> Float32[np.ndarray, " probes"]:
-    """L of each pair with everything outside its circuit patched."""
-    losses = []
-    with undisturbed(model):
-        anatomy = take_apart(model)
-        for pair, circuit in zip(pairs, circuits, strict=True):
-            kept = torch.zeros(anatomy.graph.num_sources, anatomy.graph.num_destinations)
-            kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = 1
-            passes = Passes(anatomy, [pair], config.positions)
-            losses.append(circuit_loss(anatomy, passes, kept.bool()))
-    return np.array(losses, np.float32)
+def _shares(pairs: Sequence[TokenPair], count: int) -> list[list[int]]:
+    """Indices of the pairs that each process measures; like lengths are dealt out evenly."""
+    by_length = sorted(range(len(pairs)), key=lambda index: -len(pairs[index]))
+    return [by_length[start::count] for start in range(count)]
 
 
-def _score(
-    model: nn.Module, pairs: Sequence[TokenPair], config: SnapshotConfig, progress: Progress
-) -> tuple[list[_ProbeResult], EdgeScores]:
-    """What is kept of every pair, in order, and the scores of the last batch."""
-    results: dict[int, _ProbeResult] = {}
-    for indices, scores in iter_edge_attribution(
-        model,
-        pairs,
-        steps=config.steps,
-        rule=config.rule,
-        positions=config.positions,
-        memory_gib=config.memory_gib,
-        progress=progress,
-    ):
-        for row, index in enumerate(indices):
-            results[index] = _ProbeResult.of(scores, row, config)
-        last = scores
-    return [results[index] for index in range(len(pairs))], last
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one process measured."""
+
+    graph: Graph
+    precision: str
+    """Empty where there was no probe to measure."""
+    results: dict[int, _ProbeResult]
+    """By index of the probe."""
+    peak_memory_gib: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,36 +143,95 @@ class _ProbeResult:
     node_totals: np.ndarray
     loss_corrupted: float
     completeness_gap: float
+    loss_circuit: float
+    """NaN where faithfulness is not wanted."""
 
-    @classmethod
-    def of(cls, scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResult:
-        matrix = scores.scores[row].numpy()
-        return cls(
-            circuit=extract_circuit(matrix, scores.graph, config),
-            node_totals=np.abs(matrix).sum(axis=1),
-            loss_corrupted=float(scores.loss_corrupted[row]),
-            completeness_gap=float(scores.completeness_gap[row]),
+
+def _measure(
+    model: nn.Module,
+    pairs: Sequence[TokenPair],
+    indices: Sequence[int],
+    config: SnapshotConfig,
+    step: int,
+    progress: bool,
+) -> _Part:
+    """The results of the pairs at `indices`; there may be none."""
+    with undisturbed(model):
+        anatomy = take_apart(model)
+    results: dict[int, _ProbeResult] = {}
+    precision = ""
+    own = [pairs[index] for index in indices]
+    with tqdm(
+        total=len(own) * config.steps,
+        desc=f"sparks step {step}",
+        unit="pt",
+        leave=False,
+        disable=not progress,
+    ) as bar:
+        batches = iter_edge_attribution(
+            model,
+            own,
+            steps=config.steps,
+            rule=config.rule,
+            positions=config.positions,
+            memory_gib=config.memory_gib,
+            progress=bar.update,
         )
+        for rows, scores in batches if own else ():
+            precision = scores.precision
+            for row, place in enumerate(rows):
+                index = indices[place]
+                results[index] = _result(model, anatomy, pairs[index], scores, row, config)
+    return _Part(anatomy.graph, precision, results, _peak_memory_gib())
 
 
-def _assemble(
+def _result(
+    model: nn.Module,
+    anatomy: Anatomy,
+    pair: TokenPair,
     scores: EdgeScores,
-    results: list[_ProbeResult],
-    losses: Float32[np.ndarray, " probes"] | None,
-    probes: TokenizedProbes,
-    meta: SnapshotMeta,
-) -> Snapshot:
+    row: int,
+    config: SnapshotConfig,
+) -> _ProbeResult:
+    matrix = scores.scores[row].numpy()
+    circuit = extract_circuit(matrix, scores.graph, config)
+    return _ProbeResult(
+        circuit=circuit,
+        node_totals=np.abs(matrix).sum(axis=1),
+        loss_corrupted=float(scores.loss_corrupted[row]),
+        completeness_gap=float(scores.completeness_gap[row]),
+        loss_circuit=(
+            _loss_of_circuit(model, anatomy, pair, circuit, config)
+            if config.faithfulness
+            else float("nan")
+        ),
+    )
+
+
+def _loss_of_circuit(
+    model: nn.Module, anatomy: Anatomy, pair: TokenPair, circuit: Circuit, config: SnapshotConfig
+) -> float:
+    """L of the pair with everything outside its circuit patched."""
+    kept = torch.zeros(anatomy.graph.num_sources, anatomy.graph.num_destinations, dtype=torch.bool)
+    kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = True
+    with undisturbed(model):
+        return circuit_loss(anatomy, Passes(anatomy, [pair], config.positions), kept)
+
+
+def _assemble(parts: Sequence[_Part], probes: TokenizedProbes, meta: SnapshotMeta) -> Snapshot:
+    found = {index: result for part in parts for index, result in part.results.items()}
+    results = [found[index] for index in range(len(probes.pairs))]
     circuits = [result.circuit for result in results]
     offsets = np.cumsum([0, *(len(circuit.score) for circuit in circuits)])
     return Snapshot(
-        graph=scores.graph,
+        graph=parts[0].graph,
         meta=meta,
         probe_ids=tuple(probes.ids),
         probe_groups=tuple(probes.groups),
         importance=np.stack([circuit.importance for circuit in circuits]).astype(np.float32),
         active=np.stack([circuit.heads for circuit in circuits]),
         node_totals=np.stack([result.node_totals for result in results]).astype(np.float32),
-        loss_circuit=losses,
+        loss_circuit=np.array([result.loss_circuit for result in results], np.float32),
         loss_corrupted=np.array([result.loss_corrupted for result in results], np.float32),
         completeness_gap=np.array([result.completeness_gap for result in results], np.float32),
         edge_offsets=offsets.astype(np.int64),

@@ -19,6 +19,7 @@ from sparks.callback import SparksCallback
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
+from sparks.recorder import Recorder
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 from sparks.track import take_snapshot
@@ -74,15 +75,15 @@ def test_a_snapshot_between_saves_has_the_numbers_of_its_own_step(tmp_path, logg
         assert snapshot.meta.metrics.get("loss") == expected
 
 
-def test_a_step_is_measured_once(tmp_path):
+def test_a_step_is_measured_once(tmp_path, monkeypatch):
     times = []
 
-    class Count(SparksCallback):
-        def _take(self, model, state):
-            times.append(state.global_step)
-            return super()._take(model, state)
+    def counted(*arguments, step, **keywords):
+        times.append(step)
+        return take_snapshot(*arguments, step=step, **keywords)
 
-    run(tmp_path, Count(PROBES, progress=False, every_n_steps=2, **SETTINGS))
+    monkeypatch.setattr("sparks.recorder.take_snapshot", counted)
+    run(tmp_path, sparks(every_n_steps=2))
     assert times == [0, 2, 4]
 
 
@@ -283,14 +284,14 @@ def test_no_failure_of_a_snapshot_ends_the_training(tmp_path, monkeypatch, error
             raise error
         return take_snapshot(*arguments, step=step, **keywords)
 
-    monkeypatch.setattr("sparks.callback.take_snapshot", fail_late)
+    monkeypatch.setattr("sparks.recorder.take_snapshot", fail_late)
     with pytest.warns(UserWarning, match=r"step 2 \((odd|MemoryError)\); training goes on"):
         trainer = run(tmp_path, sparks(), max_steps=2)
     assert trainer.state.global_step == 2
 
 
 def test_a_log_that_cannot_be_written_does_not_take_the_trained_model_along(tmp_path, monkeypatch):
-    monkeypatch.setattr(SparksCallback, "_keep", lambda *_: None)
+    monkeypatch.setattr(Recorder, "_keep", lambda *_: None)
 
     def full(*_):
         raise SparksError("cannot write metrics.json: No space left on device")

@@ -56,24 +56,32 @@ MAY_IMPORT = {
     # From scores to what is kept.
     "circuit": "config errors graph",
     "snapshot": "errors graph",
+    # Several processes.
+    "processes": "errors",
+    "sharding": "errors processes",
     "track": (
         "anatomy anatomy_check attribution circuit config errors faithfulness graph guard memory "
-        "passes snapshot token_pairs version"
+        "passes processes sharding snapshot token_pairs version"
     ),
     "store": "errors files snapshot",
     # Reading.
     "timeline_input": "config errors snapshot",
     "timeline": "errors graph snapshot store timeline_input",
     "timeline_text": "config errors timeline",
+    "comparison": "config errors timeline",
+    "comparison_text": "comparison errors timeline_text",
     "report.words": "timeline",
     "report.data": "report.words timeline",
-    "report": "errors files report.data report.words timeline",
+    "report.compared": "comparison errors report.words timeline",
+    "report": "errors files report.compared report.data report.words timeline",
     "wandb_view": "errors timeline",
     # Shells, which do not know each other but for the command line.
-    "callback": (
-        "anatomy config errors probes report snapshot store timeline token_pairs track "
-        "trainer_log wandb_view"
+    "adapters": "",
+    "recorder": (
+        "adapters anatomy config errors probes processes report snapshot store timeline "
+        "token_pairs track trainer_log wandb_view"
     ),
+    "callback": "config errors probes recorder sharding store",
     "replay": "config errors files probes snapshot store track trainer_log",
     "cli": "config errors probe_building replay report store timeline timeline_text version",
 }
@@ -165,7 +173,7 @@ def test_what_reads_names_no_heavy_package(name):
 
 
 @pytest.mark.parametrize(
-    ("package", "home"), [("wandb", {"callback", "wandb_view"}), ("trl", set())]
+    ("package", "home"), [("wandb", {"callback", "recorder", "wandb_view"}), ("trl", set())]
 )
 def test_optional_packages_stay_at_the_edge(package, home):
     users = {

@@ -1,0 +1,234 @@
+"""A training run on its way into its run folder: what is measured, kept and shown; not when.
+
+Every process of the training holds one. Process 0 alone reads and writes the folder and shows the
+views; all of them measure, and whatever process 0 decides or fails at, all of them learn
+(`processes`). The clock of the overhead runs from `begin`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainerState
+
+from sparks import processes
+from sparks.adapters import can_be_disabled, without_adapter
+from sparks.anatomy import base_model
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+from sparks.probes import ProbeSet
+from sparks.report import write_report
+from sparks.snapshot import Snapshot
+from sparks.store import RunStore
+from sparks.timeline import Timeline
+from sparks.token_pairs import TokenizedProbes
+from sparks.track import take_snapshot
+from sparks.trainer_log import latest_metrics
+
+FOLDER = "sparks"
+"""Where a run folder lies in a trainer's output folder."""
+REPORT = "report.html"
+
+View = Callable[[Any, Timeline], None]
+"""Shows a timeline by the module `wandb_view`, its first argument."""
+
+
+class Recorder:
+    """Measures a model in training and keeps what was found.
+
+    Args:
+        probes: what is measured.
+        config: how.
+        store: the run folder.
+        progress: show a bar while a snapshot is taken, and a line after it.
+    """
+
+    def __init__(
+        self, probes: ProbeSet, config: SnapshotConfig, store: RunStore, *, progress: bool
+    ) -> None:
+        self.probes, self.config, self.store, self.progress = probes, config, store, progress
+        self.measured: set[int] = set()
+        """Steps that have a snapshot; the same in every process."""
+        self.snapshots: dict[int, Snapshot] = {}
+        """By step; in process 0 alone."""
+        self._tokenized: TokenizedProbes | None = None
+        self._views_failed = False
+        self._began, self._spent, self._first_step = time.perf_counter(), 0.0, 0
+
+    # -- beginning ---------------------------------------------------------------------------
+
+    def begin(self, model: nn.Module, processing_class: Any, state: TrainerState) -> None:
+        """Read the probes with the trainer's tokenizer and open the folder, then measure.
+
+        A resumed run keeps the snapshots up to its checkpoint, and is measured if that has none;
+        one with an adapter and without a base gets its base too.
+
+        Raises:
+            SparksError: probes, tokenizer, folder or model are not as they must be.
+        """
+        self._began, self._first_step = time.perf_counter(), state.global_step
+
+        def prepare() -> tuple[TokenizedProbes, set[int]]:
+            tokenized = self._tokenize(model, processing_class)
+            self._open_store(tokenized, state.global_step)
+            return tokenized, set(self.snapshots)
+
+        self._tokenized, self.measured = processes.first_does(prepare)
+        if state.global_step and 0 not in self.measured and can_be_disabled(model):
+            self.record(model, state, base=True)
+        if state.global_step not in self.measured:
+            self.record(model, state)
+
+    def _tokenize(self, model: nn.Module, processing_class: Any) -> TokenizedProbes:
+        if processing_class is None:
+            raise SparksError(
+                "the trainer has no processing_class: give it the model's tokenizer, as in "
+                "SFTTrainer(processing_class=tokenizer)"
+            )
+        config = getattr(base_model(model), "config", None)
+        return self.probes.tokenize(
+            getattr(processing_class, "tokenizer", processing_class),
+            max_suffix_tokens=self.config.max_suffix_tokens,
+            max_context=getattr(config, "max_position_embeddings", None),
+        )
+
+    def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
+        """Check that the folder can be written and fits this run; keep what a resume keeps."""
+        store = self.store
+        store.prepare()
+        # A new run (step 0) redoes the base model too.
+        store.set_aside_after(step if step else -1)
+        contents = store.read()
+        for problem in contents.problems:
+            warnings.warn(f"sparks: {problem}", stacklevel=3)
+        for snapshot in contents.snapshots:
+            self._refuse_other_run(snapshot, tokenized)
+        self.snapshots = {snapshot.step: snapshot for snapshot in contents.snapshots}
+        store.write_probes(self.probes.to_jsonl())
+
+    def _refuse_other_run(self, snapshot: Snapshot, tokenized: TokenizedProbes) -> None:
+        if snapshot.meta.probes_hash != tokenized.hash:
+            raise SparksError(
+                f"{self.store.path} holds snapshots of other probes (step {snapshot.step}, hash "
+                f"{snapshot.meta.probes_hash[:12]}, now {tokenized.hash[:12]}): resume "
+                f"with the same probes, or give another output_dir"
+            )
+        held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
+        for name, value in self.config.measurement().items():
+            if held[name] != value:
+                raise SparksError(
+                    f"{self.store.path} holds a snapshot of step {snapshot.step} with {name}="
+                    f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
+                    f"give another output_dir"
+                )
+
+    # -- measuring ---------------------------------------------------------------------------
+
+    def record(self, model: nn.Module, state: TrainerState, *, base: bool = False) -> None:
+        """Measure `model` and keep the snapshot; `base` does it without the adapter, as step 0.
+
+        Raises:
+            SparksError: as `take_snapshot` and `RunStore.save` do.
+        """
+        assert self._tokenized is not None
+        start = time.perf_counter()
+        with without_adapter(model) if base else nullcontext():
+            snapshot = take_snapshot(
+                model,
+                self._tokenized,
+                self.config,
+                step=0 if base else state.global_step,
+                epoch=0.0 if base else state.epoch,
+                metrics={} if base else latest_metrics(state.log_history),
+                source="callback",
+                progress=self.progress and processes.index() == 0,
+                shared=True,
+            )
+        if state.global_step > self._first_step:
+            now = time.perf_counter()
+            share = (self._spent + now - start) / (now - self._began)
+            snapshot = replace(snapshot, meta=replace(snapshot.meta, overhead=round(share, 5)))
+        processes.first_does(lambda: self._keep(snapshot, state))
+        self.measured.add(snapshot.step)
+        self._spent += time.perf_counter() - start
+        if self.progress and processes.index() == 0:
+            tqdm.write(f"sparks: {_line(snapshot)}", file=sys.stderr)
+
+    def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
+        self.store.save(snapshot)
+        self.store.write_metrics(state.log_history)
+        self.snapshots[snapshot.step] = snapshot
+
+    def note_failure(self, step: int, reason: str) -> None:
+        """Remember in the folder that `step` has no snapshot, and why."""
+        if processes.index() == 0:
+            self.store.note_failure(step, reason)
+
+    def write_log(self, state: TrainerState) -> None:
+        """Bring the folder's copy of the trainer's log up to date.
+
+        Raises:
+            SparksError: it cannot be written.
+        """
+        processes.first_does(lambda: self.store.write_metrics(state.log_history))
+
+    # -- showing -----------------------------------------------------------------------------
+
+    @property
+    def run_name(self) -> str:
+        """The trainer's output folder, by its last name."""
+        path = self.store.path.resolve()
+        return path.parent.name if path.name == FOLDER else path.name
+
+    def show(self, run: Any, view: View, state: TrainerState) -> None:
+        """Show the timeline so far in the W&B run; after a failure, told once, nothing is shown."""
+        if run is None or self._views_failed:
+            return
+        from sparks import wandb_view
+
+        try:
+            snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
+            view(wandb_view, Timeline(snapshots, metrics=state.log_history, name=self.run_name))
+        except Exception as error:
+            self._views_failed = True
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(
+                f"sparks: nothing more goes to W&B ({reason}); snapshots go on to "
+                f"{self.store.path}",
+                stacklevel=3,
+            )
+
+    def write_report(self) -> Path | None:
+        """The report of the run folder; None, and a warning, if it cannot be written."""
+        path = self.store.path / REPORT
+        try:
+            write_report([Timeline.from_run(self.store.path)], path)
+        except SparksError as error:
+            warnings.warn(f"sparks: no report ({error})", stacklevel=3)
+            return None
+        return path
+
+    def summary(self) -> str:
+        """What the snapshots of this process's training cost, in a line."""
+        seconds, whole = self._spent, time.perf_counter() - self._began
+        return (
+            f"{len(self.measured)} snapshots in {self.store.path}, {seconds:.1f} s of "
+            f"{whole:.1f} s ({seconds / whole:.1%})"
+        )
+
+
+def _line(snapshot: Snapshot) -> str:
+    active = int(snapshot.active.any(0).sum())
+    line = f"step {snapshot.step}: {active} active heads, {snapshot.meta.seconds:.1f} s"
+    if snapshot.meta.overhead is not None:
+        line += f", {snapshot.meta.overhead:.1%} of the time so far"
+    return line
