@@ -154,8 +154,7 @@ class Recorder:
                 shared=True,
             )
         if state.global_step > self._first_step:
-            now = time.perf_counter()
-            share = (self._spent + now - start) / (now - self._began)
+            share = (self._spent + time.perf_counter() - start) / self.seconds
             snapshot = replace(snapshot, meta=replace(snapshot.meta, overhead=round(share, 5)))
         processes.first_does(lambda: self._keep(snapshot, state))
         self.measured.add(snapshot.step)
@@ -217,12 +216,16 @@ class Recorder:
             return None
         return path
 
+    @property
+    def seconds(self) -> float:
+        """Time since the training began, or was resumed."""
+        return time.perf_counter() - self._began
+
     def summary(self) -> str:
-        """What the snapshots of this process's training cost, in a line."""
-        seconds, whole = self._spent, time.perf_counter() - self._began
+        """What the snapshots of this training, or since it was resumed, cost, in a line."""
         return (
-            f"{len(self.measured)} snapshots in {self.store.path}, {seconds:.1f} s of "
-            f"{whole:.1f} s ({seconds / whole:.1%})"
+            f"{len(self.measured)} snapshots in {self.store.path}, {self._spent:.1f} s of "
+            f"{self.seconds:.1f} s ({self._spent / self.seconds:.1%})"
         )
 
 

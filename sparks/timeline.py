@@ -252,6 +252,7 @@ class Timeline:
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
         of L the circuit carries alone, NaN where not measured); completeness_gap_median and
         completeness_gap_max (over probes whose gap is a number; NaN if none is); seconds;
+        overhead (share of the training's time that snapshots had taken, NaN where unknown);
         peak_memory_gib.
         """
         frame = pd.DataFrame({"step": self.steps})
@@ -265,6 +266,9 @@ class Timeline:
         for name, values in self._per_checkpoint.items():
             frame[name] = values
         frame["seconds"] = [float(meta.seconds) for meta in self.metas]
+        frame["overhead"] = [
+            np.nan if meta.overhead is None else float(meta.overhead) for meta in self.metas
+        ]
         frame["peak_memory_gib"] = [float(meta.peak_memory_gib) for meta in self.metas]
         return frame
 

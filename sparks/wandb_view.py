@@ -54,6 +54,8 @@ _COLUMNS = {
     "sparks/completeness_gap": "completeness_gap_median",
     # What the snapshot cost the run.
     "sparks/seconds": "seconds",
+    # Share of the run's time that snapshots have taken so far.
+    "sparks/overhead": "overhead",
 }
 """Key in W&B -> column of `Timeline.counts()`."""
 
@@ -69,7 +71,7 @@ _SILENT, _EMERGENT, _LOST = "#dcdcdc", "#d55e00", "#000000"
 def scalars(timeline: Timeline) -> dict[str, float]:
     """Numbers of the LAST checkpoint; a number that is not finite is left out.
 
-    15 keys: those of `_COLUMNS`; `sparks/base_retained_share` (of the base heads, so that runs of
+    16 keys: those of `_COLUMNS`; `sparks/base_retained_share` (of the base heads, so that runs of
     different models compare; absent if there is none); `sparks/cohort/01` .. `04` and
     `sparks/cohort/later`: active heads by cohort, in order of emergence, which sum to
     `sparks/heads_emergent`. All are there from the start, so that stacked areas have no gaps.

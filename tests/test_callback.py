@@ -110,6 +110,24 @@ def test_what_a_snapshot_says_of_itself(tmp_path):
     assert np.isfinite(last.faithfulness).all()
 
 
+def test_what_snapshots_cost_is_told(tmp_path, capsys):
+    callback = SparksCallback(PROBES, **SETTINGS)
+    run(tmp_path, callback)
+    told = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
+    snapshots = RunStore.find(tmp_path).read().snapshots
+    counts = Timeline.from_run(tmp_path).counts()
+    assert snapshots[0].meta.overhead is None
+    for snapshot, line in zip(snapshots[1:], told[1:3], strict=True):
+        share = snapshot.meta.overhead
+        assert 0 < share < 1
+        assert f"step {snapshot.step}: " in line
+        assert f"{share:.1%} of the time so far" in line
+    assert counts["overhead"].tolist()[1:] == [s.meta.overhead for s in snapshots[1:]]
+    # The base, which no step precedes, counts too.
+    assert snapshots[1].meta.overhead > snapshots[1].meta.seconds / callback.recorder.seconds
+    assert f"sparks: 3 snapshots in {tmp_path}" in told[-1]
+
+
 def test_faithfulness_can_be_left_out(tmp_path):
     run(tmp_path, sparks(faithfulness=False), max_steps=1, save_steps=1)
     for snapshot in RunStore.find(tmp_path).read().snapshots:

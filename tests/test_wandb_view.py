@@ -72,7 +72,7 @@ def test_numbers_of_every_checkpoint_by_hand():
             "sparks/seconds": 2.5,
         }
         assert found == pytest.approx(expected)
-        assert 10 <= len(found) <= 15
+        assert 10 <= len(found) <= 16
         assert all(type(value) is float for value in found.values())
 
 

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sparks.timeline import Timeline
 
@@ -134,7 +135,7 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
         ("Roles", "clean and corrupted swapped at step 0" if swapped else "fixed over time"),
         (
             "Cost",
-            f"{counts['seconds'].median():.3g} s a snapshot (median), "
+            f"{counts['seconds'].median():.3g} s a snapshot (median), {_overhead(counts)}"
             f"peak memory {counts['peak_memory_gib'].max():.3g} GiB",
         ),
         ("Taken by", ", ".join(sorted({item.source for item in timeline.metas}))),
@@ -143,6 +144,11 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     if timeline.group is not None:
         rows.insert(4, ("Probe group", timeline.group))
     return [(name, clean_text(text, 400)) for name, text in rows if text]
+
+
+def _overhead(counts: pd.DataFrame) -> str:
+    known = counts["overhead"].dropna()
+    return f"{known.iloc[-1]:.1%} of the run's time, " if len(known) else ""
 
 
 def _visible(character: str) -> str:
