@@ -6,15 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parent / "bench" / "attribution.py"
+BENCH = Path(__file__).parent / "bench"
 
 
-def last_line(*arguments: str) -> dict[str, float]:
+def last_line(*arguments: str, bench: str = "attribution.py") -> Any:
     done = subprocess.run(
-        [sys.executable, str(BENCH), *arguments], capture_output=True, text=True, check=True
+        [sys.executable, str(BENCH / bench), *arguments], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -37,3 +38,17 @@ def test_the_memory_budget_holds(prompt):
     assert found["estimated_gib"] <= budget
     # What the interpreter and the allocator add is not ours to count: a tenth.
     assert 0.1 * budget < found["measured_gib"] <= 1.1 * budget
+
+
+@pytest.mark.slow
+def test_the_share_of_the_training_that_snapshots_take():
+    size = "--shape tiny --batch 4 --generations 4 --length 64 --completion 8 --probes 2 --points 3"
+    found = last_line(*size.split(), "--train-steps", "4", "--interval", "2", bench="overhead.py")
+    assert [one["regime"] for one in found] == ["sft", "grpo"]
+    for one in found:
+        assert 0 < one["share_at_100"] < one["share_at_10"] < 1
+        assert one["snapshot_seconds"] > 0
+        assert one["step_seconds"] > 0
+        expected = one["snapshot_seconds"] / (one["snapshot_seconds"] + 10 * one["step_seconds"])
+        assert one["share_at_10"] == pytest.approx(expected, rel=0.1)
+    assert [one["tokens_a_step"] for one in found] == [256, 32]

@@ -141,7 +141,7 @@ SHAPES = {
     ),
     "tiny": lambda: LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2,
         )
     ),
