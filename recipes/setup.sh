@@ -4,8 +4,10 @@
 #   source recipes/setup.sh demo,wandb      # afterwards `python` and `sparks` are those of .venv
 #
 # PyTorch comes first and alone, so that a build you already chose for this machine (CPU, CUDA) stays.
-# PYTHON names another interpreter, SPARKS_VENV another folder.
+# PYTHON names another interpreter, SPARKS_VENV another folder; `none` takes the environment that is
+# active, as images do.
 set -euo pipefail
+[ "${SPARKS_VENV:-}" != none ] || return 0
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SPARKS_VENV:-$root/.venv}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sparks.version import __version__
 
 if TYPE_CHECKING:
+    from sparks.arguments import SparksArguments
     from sparks.attribution import (
         EdgeScores,
         NodeScores,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from sparks.callback import SparksCallback
     from sparks.circuit import Circuit, extract_circuit
+    from sparks.comparison import Comparison
     from sparks.config import SnapshotConfig
     from sparks.errors import SparksError
     from sparks.graph import Graph
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Circuit": "circuit",
+    "Comparison": "comparison",
     "EdgeScores": "attribution",
     "Graph": "graph",
     "NodeScores": "attribution",
@@ -50,6 +53,7 @@ _HOMES = {
     "RunStore": "store",
     "Snapshot": "snapshot",
     "SnapshotConfig": "config",
+    "SparksArguments": "arguments",
     "SparksCallback": "callback",
     "SparksError": "errors",
     "Timeline": "timeline",
@@ -68,6 +72,7 @@ _HOMES = {
 
 __all__ = [
     "Circuit",
+    "Comparison",
     "EdgeScores",
     "Graph",
     "NodeScores",
@@ -77,6 +82,7 @@ __all__ = [
     "RunStore",
     "Snapshot",
     "SnapshotConfig",
+    "SparksArguments",
     "SparksCallback",
     "SparksError",
     "Timeline",

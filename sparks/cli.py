@@ -22,6 +22,7 @@ from sparks.version import __version__
 
 _FORMATS = ("text", "csv", "json")
 _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
+_COMPARED = ("runs", "overlap", "heads")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,14 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sparks",
         description="See which attention heads post-training brings to life.",
-        epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: "
-        "sparks timeline RUN; sparks report RUN. COMMAND --help tells more.",
+        epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: sparks timeline "
+        "RUN; sparks report RUN; with several, sparks compare RUN RUN. COMMAND --help tells more.",
     )
     parser.add_argument("--version", action="version", version=f"sparks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_probes(commands)
     _add_replay(commands)
     _add_timeline(commands)
+    _add_compare(commands)
     _add_report(commands)
     return parser
 
@@ -214,17 +216,63 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
 
     timeline = Timeline.from_run(arguments.run_folder, group=arguments.group)
     if arguments.format == "text":
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print(render(timeline, color=color, max_events=arguments.max_events), end="")
+        text = render(timeline, color=_wants_color(), max_events=arguments.max_events)
+        print(text, end="")
     else:
-        frame = getattr(timeline, arguments.table)()
-        if frame.index.name is not None:
-            frame = frame.reset_index()
-        if arguments.format == "csv":
-            print(frame.to_csv(index=False), end="")
-        else:
-            print(frame.to_json(orient="records", double_precision=15))
+        _print_frame(getattr(timeline, arguments.table)(), arguments.format)
     return _report_damage(arguments.run_folder)
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def _add_compare(commands: Any) -> None:
+    command = _command(
+        commands,
+        "compare",
+        _run_compare,
+        help="compare runs: births kept, base heads retained, overlap, heads of one run alone",
+        epilog="""examples:
+  sparks compare sft/ distill/ grpo/             what each did, and which heads they share
+  sparks compare sft=outputs/a grpo=outputs/b --format csv --table overlap > overlap.csv
+tables: runs (a row a run), overlap (a row a pair, at the end and ever), heads (a row a run and
+head).
+Runs must share probes, model shape and settings; their steps may differ: each counts to its own
+end. A warning, and a damaged snapshot (exit code 2), is named on standard error.""",
+    )
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folder, or a trainer's output folder; NAME=RUN names it (two or more)",
+    )
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
+    )
+    command.add_argument(
+        "--table",
+        choices=_COMPARED,
+        default="runs",
+        help="which table csv and json hold (default: runs)",
+    )
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from sparks.comparison import Comparison, named_runs
+    from sparks.comparison_text import render
+    from sparks.timeline import Timeline
+
+    names, folders = zip(*named_runs(arguments.runs), strict=True)
+    timelines = [Timeline.from_run(folder, group=arguments.group) for folder in folders]
+    comparison = Comparison.of(timelines, names)
+    if arguments.format == "text":
+        print(render(comparison, color=_wants_color()), end="")
+    else:
+        for warning in comparison.warnings:
+            print(f"sparks: warning: {_one_line(warning)}", file=sys.stderr)
+        _print_frame(getattr(comparison, arguments.table)(), arguments.format)
+    return max(_report_damage(folder) for folder in folders)
 
 
 # -- report ----------------------------------------------------------------------------------------
@@ -280,6 +328,20 @@ def _command(
     )
     command.set_defaults(run=run)
     return command
+
+
+def _wants_color() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _print_frame(frame: Any, form: str) -> None:
+    """A pandas frame as csv, or as json records."""
+    if frame.index.name is not None:
+        frame = frame.reset_index()
+    if form == "csv":
+        print(frame.to_csv(index=False), end="")
+    else:
+        print(frame.to_json(orient="records", double_precision=15))
 
 
 def _report_damage(run: str) -> int:

@@ -1,14 +1,11 @@
 """A timeline as plain text: what `sparks timeline RUN` prints.
 
-Every name that a file may hold passes `inert` first, so that nothing in a run folder can move the
-cursor, recolour the terminal or pretend to be another line.
+Every name that a file may hold passes `inert` first (`text_page`).
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-import textwrap
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +14,7 @@ from jaxtyping import Num
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.text_page import Page, count, inert, number, percent
 from sparks.timeline import EVENT_KINDS, Timeline
 
 FEW_PROBES = 12
@@ -26,22 +24,9 @@ NOISE_NOTE = (
     'sets of 12 probes differ by about 24 "emergent" heads of 128'
 )
 
-_NARROWEST = 40
-_FALLBACK_WIDTH = 100
 _CURVES = ("loss", "reward")
 _BARS = "▁▂▃▄▅▆▇█"
-_NONE = "–"
 _GIVEN_UP_FIRST = ("seconds", "revived", "gap", "reward", "loss", "pruned", "born")
-_STYLES = {
-    "title": "1",
-    "quiet": "2",
-    "warning": "33",
-    "born": "1;34",
-    "revived": "36",
-    "pruned": "31",
-    "returned": "32",
-    "silenced": "35",
-}
 
 
 def render(
@@ -58,13 +43,9 @@ def render(
     Raises:
         SparksError: `width` is under 40, or `max_events` is negative.
     """
-    if width is None:
-        width = max(_NARROWEST, shutil.get_terminal_size((_FALLBACK_WIDTH, 24)).columns)
-    if width < _NARROWEST:
-        raise SparksError(f"width must be at least {_NARROWEST} characters, got {width!r}")
     if max_events < 0:
         raise SparksError(f"max_events must be at least 0, got {max_events!r}")
-    page = _Page(width, color)
+    page = Page(width, color)
     counts = timeline.counts()
     _title(page, timeline, counts)
     _table(page, timeline, counts)
@@ -75,50 +56,13 @@ def render(
     return "\n".join(page.lines) + "\n"
 
 
-def inert(text: object, limit: int = 300) -> str:
-    r"""One line of printable characters: all others as escapes such as `\x1b`, cut at `limit`."""
-    plain = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in str(text)[: limit + 1]
-    )
-    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
-
-
-class _Page:
-    """Lines of at most `width` characters, not counting colours."""
-
-    def __init__(self, width: int, color: bool) -> None:
-        self.width, self.color = width, color
-        self.lines: list[str] = []
-
-    def styled(self, text: str, style: str) -> str:
-        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.color and text else text
-
-    def heading(self, text: str) -> None:
-        self.lines += [
-            "",
-            *(self.styled(line, "title") for line in textwrap.wrap(text, self.width)),
-        ]
-
-    def labelled(self, label: str, text: str, *, style: str = "title", indent: int = 0) -> None:
-        """`label  text`, wrapped under the text; only the label takes the style."""
-        margin = " " * indent
-        first = f"{margin}{label}  "
-        lines = textwrap.wrap(
-            text, self.width, initial_indent=first, subsequent_indent=" " * len(first)
-        )
-        lines = lines or [first.rstrip()]
-        lines[0] = margin + self.styled(label, style) + lines[0][len(margin) + len(label) :]
-        self.lines += lines
-
-
 # -- title -----------------------------------------------------------------------------------
 
 
-def _title(page: _Page, timeline: Timeline, counts: pd.DataFrame) -> None:
+def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     meta, graph = timeline.metas[0], timeline.graph
     steps = counts["step"].tolist()
-    span = f"{_count(len(steps), 'checkpoint')}, "
+    span = f"{count(len(steps), 'checkpoint')}, "
     span += f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
     group = "" if timeline.group is None else f" of group {inert(repr(timeline.group), 60)}"
     page.labelled("Run        ", f"{inert(timeline.name, 120) or '(no name)'}: {span}")
@@ -129,16 +73,17 @@ def _title(page: _Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     )
     hash_text = inert(meta.probes_hash[:12])
     page.labelled("Probes     ", f"{timeline.num_probes}{group}, set {hash_text}")
-    page.labelled("Settings   ", _settings(timeline))
+    page.labelled("Settings   ", settings_in_words(timeline))
     page.labelled("Heads      ", _heads_in_words(timeline, counts))
     page.labelled("Exactness  ", _gap_in_words(counts) + _faithfulness_in_words(counts))
 
 
-def _settings(timeline: Timeline) -> str:
+def settings_in_words(timeline: Timeline) -> str:
+    """What was measured, and how, in a line."""
     config = SnapshotConfig.from_dict(timeline.metas[0].config)
     kept = f"the {config.top_n} strongest edges"
     if config.top_share is not None:
-        kept = f"the strongest {_percent(config.top_share)} of edges"
+        kept = f"the strongest {percent(config.top_share)} of edges"
     unit = " of the largest" if config.threshold_mode == "relative" else ""
     where = "at the last position" if config.positions == "last" else "averaged over positions"
     swapped = "; roles swapped at step 0" if timeline.metas[0].roles_swapped else ""
@@ -171,7 +116,7 @@ def _faithfulness_in_words(counts: pd.DataFrame) -> str:
         return ""
     last = int(np.flatnonzero(~np.isnan(share))[-1])
     return (
-        f"; with all outside them patched, circuits keep {_percent(share[last])} of L (step "
+        f"; with all outside them patched, circuits keep {percent(share[last])} of L (step "
         f"{counts['step'][last]}, median; below 0: worse than the corrupted run)"
     )
 
@@ -182,8 +127,8 @@ def _gap_in_words(counts: pd.DataFrame) -> str:
         return "completeness gap unknown"
     worst = int(np.nanargmax(gaps))
     return (
-        f"completeness gap at worst {_percent(gaps[worst])} (step {counts['step'][worst]}), median "
-        f"{_percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
+        f"completeness gap at worst {percent(gaps[worst])} (step {counts['step'][worst]}), median "
+        f"{percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
         "the path miss"
     )
 
@@ -191,18 +136,18 @@ def _gap_in_words(counts: pd.DataFrame) -> str:
 # -- table -----------------------------------------------------------------------------------
 
 
-def _table(page: _Page, timeline: Timeline, counts: pd.DataFrame) -> None:
+def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     columns = {"step": [str(step) for step in counts["step"]]}
     curves = timeline.metrics()
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
-        columns[name] = [_number(_latest(curves[name], step)) for step in counts["step"]]
+        columns[name] = [number(_latest(curves[name], step)) for step in counts["step"]]
     for name in ("active", "emergent", "born", "pruned", "revived"):
         columns[name] = [str(value) for value in counts[name]]
     columns["retained"] = [
         f"{kept}/{base}" for kept, base in zip(counts["retained"], counts["base"], strict=True)
     ]
-    columns["gap"] = [_percent(value) for value in counts["completeness_gap_max"]]
+    columns["gap"] = [percent(value) for value in counts["completeness_gap_max"]]
     columns["seconds"] = [f"{value:.1f}" for value in counts["seconds"]]
     page.heading(f"Checkpoints ({' and '.join(logged)}: last logged)" if logged else "Checkpoints")
     for index, line in enumerate(_grid(columns, page.width)):
@@ -228,9 +173,9 @@ def _latest(curve: pd.Series, step: int) -> float:
     return float(known.iloc[-1]) if len(known) else math.nan
 
 
-def _notes(page: _Page, timeline: Timeline) -> None:
+def _notes(page: Page, timeline: Timeline) -> None:
     if timeline.num_probes <= FEW_PROBES:
-        text = f"with {_count(timeline.num_probes, 'probe')}, {NOISE_NOTE}."
+        text = f"with {count(timeline.num_probes, 'probe')}, {NOISE_NOTE}."
         page.lines.append("")
         page.labelled("Note", text, style="warning")
     if timeline.problems:
@@ -242,7 +187,7 @@ def _notes(page: _Page, timeline: Timeline) -> None:
 # -- strips, cohorts, events -----------------------------------------------------------------
 
 
-def _strips(page: _Page, counts: pd.DataFrame) -> None:
+def _strips(page: Page, counts: pd.DataFrame) -> None:
     if len(counts) < 2:
         return
     page.heading("Heads over checkpoints, first to last, from 0 to the highest")
@@ -263,7 +208,7 @@ def strip(values: Num[np.ndarray, " checkpoints"], room: int) -> str:
     return "".join(_BARS[round(value * (len(_BARS) - 1))] for value in scaled)
 
 
-def _cohorts(page: _Page, timeline: Timeline) -> None:
+def _cohorts(page: Page, timeline: Timeline) -> None:
     heads = timeline.heads().dropna(subset="cohort_step")
     if heads.empty:
         return
@@ -273,13 +218,13 @@ def _cohorts(page: _Page, timeline: Timeline) -> None:
         "step": [str(step) for step in grouped.index],
         "born": [str(size) for size in grouped["size"]],
         "alive at end": [str(alive) for alive in grouped["sum"]],
-        "share kept": [_percent(share) for share in grouped["sum"] / grouped["size"]],
+        "share kept": [percent(share) for share in grouped["sum"] / grouped["size"]],
     }
     for index, line in enumerate(_grid(columns, page.width)):
         page.lines.append(page.styled(line, "quiet") if index == 0 else line)
 
 
-def _events(page: _Page, timeline: Timeline, max_events: int) -> None:
+def _events(page: Page, timeline: Timeline, max_events: int) -> None:
     events = timeline.events()
     if events.empty:
         if len(timeline) > 1:
@@ -293,18 +238,3 @@ def _events(page: _Page, timeline: Timeline, max_events: int) -> None:
         last = step
     if left := len(events) - len(shown):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
-
-
-# -- words -----------------------------------------------------------------------------------
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _number(value: float) -> str:
-    return _NONE if math.isnan(value) else f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    return _NONE if math.isnan(share) else f"{100 * share:.3g}%"

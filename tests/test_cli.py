@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 
-COMMANDS = ("probes", "replay", "timeline", "report")
+COMMANDS = ("probes", "replay", "timeline", "compare", "report")
 
 
 @pytest.fixture
@@ -55,6 +55,8 @@ def test_help_lists_the_commands_and_the_version(capsys):
         (["see"], "invalid choice: 'see'"),
         (["timeline"], "arguments are required: RUN"),
         (["timeline", "x", "--format", "xml"], "invalid choice: 'xml'"),
+        (["compare"], "arguments are required: RUN"),
+        (["compare", "x", "y", "--table", "counts"], "invalid choice: 'counts'"),
         (["timeline", "x", "--max-events", "many"], "invalid int value: 'many'"),
         (["replay", "x"], "arguments are required: --probes"),
         (["replay", "x", "--probes", "p", "--steps", "2.5"], "--steps: invalid int value: '2.5'"),

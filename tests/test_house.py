@@ -67,9 +67,10 @@ MAY_IMPORT = {
     # Reading.
     "timeline_input": "config errors snapshot",
     "timeline": "errors graph snapshot store timeline_input",
-    "timeline_text": "config errors timeline",
+    "text_page": "errors",
+    "timeline_text": "config errors text_page timeline",
     "comparison": "config errors timeline",
-    "comparison_text": "comparison errors timeline_text",
+    "comparison_text": "comparison text_page timeline_text",
     "report.words": "timeline",
     "report.data": "report.words timeline",
     "report.compared": "comparison errors report.words timeline",
@@ -82,14 +83,19 @@ MAY_IMPORT = {
         "token_pairs track trainer_log wandb_view"
     ),
     "callback": "config errors probes recorder sharding store",
+    "arguments": "callback config errors",
     "replay": "config errors files probes snapshot store track trainer_log",
-    "cli": "config errors probe_building replay report store timeline timeline_text version",
+    "cli": (
+        "comparison comparison_text config errors probe_building replay report store timeline "
+        "timeline_text version"
+    ),
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "config circuit errors files graph jsonl probes problems snapshot store timeline "
-    "timeline_input timeline_text token_pairs trainer_log version report report.data report.words"
+    "comparison comparison_text config circuit errors files graph jsonl probes problems snapshot "
+    "store text_page timeline timeline_input timeline_text token_pairs trainer_log version report "
+    "report.compared report.data report.words"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 
@@ -205,12 +211,13 @@ def test_reading_a_run_imports_nothing_heavy(tmp_path):
     run = write_run(tmp_path / "run", make_run(STORY))
     code = f"""
 import sys
-from sparks import ProbeSet, RunStore, Timeline, write_report
+from sparks import Comparison, ProbeSet, RunStore, Timeline, write_report
 from sparks.cli import main
 run = sys.argv[1]
 assert len(RunStore(run).read().snapshots) == {len(STORY)}
 write_report([Timeline.from_run(run)], run + "/page.html")
 assert main(["timeline", run]) == main(["timeline", run, "--format", "csv"]) == 0
+assert main(["compare", "a=" + run, run]) == 0
 assert main(["report", run]) == 0
 """
     assert loaded_after(code, str(run)) == []

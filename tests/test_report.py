@@ -426,7 +426,7 @@ def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
     held = {file.distribution_path for file in builder.recurse_included_files()}
-    parts = {"__init__.py", "data.py", "words.py", "page.html", "page.css", *SCRIPTS}
+    parts = {"__init__.py", "compared.py", "data.py", "words.py", "page.html", "page.css", *SCRIPTS}
     assert {f"sparks/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
 

@@ -13,8 +13,9 @@ from factories import STORY, large_run, make_metrics, make_run, make_snapshot
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.graph import Graph
+from sparks.text_page import inert
 from sparks.timeline import Timeline
-from sparks.timeline_text import NOISE_NOTE, inert, render, strip
+from sparks.timeline_text import NOISE_NOTE, render, strip
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 

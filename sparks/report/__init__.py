@@ -25,6 +25,7 @@ from typing import Any
 
 from sparks.errors import SparksError
 from sparks.files import write_atomically
+from sparks.report.compared import compared
 from sparks.report.data import run_data
 from sparks.report.words import clean_text
 from sparks.timeline import Timeline
@@ -39,7 +40,8 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
     """The report on one or several runs as one self-contained HTML document.
 
     Args:
-        timelines: a run each; the page shows one at a time.
+        timelines: a run each; the page shows one at a time, and above it a table of all, or why
+            they cannot be compared.
         title: of the page; None for the name of the run, or the number of runs.
 
     Raises:
@@ -49,6 +51,7 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
         raise SparksError("a report needs at least one timeline, got none: give a run folder")
     runs = [run_data(timeline) for timeline in timelines]
     _make_names_unique(runs)
+    comparison = compared(timelines, [run["name"] for run in runs])
     if title is None:
         title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
     title = clean_text(title, 200) or "Attention heads over training"
@@ -61,7 +64,7 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
         ),
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
         "style": style,
-        "data": _script_safe_json({"title": title, "runs": runs}),
+        "data": _script_safe_json({"title": title, "runs": runs, "comparison": comparison}),
         "script": script,
     }
     # One pass: a title that reads `{{script}}` is text, not a place to fill.

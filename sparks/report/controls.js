@@ -6,6 +6,8 @@ function chooseRun(index) {
   stop();
   view.run = index;
   run = PAGE.runs[index];
+  byId("run").value = String(index);
+  markChosenRun(index);
   if (!run.level) decodeRun(run);
   Object.assign(view, {cursor: run.times - 1, hover: null, head: firstHead(run), from: run.from,
     to: run.to, low: 0, high: run.layers - 1, tableRows: FIRST_TABLE_ROWS});
@@ -322,6 +324,7 @@ function start() {
   byId("title").textContent = PAGE.title;
   byId("run-choice").hidden = PAGE.runs.length < 2;
   fillSelect(byId("run"), PAGE.runs.map((item, index) => [index, item.name]), 0);
+  fillComparison(PAGE.runs, PAGE.comparison, {run: chooseRun});
   stop();
   listenToTheme();
   listenToControls();

@@ -117,14 +117,52 @@ function fillCheckpointTable(run, on) {
   byId("checkpoints").replaceChildren(make("thead", {}, [heading]), make("tbody", {}, body));
 }
 
+// -- several runs -------------------------------------------------------------------------------
+
+function fillComparison(runs, comparison, on) {
+  byId("compared").hidden = !comparison;
+  if (!comparison) return;
+  const {refused, warnings, columns, rows, overlap} = comparison;
+  byId("compared-refused").hidden = !refused;
+  byId("compared-refused").textContent = refused ? "These runs are not compared: " + refused : "";
+  byId("compared-tables").hidden = Boolean(refused);
+  if (refused) return;
+  byId("compared-warnings").replaceChildren(...warnings.map(text =>
+    make("p", {class: "problem", text})));
+  fillGrid(byId("compared-runs"), columns, rows, on);
+  fillGrid(byId("compared-overlap"), ["emergent at the end", ...runs.map(run => run.name)],
+    overlap.map((cells, index) => [runs[index].name, ...cells]), on);
+}
+
+// A row a run, its first cell the name that chooses it.
+function fillGrid(table, columns, rows, on) {
+  const heading = columns.map((text, i) => make("th", {class: i ? "" : "text", scope: "col", text}));
+  const body = rows.map(([name, ...cells], index) => {
+    const button = make("button", {type: "button", text: name});
+    button.addEventListener("click", () => on.run(index));
+    return make("tr", {}, [make("td", {class: "text long"}, [button]),
+      ...cells.map(text => make("td", {text}))]);
+  });
+  table.replaceChildren(make("thead", {}, [make("tr", {}, heading)]), make("tbody", {}, body));
+}
+
+function markChosenRun(index) {
+  for (const table of [byId("compared-runs"), byId("compared-overlap")]) {
+    table.querySelectorAll("tbody tr").forEach((line, at) =>
+      line.classList.toggle("chosen", at === index));
+  }
+}
+
 // -- the top of the page ------------------------------------------------------------------------
 
 function fillHeader(run) {
   const steps = run.times === 1 ? "1 checkpoint, step " + run.steps[0] :
     run.times + " checkpoints, steps " + run.steps[0] + "\u2013" + run.steps[run.times - 1];
-  byId("about").textContent = [run.model, run.layers + " layers \u00d7 " + run.heads + " heads",
-    steps, run.probes + (run.probes === 1 ? " probe" : " probes") +
-    (run.group === null ? "" : " (group " + run.group + ")")].join(" \u00b7 ");
+  const name = PAGE.runs.length > 1 ? [run.name] : [];
+  const group = run.group === null ? "" : " (group " + run.group + ")";
+  byId("about").textContent = [...name, run.model,
+    run.layers + " layers \u00d7 " + run.heads + " heads", steps,
+    run.probes + (run.probes === 1 ? " probe" : " probes") + group].join(" \u00b7 ");
   byId("summary").textContent = run.summary.join(" ");
   byId("numbers").replaceChildren(...run.numbers.map(({value, label, detail}) =>
     make("div", {}, [make("dt", {text: label}), make("dd", {text: value}),

@@ -1,0 +1,96 @@
+"""What the terminal's pages share: lines of a width, colours, numbers in words, harmless text.
+
+Every name that a file may hold passes `inert` first, so that nothing in a run folder can move the
+cursor, recolour the terminal or pretend to be another line.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import textwrap
+
+from sparks.errors import SparksError
+
+NARROWEST = 40
+_FALLBACK_WIDTH = 100
+_NONE = "–"
+_STYLES = {
+    "title": "1",
+    "quiet": "2",
+    "warning": "33",
+    "born": "1;34",
+    "revived": "36",
+    "pruned": "31",
+    "returned": "32",
+    "silenced": "35",
+}
+
+
+def inert(text: object, limit: int = 300) -> str:
+    r"""One line of printable characters: all others as escapes such as `\x1b`, cut at `limit`."""
+    plain = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)[: limit + 1]
+    )
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+class Page:
+    """Lines of at most `width` characters, not counting colours.
+
+    Args:
+        width: characters a line; None takes the terminal's.
+        color: with ANSI colours.
+
+    Raises:
+        SparksError: `width` is under 40.
+    """
+
+    def __init__(self, width: int | None, color: bool) -> None:
+        if width is None:
+            width = max(NARROWEST, shutil.get_terminal_size((_FALLBACK_WIDTH, 24)).columns)
+        if width < NARROWEST:
+            raise SparksError(f"width must be at least {NARROWEST} characters, got {width!r}")
+        self.width, self.color = width, color
+        self.lines: list[str] = []
+
+    def styled(self, text: str, style: str) -> str:
+        """`text` in a style of `_STYLES`."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.color and text else text
+
+    def heading(self, text: str) -> None:
+        """An empty line, and a title."""
+        self.lines += [
+            "",
+            *(self.styled(line, "title") for line in textwrap.wrap(text, self.width)),
+        ]
+
+    def labelled(self, label: str, text: str, *, style: str = "title", indent: int = 0) -> None:
+        """`label  text`, wrapped under the text; only the label takes the style."""
+        margin = " " * indent
+        first = f"{margin}{label}  "
+        lines = textwrap.wrap(
+            text, self.width, initial_indent=first, subsequent_indent=" " * len(first)
+        )
+        lines = lines or [first.rstrip()]
+        lines[0] = margin + self.styled(label, style) + lines[0][len(margin) + len(label) :]
+        self.lines += lines
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def count(number: int, what: str) -> str:
+    """Such as "1 run" and "2 runs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def number(value: float) -> str:
+    """Four digits, or a dash where there is none."""
+    return _NONE if math.isnan(value) else f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """Three digits, or a dash where there is none."""
+    return _NONE if math.isnan(share) else f"{100 * share:.3g}%"

@@ -1,0 +1,110 @@
+"""Settings of the callback on a script's command line: no name twice, no default twice."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+from tiny_training import PROBES
+from trl import DistillationConfig, GRPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
+
+from sparks import SnapshotConfig, SparksArguments, SparksCallback, SparksError
+
+pytestmark = pytest.mark.filterwarnings(
+    # TRL's own default: it names the old setting itself.
+    "ignore:.*gradient_checkpointing.*:FutureWarning",
+)
+
+
+def parse(*arguments: str) -> SparksArguments:
+    return TrlParser((SparksArguments,)).parse_args_and_config(list(arguments))[0]
+
+
+def own_fields() -> set[str]:
+    """Settings of the callback itself, without the prefix."""
+    measured = {item.name for item in fields(SnapshotConfig)}
+    return {item.name.removeprefix("sparks_") for item in fields(SparksArguments)} - measured
+
+
+def test_every_name_has_the_prefix():
+    names = [item.name for item in fields(SparksArguments)]
+    assert all(name.startswith("sparks_") for name in names)
+    assert len(set(names)) == len(names)
+
+
+def test_what_is_measured_is_taken_over_field_by_field():
+    taken = {item.name: item for item in fields(SparksArguments)}
+    types, ours = get_type_hints(SnapshotConfig), get_type_hints(SparksArguments)
+    for item in fields(SnapshotConfig):
+        field = taken[f"sparks_{item.name}"]
+        assert field.default == item.default
+        assert field.metadata["help"].replace("%%", "%") == item.metadata["help"]
+        assert ours[field.name] == types[item.name]
+    assert SparksArguments().snapshot_config() == SnapshotConfig()
+
+
+def test_keywords_of_the_callback_have_its_defaults():
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(SparksCallback).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "config"
+    }
+    assert own_fields() == set(keywords) | {"probes"}
+    for name, default in keywords.items():
+        assert getattr(SparksArguments(), f"sparks_{name}") == default, name
+
+
+@pytest.mark.parametrize("kind", [SFTConfig, DistillationConfig, GRPOConfig])
+def test_it_shares_a_command_line_with_every_trainer(kind, tmp_path, capsys):
+    parser = TrlParser((ScriptArguments, kind, ModelConfig, SparksArguments))
+    config = tmp_path / "run.yaml"
+    config.write_text("sparks_threshold: 0.2\nsparks_positions: all\nsparks_top_n: 7\n")
+    *_, sparks = parser.parse_args_and_config(
+        [
+            "--config",
+            str(config),
+            "--use_cpu",
+            "true",
+            "--bf16",
+            "false",
+            "--sparks_top_n",
+            "9",
+            "--no_sparks_report",
+        ]
+    )
+    expected = SnapshotConfig(threshold=0.2, positions="all", top_n=9)
+    assert sparks.snapshot_config() == expected
+    assert sparks.sparks_report is False
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert "--sparks_every_n_steps" in capsys.readouterr().out
+
+
+def test_the_callback_has_the_settings():
+    arguments = parse(
+        "--sparks_every_n_steps", "5", "--sparks_on_error", "raise", "--sparks_steps", "3",
+        "--sparks_output_dir", "here", "--sparks_progress", "false",
+    )  # fmt: skip
+    callback = arguments.callback(PROBES)
+    assert callback.config == SnapshotConfig(steps=3)
+    assert (callback.every_n_steps, callback.on_error) == (5, "raise")
+    assert (callback.output_dir, callback.progress, callback.report) == ("here", False, True)
+    assert callback.probes is PROBES
+
+
+def test_the_probes_are_read_from_the_file(tmp_path):
+    path = PROBES.save(tmp_path / "probes.jsonl")
+    assert parse("--sparks_probes", str(path)).callback().probes == PROBES
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    with pytest.raises(SparksError, match="no probes: give their JSONL file with --sparks_probes"):
+        parse().callback()
+    with pytest.raises(SparksError, match="steps must be a whole number, at least 1, got 0"):
+        parse("--sparks_steps", "0").callback(PROBES)
+    config = tmp_path / "run.yaml"
+    config.write_text("sparks_stepps: 3\n")
+    with pytest.raises(ValueError, match="sparks_stepps"):
+        parse("--config", str(config))
