@@ -126,6 +126,8 @@ class _Check:
         dtypes = self.seen[0].mixed.dtype, self.ends["final_in"].dtype
         # Sums under autocast are float32, but their parts were rounded to the narrow type.
         self.limit = max(map(tolerance, dtypes))
+        if not all(p.dtype.is_floating_point for p in self.anatomy.root.parameters()):
+            self.limit = tolerance(torch.bfloat16)  # what quantised weights are multiplied in
         embedded = self.ends["embedded"]
         self._same("layer 0 reads the embedding's output", self.seen[0].attention_in, embedded)
         following = [*(seen.attention_in for seen in self.seen[1:]), self.ends["final_in"]]

@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sparks.adapters import can_be_disabled
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
@@ -97,8 +98,8 @@ class SparksCallback(TrainerCallback):
         """Prepare the run folder and measure the base model, or what a resumed run lacks.
 
         Raises:
-            SparksError: whatever `on_error` says: nothing is lost yet, and nothing would work
-                later.
+            SparksError: whatever `on_error` says, while there is no snapshot: nothing is lost yet,
+                and nothing would work later.
         """
         _refuse_split_sequences(args)
         refuse_unknown_sharding(kwargs["model"])
@@ -114,8 +115,14 @@ class SparksCallback(TrainerCallback):
             RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER),
             progress=self.progress,
         )
-        self.recorder.begin(kwargs["model"], kwargs.get("processing_class"), state)
-        self._show(args, state)
+        model = kwargs["model"]
+        self.recorder.begin(model, kwargs.get("processing_class"), state)
+        if not self.recorder.measured:
+            self.recorder.record(model, state)
+            self._show(args, state)
+        if state.global_step and can_be_disabled(model):
+            self._measure(args, state, model, base=True)
+        self._measure(args, state, model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -167,22 +174,28 @@ class SparksCallback(TrainerCallback):
         saves = str(args.save_strategy) not in ("no", "SaveStrategy.NO")
         return saves or self.every_n_steps is not None
 
-    def _measure(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        recorder = self.recorder
-        if recorder is None or state.global_step in recorder.measured:
+    def _measure(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module, *, base: bool = False
+    ) -> None:
+        """A snapshot of the step, or of its `base`, if there is none; errors as `on_error` says."""
+        recorder, step = self.recorder, 0 if base else state.global_step
+        if recorder is None or step in recorder.measured:
             return
         try:
-            recorder.record(model, state)
+            recorder.record(model, state, base=base)
         except Exception as error:  # models and disks fail in many classes; hours may be at stake
-            if self.on_error == "raise":
-                raise
             reason = " ".join(str(error).split()) or type(error).__name__
+            if self.on_error == "raise":
+                raise SparksError(
+                    f"no snapshot of step {step} ({reason}); with on_error='warn' "
+                    f"training would go on"
+                ) from error
             if state.is_world_process_zero:
                 warnings.warn(
-                    f"sparks: no snapshot of step {state.global_step} ({reason}); training goes on",
+                    f"sparks: no snapshot of step {step} ({reason}); training goes on",
                     stacklevel=3,
                 )
-            recorder.note_failure(state.global_step, reason)
+            recorder.note_failure(step, reason)
         else:
             self._show(args, state)
 

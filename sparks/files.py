@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sparks.errors import SparksError
@@ -42,6 +43,13 @@ def write_atomically(
     return target
 
 
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers of `write_atomically` left in `folder`; nobody may be writing."""
+    for path in Path(folder).glob(".*.tmp"):
+        with suppress(OSError):
+            path.unlink()
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Prove that a file can be written at `path`, and leave nothing behind.
 
@@ -53,7 +61,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise SparksError(f"cannot write {path}: it is a folder, give a file name")
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     try:
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()  # no name that a kill could leave
     except OSError as error:
         raise SparksError(f"cannot write {path}: {error.strerror or error}") from error

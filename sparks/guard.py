@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from sparks.errors import SparksError
+from sparks.kernels import without_liger
 
 
 @contextmanager
@@ -43,6 +45,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for parameter in trained:
             parameter.requires_grad_(False)
         with ExitStack() as stack:
+            stack.enter_context(without_liger(model))
+            if "torch._dynamo" in sys.modules:
+                # A compiled model would be compiled anew for every hook.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for device_type in {parameter.device.type for parameter in model.parameters()}:
                 stack.enter_context(torch.autocast(device_type, enabled=False))
             yield

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import TrainerState
 
 from sparks import processes
-from sparks.adapters import can_be_disabled, without_adapter
+from sparks.adapters import without_adapter
 from sparks.anatomy import base_model
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
@@ -67,13 +67,12 @@ class Recorder:
     # -- beginning ---------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, processing_class: Any, state: TrainerState) -> None:
-        """Read the probes with the trainer's tokenizer and open the folder, then measure.
+        """Read the probes with the trainer's tokenizer and open the folder.
 
-        A resumed run keeps the snapshots up to its checkpoint, and is measured if that has none;
-        one with an adapter and without a base gets its base too.
+        A resumed run keeps the snapshots up to its checkpoint.
 
         Raises:
-            SparksError: probes, tokenizer, folder or model are not as they must be.
+            SparksError: probes, tokenizer or folder are not as they must be.
         """
         self._began, self._first_step = time.perf_counter(), state.global_step
 
@@ -83,10 +82,6 @@ class Recorder:
             return tokenized, set(self.snapshots)
 
         self._tokenized, self.measured = processes.first_does(prepare)
-        if state.global_step and 0 not in self.measured and can_be_disabled(model):
-            self.record(model, state, base=True)
-        if state.global_step not in self.measured:
-            self.record(model, state)
 
     def _tokenize(self, model: nn.Module, processing_class: Any) -> TokenizedProbes:
         if processing_class is None:
@@ -164,8 +159,11 @@ class Recorder:
 
     def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
         self.store.save(snapshot)
-        self.store.write_metrics(state.log_history)
         self.snapshots[snapshot.step] = snapshot
+        try:
+            self.store.write_metrics(state.log_history)
+        except SparksError as error:  # the snapshot stands; the next one writes the log again
+            warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=3)
 
     def note_failure(self, step: int, reason: str) -> None:
         """Remember in the folder that `step` has no snapshot, and why."""

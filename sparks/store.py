@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sparks.errors import SparksError
-from sparks.files import write_atomically
+from sparks.files import remove_leftovers, write_atomically
 from sparks.snapshot import Snapshot
 
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
@@ -99,8 +99,7 @@ class RunStore:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path):
-                pass
+            tempfile.TemporaryFile(dir=self.path).close()  # no name that a kill could leave
         except OSError as error:
             raise SparksError(
                 f"cannot write to {self.path} ({error.strerror or error}): give a folder you own"
@@ -153,13 +152,16 @@ class RunStore:
     def set_aside_after(self, step: int) -> list[int]:
         """Rename snapshots later than `step` to `*.stale`: a resumed run is going to redo them.
 
+        Half-written files that a killed run left are removed too.
+
         Returns the steps set aside. `read` and `steps` no longer see them.
 
         Raises:
             SparksError: a file cannot be renamed.
         """
+        remove_leftovers(self.path)
         for failed, _ in self._failures():
-            if failed > step:
+            if failed >= step:  # of `step` itself too: it is tried again
                 self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
         for found in later:

@@ -308,6 +308,28 @@ def test_no_failure_of_a_snapshot_ends_the_training(tmp_path, monkeypatch, error
     assert trainer.state.global_step == 2
 
 
+def test_a_run_with_a_hole_can_be_resumed_at_it(tmp_path, monkeypatch):
+    def fail_at_two(*arguments, step, **keywords):
+        if step == 2:
+            raise SparksError("odd")
+        return take_snapshot(*arguments, step=step, **keywords)
+
+    hole = r"no snapshot of step 2 \(odd\); training goes on"
+    with monkeypatch.context() as broken:
+        broken.setattr("sparks.recorder.take_snapshot", fail_at_two)
+        with pytest.warns(UserWarning, match=hole):
+            run(tmp_path, sparks(), max_steps=2)
+        with pytest.warns(UserWarning, match=hole):
+            run(tmp_path, sparks(), resume=True)
+        assert RunStore.find(tmp_path).steps() == [0, 4]
+        # What never worked stops a training before it is resumed, too.
+        with pytest.raises(SparksError, match=r"\Aodd\Z"):
+            run(tmp_path, sparks(output_dir=tmp_path / "other"), resume=tmp_path / "checkpoint-2")
+    run(tmp_path, sparks(), resume=tmp_path / "checkpoint-2")
+    assert RunStore.find(tmp_path).steps() == [0, 2, 4]
+    assert RunStore.find(tmp_path).read().problems == ()
+
+
 def test_a_log_that_cannot_be_written_does_not_take_the_trained_model_along(tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "_keep", lambda *_: None)
 

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "config": "errors",
     "graph": "errors",
     "files": "errors",
-    "guard": "errors",
+    "guard": "errors kernels",
+    "kernels": "",
     "jsonl": "errors",
     "modules": "errors",
     "memory": "graph",
@@ -82,7 +83,7 @@ MAY_IMPORT = {
         "adapters anatomy config errors probes processes report snapshot store timeline "
         "token_pairs track trainer_log wandb_view"
     ),
-    "callback": "config errors probes recorder sharding store",
+    "callback": "adapters config errors probes recorder sharding store",
     "arguments": "callback config errors",
     "replay": "config errors files probes snapshot store track trainer_log",
     "cli": (

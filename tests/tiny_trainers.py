@@ -1,9 +1,10 @@
-"""GRPO, distillation and the plain Trainer on a tiny random Llama, and what a run leaves behind."""
+"""Every kind of trainer on a tiny random Llama, and what a run leaves behind."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,25 @@ from tiny_training import logged, optimizer_hash, weights_hash
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from trl import DistillationConfig, DistillationTrainer, GRPOConfig, GRPOTrainer
+from trl import (
+    DistillationConfig,
+    DistillationTrainer,
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+
+with warnings.catch_warnings():
+    # It says that it is experimental.
+    warnings.filterwarnings("ignore", "You are importing from 'trl.experimental'")
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 SETTINGS: dict[str, Any] = {
     "max_steps": 4,
@@ -35,9 +54,25 @@ SETTINGS: dict[str, Any] = {
 LENGTH = 8
 """Sampled tokens of a completion."""
 
-PROMPTS = Dataset.from_list(
-    [{"prompt": [{"role": "user", "content": f"What is {n} + 1?"}]} for n in range(24)]
+
+def _ask(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is {number} + 1?"}]
+
+
+def _answer(number: int) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": f"<think>\nI add.\n</think>\n{number + 1}"}]
+
+
+def _rows(row: Callable[[int], dict[str, Any]]) -> Dataset:
+    return Dataset.from_list([row(number) for number in range(24)])
+
+
+PROMPTS = _rows(lambda n: {"prompt": _ask(n)})
+MESSAGES = _rows(lambda n: {"messages": _ask(n) + _answer(n)})
+PREFERENCES = _rows(
+    lambda n: {"prompt": _ask(n), "chosen": _answer(n), "rejected": _answer(3 * n + 1)}
 )
+JUDGED = _rows(lambda n: {"prompt": _ask(n), "completion": _answer(n + n % 2), "label": n % 2 == 0})
 
 
 def lora() -> LoraConfig:
@@ -51,15 +86,95 @@ def even_ids(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
     return [sum(1 - token % 2 for token in ids) / len(ids) for ids in completion_ids]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """How a trainer is made: its classes, its data, what its configuration and itself need more."""
+
+    trainer: type[Trainer]
+    config: type[TrainingArguments]
+    data: Dataset
+    settings: dict[str, Any]
+    teacher: str | None = None
+    """Argument that takes a second model."""
+    rewards: bool = False
+
+
+_SAMPLED = {"max_completion_length": LENGTH}
+_GROUP = {"num_generations": 4}
+# Dropout makes every step depend on the random states.
+_DROPOUT = {"disable_dropout": False}
+_KTO = {"per_device_train_batch_size": 4, "loss_type": "apo_zero_unpaired"}
+REGIMES: dict[str, Regime] = {
+    "sft": Regime(
+        trainer=SFTTrainer, config=SFTConfig, data=MESSAGES, settings={"max_length": 128}
+    ),
+    "grpo": Regime(
+        trainer=GRPOTrainer,
+        config=GRPOConfig,
+        data=PROMPTS,
+        settings=_SAMPLED | _GROUP,
+        rewards=True,
+    ),
+    # Its default beta reads a reference model from a path.
+    "rloo": Regime(
+        trainer=RLOOTrainer,
+        config=RLOOConfig,
+        data=PROMPTS,
+        settings=_SAMPLED | _GROUP | {"beta": 0.0},
+        rewards=True,
+    ),
+    "distillation": Regime(
+        trainer=DistillationTrainer,
+        config=DistillationConfig,
+        data=PROMPTS,
+        settings=_SAMPLED,
+        teacher="teacher_model",
+    ),
+    "gkd": Regime(
+        trainer=GKDTrainer,
+        config=GKDConfig,
+        data=MESSAGES,
+        # With this seed, three steps of four are on-policy.
+        settings=_DROPOUT | {"max_new_tokens": LENGTH, "max_length": 128, "seed": 7},
+        teacher="teacher_model",
+    ),
+    "dpo": Regime(
+        trainer=DPOTrainer,
+        config=DPOConfig,
+        data=PREFERENCES,
+        settings=_DROPOUT,
+        teacher="ref_model",
+    ),
+    "kto": Regime(
+        trainer=KTOTrainer,
+        config=KTOConfig,
+        data=JUDGED,
+        settings=_DROPOUT | _KTO,
+        teacher="ref_model",
+    ),
+}
+"""Trainers of TRL; `plain` is the Trainer of transformers."""
+
+
 def trainer_of(
     regime: str,
     output_dir: Path,
     *callbacks: TrainerCallback,
     peft_config: LoraConfig | None = None,
+    evaluated: bool = False,
     **settings: Any,
 ) -> Trainer:
-    """A trainer of `regime` (grpo, distillation, plain); `settings` change its configuration."""
-    options = {"output_dir": str(output_dir)} | SETTINGS | settings
+    """A trainer of `regime`; `settings` change its configuration.
+
+    Args:
+        regime: one of `REGIMES`, or `plain`.
+        output_dir: where it writes.
+        callbacks: in this order.
+        peft_config: adapters, not for `plain`.
+        evaluated: give it some of its rows for evaluation.
+        settings: of its configuration.
+    """
+    options = {"output_dir": str(output_dir)} | SETTINGS
     tokenizer = byte_level_tokenizer(chat=CHAT)
     common: dict[str, Any] = {
         "model": _llama(len(tokenizer), seed=0),
@@ -67,15 +182,22 @@ def trainer_of(
         "callbacks": list(callbacks),
     }
     if regime == "plain":
-        args = TrainingArguments(**options)
+        args = TrainingArguments(**options | settings)
         return Trainer(**common, args=args, train_dataset=_texts(tokenizer))
-    common |= {"train_dataset": PROMPTS, "peft_config": peft_config}
-    options["max_completion_length"] = LENGTH
-    if regime == "grpo":
-        args = GRPOConfig(**options, num_generations=4)
-        return GRPOTrainer(**common, args=args, reward_funcs=even_ids)
-    teacher = _llama(len(tokenizer), seed=1)
-    return DistillationTrainer(**common, args=DistillationConfig(**options), teacher_model=teacher)
+    kind = REGIMES[regime]
+    if kind.teacher:
+        # A reference is the model itself; a teacher is another one.
+        seed = 1 if kind.teacher == "teacher_model" else 0
+        common[kind.teacher] = _llama(len(tokenizer), seed=seed)
+    if kind.rewards:
+        common["reward_funcs"] = even_ids
+    return kind.trainer(
+        **common,
+        args=kind.config(**options | kind.settings | settings),
+        train_dataset=kind.data,
+        eval_dataset=kind.data.select(range(4)) if evaluated else None,
+        peft_config=peft_config,
+    )
 
 
 def _llama(vocab_size: int, *, seed: int) -> nn.Module:
@@ -119,7 +241,7 @@ def train(trainer: Trainer, *, resume: Path | None = None) -> Outcome:
 
     def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
         found = generate(*args, **kwargs)
-        sampled.append(found.tolist())
+        sampled.append(getattr(found, "sequences", found).tolist())
         return found
 
     trainer.model.generate = recorded

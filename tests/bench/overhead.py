@@ -7,8 +7,8 @@ The last line is JSON: a list, an entry a regime.
     python tests/bench/overhead.py --model .cache/smollm2-135m-instruct
     python tests/bench/overhead.py --shape qwen2.5-1.5b --dtype bfloat16 --device cuda --length 2048
 
-`share_at_100` = snapshot / (snapshot + 100 steps), medians; `share_at_10` likewise. `share_measured`
-is what the snapshots of this run took of its time, the one before the first step aside.
+`share_at_100` = snapshot / (snapshot + 100 steps), medians; `share_at_10` likewise.
+`share_measured` is what the snapshots of this run took of its time, the first one aside.
 """
 
 from __future__ import annotations
