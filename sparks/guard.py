@@ -20,7 +20,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen weights inside; everything as before afterwards, whatever happens.
 
     The caller's autocast is off inside, so that sums stay in float32; a model that a trainer has
-    wrapped in its own autocast runs as it trains.
+    wrapped in its own autocast runs as it trains. Compiled models run eagerly, and Liger's kernels
+    rest (`kernels`).
 
     Restored: the `training` flag of every module (set directly: `.train()` swaps kernels in some
     models), `requires_grad` of every parameter, and the random states of Python, numpy, torch and
