@@ -1,0 +1,1 @@
+"""What the recipes share: settings, data, rewards, traces, and the steps around training."""

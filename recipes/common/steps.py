@@ -1,0 +1,183 @@
+"""The steps around `trainer.train()`: model, probes, the checkpoint to go on from, the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import TrainingArguments as Training
+from trl import ModelConfig
+
+from sparks import SparksArguments, SparksCallback
+from sparks.errors import SparksError
+from sparks.probe_building import ProbeBuildingConfig, write_probes
+from sparks.problems import one_line
+
+from .data import system_prompt
+from .settings import RecipeArguments
+
+
+def load_model(model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model to train, and its tokenizer.
+
+    Raises:
+        SparksError: none is named, or it cannot be loaded.
+    """
+    name = model.model_name_or_path
+    if name is None:
+        raise SparksError("no model: give a folder or hub id with --model_name_or_path")
+    return load_causal_model(name, model), load_tokenizer(name, model)
+
+
+def load_causal_model(name: str, model: ModelConfig) -> Any:
+    """A model under the settings of `model`, whatever its name there.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
+    revision = model.model_revision if name == model.model_name_or_path else "main"
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=model.dtype,
+            attn_implementation=model.attn_implementation,
+        )
+    except Exception as error:  # the hub and the files fail in many classes
+        raise _not_loaded(name, error) from error
+
+
+def load_tokenizer(name: str, model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
+    revision = model.model_revision if name == model.model_name_or_path else "main"
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:  # the hub and the files fail in many classes
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> SparksError:
+    return SparksError(
+        f"cannot load model {name!r}: {one_line(error)}; give a folder of a Hugging Face causal "
+        f"model (the recipe's YAML says what makes it), or check the id and the network"
+    )
+
+
+def watch(
+    recipe: RecipeArguments, training: Training, model: ModelConfig, sparks: SparksArguments
+) -> SparksCallback:
+    """The callback, after its probes have been built where their file is not there.
+
+    The first process builds, the others wait for the file: its folder is shared between machines.
+
+    Raises:
+        SparksError: a setting is out of range, or probes cannot be built or read.
+    """
+    sparks.snapshot_config()
+    if sparks.sparks_probes is None:
+        raise SparksError("no probes: name their file with --sparks_probes; it is built if missing")
+    path = Path(sparks.sparks_probes)
+    if not path.is_file():
+        if training.process_index == 0:
+            _build_probes(path, recipe, training, model, sparks)
+        else:
+            wait_for(path)
+    return sparks.callback()
+
+
+def _build_probes(
+    path: Path,
+    recipe: RecipeArguments,
+    training: Training,
+    model: ModelConfig,
+    sparks: SparksArguments,
+) -> None:
+    if recipe.probe_data is None:
+        raise SparksError(f"no probes: {path} does not exist, and no --probe_data to build it from")
+    assert model.model_name_or_path is not None
+    print(f"building {recipe.probe_count} probes from {recipe.probe_data}", flush=True)
+    config = ProbeBuildingConfig(
+        data=recipe.probe_data,
+        subset=recipe.probe_config,
+        split=recipe.probe_split,
+        model=model.model_name_or_path,
+        clean_model=recipe.probe_clean_model,
+        output=str(path),
+        count=recipe.probe_count,
+        system_prompt=system_prompt(recipe),
+        max_new_tokens=recipe.probe_max_new_tokens,
+        max_suffix_tokens=sparks.snapshot_config().max_suffix_tokens,
+        device="cpu" if training.use_cpu else "auto",
+    )
+    with whole_models(training):
+        built = write_probes(config)
+    print(f"{len(built.probes)} probes in {path}, {len(built.skipped)} problems passed over")
+
+
+@contextmanager
+def whole_models(training: Training) -> Iterator[None]:
+    """Models that one process loads here are whole: ZeRO-3 would share them out over all."""
+    plugin = getattr(training, "deepspeed_plugin", None)
+    with plugin.zero3_init_context_manager(enable=False) if plugin else nullcontext():
+        yield
+
+
+def wait_for(path: Path) -> None:
+    """Return once the first process has written a file; if it fails, the launcher ends us."""
+    while not path.is_file():
+        time.sleep(0.5)
+
+
+def checkpoint_to_resume(training: Training) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` asks for; `true` asks for the last whole one.
+
+    Raises:
+        SparksError: a folder is named that is no checkpoint.
+    """
+    asked = training.resume_from_checkpoint
+    if not asked or str(asked).lower() == "false":
+        return None
+    if str(asked).lower() != "true":
+        if not _is_whole(Path(asked)):
+            raise SparksError(
+                f"cannot resume: {asked} is no checkpoint; `--resume_from_checkpoint true` takes "
+                f"the last one of {training.output_dir}"
+            )
+        return str(asked)
+    folders = [item for item in Path(training.output_dir).glob("checkpoint-*") if _step(item) >= 0]
+    last = next(filter(_is_whole, sorted(folders, key=_step, reverse=True)), None)
+    if training.process_index == 0:
+        print(f"resuming from {last}" if last else "no checkpoint yet: from the start", flush=True)
+    return None if last is None else str(last)
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else -1
+
+
+def _is_whole(folder: Path) -> bool:
+    """The state is written last: a checkpoint that was cut off has none, or half of one."""
+    try:
+        json.loads((folder / "trainer_state.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def finish(trainer: Trainer) -> None:
+    """Save the model, say where to look, and leave the process group."""
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        folder = trainer.args.output_dir
+        print(f"trained: {folder}; look: sparks timeline {folder}; sparks report {folder}")
+    trainer.end()
