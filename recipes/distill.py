@@ -31,11 +31,10 @@ import torch
 from common.data import load_rows, system_prompt
 from common.settings import RecipeArguments, RecipeParser, run
 from common.steps import (
-    checkpoint_to_resume,
-    finish,
     load_causal_model,
     load_model,
     load_tokenizer,
+    train,
     wait_for,
     watch,
     whole_models,
@@ -101,8 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         trainer = SFTTrainer(
             **common, args=sft_settings(training), train_dataset=traces, callbacks=callbacks
         )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
-    finish(trainer)
+    train(trainer)
 
 
 def check_vocabulary(student: Any, teacher: Any, name: str) -> None:

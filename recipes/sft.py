@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from common.data import load_rows
 from common.settings import RecipeArguments, RecipeParser, run
-from common.steps import checkpoint_to_resume, finish, load_model, watch
+from common.steps import load_model, train, watch
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from sparks import SparksArguments
@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         peft_config=get_peft_config(model_config),
         callbacks=[watch(recipe, training, model_config, sparks)],
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
-    finish(trainer)
+    train(trainer)
 
 
 if __name__ == "__main__":

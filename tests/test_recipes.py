@@ -351,6 +351,23 @@ def test_the_last_whole_checkpoint_is_taken(tmp_path):
         asked(str(tmp_path / "checkpoint-14"))
 
 
+@pytest.mark.parametrize(
+    ("state", "settings", "expected"),
+    [
+        ({"global_step": 100, "max_steps": 100}, {"max_steps": 100}, True),
+        ({"global_step": 100, "max_steps": 100}, {"max_steps": 150}, False),
+        ({"global_step": 90, "max_steps": 100}, {"max_steps": 100}, False),
+        ({"global_step": 9, "max_steps": 9, "num_train_epochs": 3}, {"num_train_epochs": 3}, True),
+        ({"global_step": 9, "max_steps": 9, "num_train_epochs": 3}, {"num_train_epochs": 4}, False),
+        ({}, {"max_steps": -1}, False),
+    ],
+)
+def test_a_run_is_at_its_end_or_not(tmp_path, state, settings, expected):
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    training = SimpleNamespace(**({"max_steps": -1, "num_train_epochs": 3} | settings))
+    assert steps._is_at_its_end(tmp_path, training) is expected
+
+
 def test_probes_that_cannot_be_built_are_told(tmp_path):
     found = load(
         RECIPES / "configs" / "sft-tiny.yaml",

@@ -155,6 +155,25 @@ def test_a_killed_run_is_resumed_to_its_end(chains, regime):
         assert {"rewards/accuracy_reward/mean", "rewards/format_reward/mean"} <= rewards
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_a_finished_run_is_left_as_it_is(made, chains, monkeypatch, capsys):
+    """Resumed, the trainer alone would take a step more. A model not saved yet is saved."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import grpo
+
+    output = chains["grpo"].result().output
+    weights = output / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    more = {"num_generations": 4, "max_completion_length": 12, "resume_from_checkpoint": "true"}
+    command = made.command("grpo", output, "cpu", **more)
+    grpo.main(command[command.index("--config") :])
+    assert f"trained: {output}; look" in capsys.readouterr().out
+    assert weights.read_bytes() == before
+    assert not (output / f"checkpoint-{LAST + 1}").exists()
+    assert RunStore.find(output).steps() == [0, 2, 4, 6]
+
+
 def test_two_processes_are_two_processes(chains):
     """Twice the sequences in a step, and random states of two ranks."""
     chain = chains["sft"].result()

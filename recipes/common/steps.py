@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -174,10 +175,43 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def finish(trainer: Trainer) -> None:
-    """Save the model, say where to look, and leave the process group."""
-    trainer.save_model()
+def train(trainer: Trainer) -> None:
+    """Train, from the checkpoint that is asked for; save the model, say where to look, and leave.
+
+    A run that is at its end is left as it is: the trainer would take one step more.
+
+    Raises:
+        SparksError: as `checkpoint_to_resume`.
+    """
+    training = trainer.args
+    checkpoint = checkpoint_to_resume(training)
+    if checkpoint is not None and _is_at_its_end(Path(checkpoint), training):
+        if training.process_index == 0:
+            _save_from(Path(checkpoint), Path(training.output_dir))
+        trainer.accelerator.wait_for_everyone()
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
     if trainer.is_world_process_zero():
-        folder = trainer.args.output_dir
+        folder = training.output_dir
         print(f"trained: {folder}; look: sparks timeline {folder}; sparks report {folder}")
     trainer.end()
+
+
+def _is_at_its_end(checkpoint: Path, training: Training) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    step, end = state.get("global_step", 0), state.get("max_steps", 0)
+    if training.max_steps > 0:
+        return step >= training.max_steps
+    return 0 < end <= step and training.num_train_epochs <= state.get("num_train_epochs", 0)
+
+
+def _save_from(checkpoint: Path, folder: Path) -> None:
+    """The model of the last checkpoint, where the run was stopped before it saved its own."""
+    if any(folder.glob("*.safetensors")):
+        return
+    kinds = (".json", ".jinja", ".txt", ".model", ".safetensors")
+    files = [path for path in checkpoint.iterdir() if path.suffix in kinds]
+    for path in sorted(files, key=lambda path: kinds.index(path.suffix)):  # weights come last
+        if path.name != "trainer_state.json":
+            shutil.copyfile(path, folder / path.name)
