@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparks.comparison import Comparison
     from sparks.config import SnapshotConfig
     from sparks.errors import SparksError
+    from sparks.figures import write_figures
     from sparks.graph import Graph
     from sparks.patching import patch_edges
     from sparks.probe_building import ProbeBuildingConfig, build_probes
@@ -67,6 +68,7 @@ _HOMES = {
     "patch_edges": "patching",
     "replay_checkpoints": "replay",
     "take_snapshot": "track",
+    "write_figures": "figures",
     "write_report": "report",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "patch_edges",
     "replay_checkpoints",
     "take_snapshot",
+    "write_figures",
     "write_report",
 ]
 

@@ -64,7 +64,10 @@ class SparksArguments(_SnapshotArguments):
         "warn", "what a snapshot that fails during training does: warn and go on, or raise"
     )
     sparks_report: bool = _option(True, "write report.html into the run folder at the end")
-    sparks_progress: bool = _option(True, "show a bar while a snapshot is taken")
+    sparks_progress: bool = _option(
+        True, "show a bar while a snapshot is taken, and a line after it"
+    )
+    sparks_alerts: bool = _option(False, "have trackers tell of births and prunings")
 
     def snapshot_config(self) -> SnapshotConfig:
         """What is measured, and how.

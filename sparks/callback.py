@@ -4,9 +4,11 @@ What happens when:
 1. `on_train_begin`: everything that can be wrong with probes, model or folder is found here, before
    a step is spent; then the base model is measured (step 0). A resumed run keeps the snapshots up
    to its checkpoint, sets later ones aside, and measures the checkpoint if it has none.
-2. `on_save`, and every `every_n_steps` where asked: a snapshot; in W&B, if the trainer reports
-   there, the numbers and two pictures of the timeline so far.
-3. `on_train_end`: the last step if it has none, then the report.
+2. `on_save`, and every `every_n_steps` where asked: a snapshot; in the trackers that the trainer
+   reports to, the numbers and two pictures of the timeline so far.
+3. The trainer's closing log, with which it ends: the last step if it has none, then the report, and
+   in the trackers table, report and snapshots. Not `on_train_end`: reporters close their runs there
+   before other callbacks are called, and the best model may have been loaded by then.
 
 Training is left untouched: weights, optimizer, random states and logs are bitwise what they are
 without the callback. A step is measured once. This module says when; `recorder` does the work, in
@@ -33,6 +35,9 @@ from sparks.recorder import FOLDER, Recorder
 from sparks.sharding import refuse_unknown_sharding
 from sparks.store import RunStore
 
+_CLOSING_METRIC = "train_runtime"
+"""Stands in the last log of a training and in no other."""
+
 
 class SparksCallback(TrainerCallback):
     """Measures which attention heads carry the trained behaviour, at every checkpoint.
@@ -45,7 +50,8 @@ class SparksCallback(TrainerCallback):
         on_error: a snapshot that fails during training is told in a warning and left out (`warn`),
             or stops the training (`raise`). Mistakes found before the first step always stop it.
         report: write `report.html` into the run folder at the end.
-        progress: show a bar while a snapshot is taken.
+        progress: show a bar while a snapshot is taken, and a line after it.
+        alerts: have trackers that can do so tell of births and prunings.
         settings: settings by name in place of `config`, as in `SparksCallback(probes, steps=20)`.
 
     Raises:
@@ -62,6 +68,7 @@ class SparksCallback(TrainerCallback):
         on_error: Literal["warn", "raise"] = "warn",
         report: bool = True,
         progress: bool = True,
+        alerts: bool = False,
         **settings: Any,
     ) -> None:
         if config is not None and settings:
@@ -86,9 +93,11 @@ class SparksCallback(TrainerCallback):
         self.on_error = on_error
         self.report = report
         self.progress = progress
+        self.alerts = alerts
         self.recorder: Recorder | None = None
         """What is measured and kept, once training has begun."""
         self._waits_for_log: int | None = None
+        self._is_finished = False
 
     # -- events ------------------------------------------------------------------------------
 
@@ -116,10 +125,12 @@ class SparksCallback(TrainerCallback):
             progress=self.progress,
         )
         model = kwargs["model"]
+        self._is_finished = False
         self.recorder.begin(model, kwargs.get("processing_class"), state)
+        self.recorder.start_trackers(args, state, alerts=self.alerts)
         if not self.recorder.measured:
             self.recorder.record(model, state)
-            self._show(args, state)
+            self.recorder.show(state)
         if state.global_step and can_be_disabled(model):
             self._measure(args, state, model, base=True)
         self._measure(args, state, model)
@@ -138,10 +149,15 @@ class SparksCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure a step whose numbers have just been logged, unless its save follows."""
+        """Measure a step whose numbers have just been logged, unless its save follows.
+
+        The trainer's closing log is the end: see `_finish`.
+        """
         if self._waits_for_log == state.global_step and not control.should_save:
             self._waits_for_log = None
             self._measure(args, state, kwargs["model"])
+        if _CLOSING_METRIC in (kwargs.get("logs") or {}):
+            self._finish(args, state, kwargs["model"])
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -152,21 +168,11 @@ class SparksCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the last step if it has no snapshot, then write the log and the report."""
+        """Close what is open; finish a training whose trainer has no closing log."""
         if self.recorder is None:
             return
-        # With load_best_model_at_end the weights are no longer those of the last step.
-        if not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._measure(args, state, kwargs["model"])
-        try:
-            self.recorder.write_log(state)
-        except SparksError as error:
-            if self.on_error == "raise":
-                raise
-            if state.is_world_process_zero:
-                warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
-        if state.is_world_process_zero:
-            self._finish(self.recorder, args, state)
+        self._finish(args, state, kwargs["model"])
+        self.recorder.close()
 
     # -- what they share ---------------------------------------------------------------------
 
@@ -197,32 +203,31 @@ class SparksCallback(TrainerCallback):
                 )
             recorder.note_failure(step, reason)
         else:
-            self._show(args, state)
+            recorder.show(state)
 
-    def _show(self, args: TrainingArguments, state: TrainerState) -> None:
-        if self.recorder is not None and (run := _wandb_run(args, state)) is not None:
-            self.recorder.show(run, lambda view, timeline: view.log(run, timeline), state)
+    def _finish(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Once: measure the last step if it has no snapshot; write log and report, and show them.
 
-    def _finish(self, recorder: Recorder, args: TrainingArguments, state: TrainerState) -> None:
-        if not recorder.snapshots:
+        Process 0 alone writes and shows; all of them measure.
+        """
+        recorder = self.recorder
+        if recorder is None or self._is_finished:
             return
-        report = recorder.write_report() if self.report else None
-        if (run := _wandb_run(args, state)) is not None:
-            files = [recorder.store.file(step) for step in sorted(recorder.snapshots)]
-            recorder.show(
-                run, lambda view, timeline: view.finish(run, timeline, report, files), state
-            )
-        if self.progress:
-            tqdm.write(f"sparks: {recorder.summary()}", file=sys.stderr)
-
-
-def _wandb_run(args: TrainingArguments, state: TrainerState) -> Any:
-    """The trainer's W&B run, if it reports there; process 0 alone has one."""
-    if not state.is_world_process_zero or "wandb" not in (args.report_to or []):
-        return None
-    import wandb
-
-    return wandb.run
+        self._is_finished = True
+        # With load_best_model_at_end the weights may no longer be those of the last step.
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._measure(args, state, model)
+        try:
+            recorder.write_log(state)
+        except SparksError as error:
+            if self.on_error == "raise":
+                raise
+            if state.is_world_process_zero:
+                warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
+        if state.is_world_process_zero and recorder.snapshots:
+            recorder.show_end(state, recorder.write_report() if self.report else None)
+            if self.progress:
+                tqdm.write(f"sparks: {recorder.summary()}", file=sys.stderr)
 
 
 def _refuse_split_sequences(args: TrainingArguments) -> None:

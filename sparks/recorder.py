@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from tqdm import tqdm
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 from sparks import processes
 from sparks.adapters import without_adapter
@@ -32,14 +32,12 @@ from sparks.store import RunStore
 from sparks.timeline import Timeline
 from sparks.token_pairs import TokenizedProbes
 from sparks.track import take_snapshot
+from sparks.trackers import Trackers
 from sparks.trainer_log import latest_metrics
 
 FOLDER = "sparks"
 """Where a run folder lies in a trainer's output folder."""
 REPORT = "report.html"
-
-View = Callable[[Any, Timeline], None]
-"""Shows a timeline by the module `wandb_view`, its first argument."""
 
 
 class Recorder:
@@ -61,7 +59,7 @@ class Recorder:
         self.snapshots: dict[int, Snapshot] = {}
         """By step; in process 0 alone."""
         self._tokenized: TokenizedProbes | None = None
-        self._views_failed = False
+        self._trackers: Trackers | None = None  # in process 0 alone
         self._began, self._spent, self._first_step = time.perf_counter(), 0.0, 0
 
     # -- beginning ---------------------------------------------------------------------------
@@ -186,31 +184,46 @@ class Recorder:
         path = self.store.path.resolve()
         return path.parent.name if path.name == FOLDER else path.name
 
-    def show(self, run: Any, view: View, state: TrainerState) -> None:
-        """Show the timeline so far in the W&B run; after a failure, told once, nothing is shown."""
-        if run is None or self._views_failed:
-            return
-        from sparks import wandb_view
+    def start_trackers(self, args: TrainingArguments, state: TrainerState, *, alerts: bool) -> None:
+        """Take the trackers that the trainer reports to; its reporters have begun.
 
-        try:
-            snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
-            view(wandb_view, Timeline(snapshots, metrics=state.log_history, name=self.run_name))
-        except Exception as error:
-            self._views_failed = True
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            warnings.warn(
-                f"sparks: nothing more goes to W&B ({reason}); snapshots go on to "
-                f"{self.store.path}",
-                stacklevel=3,
-            )
+        Raises:
+            SparksError: one of them cannot start.
+        """
+
+        def start() -> None:
+            self._trackers = Trackers(args, state, alerts=alerts, folder=self.store.path)
+
+        processes.first_does(start)
+
+    def show(self, state: TrainerState) -> None:
+        """Show the timeline so far in the trackers."""
+        if self._trackers:
+            self._trackers.log(cache(lambda: self._timeline(state)))
+
+    def show_end(self, state: TrainerState, report: Path | None) -> None:
+        """Show what is known only at the end, while the trainer's runs are still open."""
+        if self._trackers and self.snapshots:
+            files = [self.store.file(step) for step in sorted(self.snapshots)]
+            self._trackers.finish(cache(lambda: self._timeline(state)), report, files)
+
+    def close(self) -> None:
+        """Give back what was opened for the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()
+
+    def _timeline(self, state: TrainerState) -> Timeline:
+        snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
+        return Timeline(snapshots, metrics=state.log_history, name=self.run_name)
 
     def write_report(self) -> Path | None:
         """The report of the run folder; None, and a warning, if it cannot be written."""
         path = self.store.path / REPORT
         try:
             write_report([Timeline.from_run(self.store.path)], path)
-        except SparksError as error:
-            warnings.warn(f"sparks: no report ({error})", stacklevel=3)
+        except Exception as error:  # the trainer has its best model to load, and runs to close
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warnings.warn(f"sparks: no report ({reason})", stacklevel=3)
             return None
         return path
 

@@ -79,6 +79,8 @@ class Timeline:
     graph: Graph
     problems: tuple[str, ...]
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
+    snapshots: tuple[Snapshot, ...]
+    """In order of step; all their probes, whatever the group."""
     metas: tuple[SnapshotMeta, ...]
     probe_ids: tuple[str, ...]
     """Probes that were counted."""
@@ -129,6 +131,7 @@ class Timeline:
         first = ordered[0]
         self.name, self.group, self.graph = name, group, first.graph
         self.groups = tuple(sorted(set(first.probe_groups)))
+        self.snapshots = tuple(ordered)
         self.metas = tuple(snapshot.meta for snapshot in ordered)
         self.probe_ids = tuple(first.probe_ids[index] for index in chosen)
         self.steps = _frozen(np.array([snapshot.step for snapshot in ordered], dtype=np.int64))

@@ -5,9 +5,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# trackio reads once, when it is imported by anyone, where its store lies: not in the user's.
+STORE = tempfile.mkdtemp(prefix="trackio-")
+atexit.register(shutil.rmtree, STORE, ignore_errors=True)
 
 os.environ |= {
+    "TRACKIO_DIR": STORE,
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

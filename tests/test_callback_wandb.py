@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_wandb_view import read_back
-from tiny_training import PROBES, tiny_trainer
+from test_wandb_view import Logged, read_back
+from tiny_training import PROBES, logged, tiny_trainer, weights_hash
 
 from sparks import wandb_view
 from sparks.callback import SparksCallback
 from sparks.store import RunStore
+from sparks.trackers_data import STEP_KEY
 
 wandb = pytest.importorskip("wandb")
 
@@ -19,8 +21,8 @@ CLOCK = ("runtime", "per_second", "total_flos")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated.*:FutureWarning")
 
 
-def train(folder: Path, monkeypatch, *callbacks) -> list[dict[str, object]]:
-    """History rows of a run, by W&B's own reader."""
+def train(folder: Path, monkeypatch, *callbacks) -> tuple[Logged, Any]:
+    """What W&B's own reader finds in the run of a training, and the trainer."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(folder))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -32,7 +34,7 @@ def train(folder: Path, monkeypatch, *callbacks) -> list[dict[str, object]]:
         wandb.finish()
         wandb.teardown()  # else the next run goes to this folder
     (run,) = (folder / "wandb").glob("offline-run-*")
-    return read_back(run).rows
+    return read_back(run), trainer
 
 
 def others(rows):
@@ -47,20 +49,26 @@ def others(rows):
 
 @pytest.mark.slow
 def test_the_trainers_rows_are_the_same_with_and_without_us(tmp_path, monkeypatch):
-    alone = train(tmp_path / "alone", monkeypatch)
+    without, trainer_alone = train(tmp_path / "alone", monkeypatch)
     ours = SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
-    watched = train(tmp_path / "watched", monkeypatch, ours)
+    with_us, trainer_watched = train(tmp_path / "watched", monkeypatch, ours)
+    assert weights_hash(trainer_watched.model) == weights_hash(trainer_alone.model)
+    assert logged(trainer_watched) == logged(trainer_alone)
+    alone, watched = without.rows, with_us.rows
     assert others(alone)
     assert others(watched) == others(alone)
     live = [row for row in watched if "sparks/heads_active" in row]
-    steps = [row[wandb_view.STEP_KEY] for row in live]
+    steps = [row[STEP_KEY] for row in live]
     assert steps == [0, 2, 4] == RunStore(tmp_path / "watched" / "out" / "sparks").steps()
     for row in live:
         assert "sparks/seconds" in row
         for picture in ("sparks/heads_over_training", "sparks/heads_now"):
             assert row[f"{picture}._type"] == "image-file"
     (closing,) = (row for row in watched if row.get("sparks/report._type") == "html-file")
-    assert closing[wandb_view.STEP_KEY] == 4
+    assert closing[STEP_KEY] == 4
+    assert closing["sparks/heads._type"] == "table-file"
+    artifacts = [entry["artifact"] for entry in with_us.records if entry["type"] == "artifact"]
+    assert "sparks-snapshots" in [artifact["type"] for artifact in artifacts]
 
 
 @pytest.mark.slow

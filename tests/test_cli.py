@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 
-COMMANDS = ("probes", "replay", "timeline", "compare", "report")
+COMMANDS = ("probes", "replay", "timeline", "watch", "compare", "report", "figures", "wandb")
 
 
 @pytest.fixture
@@ -288,3 +288,43 @@ def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):
     found = pd.read_csv(io.StringIO(capsys.readouterr().out)).importance_first.to_numpy()
     total = RunStore(run_folder).load(0).importance.sum(axis=0).ravel()
     np.testing.assert_allclose(found, total / total.sum(), rtol=1e-6)
+
+
+# -- watch, and the served report ------------------------------------------------------------------
+
+
+def test_watch_once_prints_the_page(run_folder, capsys):
+    assert call("watch", run_folder, "--once", "--interval", "0.5") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Run      run: 5 snapshots, steps 0 to 40\n")
+    assert "\x1b" not in shown
+    RunStore(run_folder).file(20).write_bytes(b"x")
+    assert call("watch", run_folder, "--once") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["watch", "RUN", "--interval", "0"], "interval must be at least"),
+        (["watch", "RUN", "--interval", "soon"], "invalid float value: 'soon'"),
+        (["watch", "nowhere", "--once"], "no snapshots in nowhere"),
+        (["report", "RUN", "--port", "1"], "--port belongs to --serve"),
+        (["report", "RUN", "--host", "::"], "--host belongs to --serve"),
+        (["report", "RUN", "--serve", "--output", "x.html"], "--serve writes no file"),
+        (["report", "RUN", "--serve", "--port", "x"], "invalid int value: 'x'"),
+        (["report", "RUN", "--serve", "--port", "-1"], "port must be 0 to 65535, got -1"),
+        (["report", "nowhere", "--serve"], "no snapshots in nowhere"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(capsys, run_folder, arguments, match):
+    given = [run_folder if text == "RUN" else text for text in arguments]
+    assert_refused(capsys, run_folder, *given, match=match)
+
+
+def test_a_served_report_is_told_where_it_is(capsys, run_folder, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparks.serve.ReportServer.serve_forever", stop)
+    assert call("report", run_folder, "--serve", "--port", "0") == 0
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/ shows .*\n", capsys.readouterr().out)

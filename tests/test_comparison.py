@@ -381,7 +381,16 @@ def test_the_report_of_one_run_compares_nothing():
 
 def test_the_report_is_given_the_numbers_of_the_comparison(pair):
     found = compared(pair.timelines, pair.names)
+    maps = found.pop("maps")
+    for when in ("end", "ever"):
+        width = pair.timelines[0].graph.num_heads
+        held = [[f"L{place // width}H{place % width}" for place in row] for row in maps[when]]
+        own = [[head for head in held[i] if head not in held[1 - i]] for i in (0, 1)]
+        assert own == [pair.exclusive(name, when) for name in pair.names]
+        assert [head for head in held[0] if head in held[1]] == pair.common(when)
     assert found == {
+        "layers": pair.timelines[0].graph.num_layers,
+        "heads": pair.timelines[0].graph.num_heads,
         "warnings": [],
         "columns": list(COLUMNS),
         "rows": [

@@ -21,7 +21,18 @@ from sparks.config import SnapshotConfig
 from sparks.probe_building import ProbeBuildingConfig
 
 PACKAGE = Path(sparks.__file__).parent
-HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "wandb", "matplotlib", "datasets")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "wandb",
+    "trackio",
+    "tensorboard",
+    "matplotlib",
+    "datasets",
+)
 
 MAY_IMPORT = {
     # The ground floor.
@@ -70,33 +81,69 @@ MAY_IMPORT = {
     "timeline": "errors graph snapshot store timeline_input",
     "text_page": "errors",
     "timeline_text": "config errors text_page timeline",
+    "live": "errors snapshot store timeline trainer_log",
+    "watch_text": "live text_page timeline timeline_text",
+    "watch": "errors live store text_page timeline_input watch_text",
+    "serve": "errors live report store timeline",
     "comparison": "config errors timeline",
     "comparison_text": "comparison text_page timeline_text",
     "report.words": "timeline",
-    "report.data": "report.words timeline",
+    "report.packing": "",
+    "report.edges": "graph report.packing snapshot timeline",
+    "report.data": "report.edges report.packing report.words timeline",
     "report.compared": "comparison errors report.words timeline",
-    "report": "errors files report.compared report.data report.words timeline",
-    "wandb_view": "errors timeline",
+    "report": "errors files report.compared report.data report.packing report.words timeline",
+    # Figures for papers.
+    "figure_kinds": "errors",
+    "figures.style": "errors figure_kinds",
+    "figures.frames": "comparison errors timeline",
+    "figures.grid": "figure_kinds figures.style graph",
+    "figures.one_run": (
+        "errors figure_kinds figures.frames figures.grid figures.style report.data timeline"
+    ),
+    "figures.several_runs": (
+        "comparison errors figure_kinds figures.frames figures.grid figures.style"
+    ),
+    "figures": (
+        "comparison errors figure_kinds figures.frames figures.one_run figures.several_runs "
+        "figures.style files timeline"
+    ),
+    # Trackers.
+    "trackers_data": "errors timeline",
+    "pictures": "timeline trackers_data",
+    "wandb_view": "errors pictures timeline trackers_data",
+    "trackio_view": "errors pictures timeline trackers_data",
+    "tensorboard_view": "errors pictures timeline trackers_data",
+    "trackers": "errors tensorboard_view timeline trackio_view wandb_view",
+    "wandb_upload": "errors pictures report store timeline trackers_data wandb_view",
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
         "adapters anatomy config errors probes processes report snapshot store timeline "
-        "token_pairs track trainer_log wandb_view"
+        "token_pairs track trackers trainer_log"
     ),
     "callback": "adapters config errors probes recorder sharding store",
     "arguments": "callback config errors",
     "replay": "config errors files probes snapshot store track trainer_log",
-    "cli": (
-        "comparison comparison_text config errors probe_building replay report store timeline "
-        "timeline_text version"
+    "cli.shared": "config store",
+    "cli.measure": "cli.shared config errors probe_building replay",
+    "cli.look": (
+        "cli.shared comparison comparison_text errors report serve store timeline timeline_text "
+        "watch"
     ),
+    "cli.paper": "cli.shared comparison errors figure_kinds figures store timeline",
+    "cli.publish": "cli.shared wandb_upload",
+    "cli": "cli.look cli.measure cli.paper cli.publish cli.shared errors version",
+    "cli.__main__": "cli",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
     "comparison comparison_text config circuit errors files graph jsonl probes problems snapshot "
     "store text_page timeline timeline_input timeline_text token_pairs trainer_log version report "
-    "report.compared report.data report.words"
+    "live serve watch watch_text "
+    "report.compared report.data report.edges report.packing report.words figure_kinds "
+    "figures.frames"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 
@@ -179,9 +226,7 @@ def test_what_reads_names_no_heavy_package(name):
     assert found.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize(
-    ("package", "home"), [("wandb", {"callback", "recorder", "wandb_view"}), ("trl", set())]
-)
+@pytest.mark.parametrize(("package", "home"), [("wandb", {"wandb_view"}), ("trl", set())])
 def test_optional_packages_stay_at_the_edge(package, home):
     users = {
         name for name in MODULES if package in {i.split(".")[0] for i in imports_of(MODULES[name])}
@@ -219,7 +264,7 @@ assert len(RunStore(run).read().snapshots) == {len(STORY)}
 write_report([Timeline.from_run(run)], run + "/page.html")
 assert main(["timeline", run]) == main(["timeline", run, "--format", "csv"]) == 0
 assert main(["compare", "a=" + run, run]) == 0
-assert main(["report", run]) == 0
+assert main(["report", run]) == main(["watch", run, "--once"]) == 0
 """
     assert loaded_after(code, str(run)) == []
     assert (run / "report.html").read_bytes() == (run / "page.html").read_bytes()
@@ -305,3 +350,10 @@ def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():
     from sparks.timeline_text import render
 
     assert options_of("timeline")["max_events"].default == default_of(render, "max_events")
+    from sparks.serve import serve
+    from sparks.watch import watch
+
+    for name in ("interval", "once", "group"):
+        assert options_of("watch")[name].default == default_of(watch, name), name
+    for name in ("host", "port"):
+        assert f"(default: {default_of(serve, name)})" in options_of("report")[name].help

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from factories import STORY, large_run, make_metrics, make_run, make_snapshot
 import sparks.report
 from sparks.errors import SparksError
 from sparks.graph import Graph
-from sparks.report import SCRIPTS, render_report, write_report
+from sparks.report import LOADER, SCRIPTS, render_report, write_report
 from sparks.report.data import cohort_groups, even_parts, run_data, thin
-from sparks.report.words import clean_text, headline_numbers, notes, summary
+from sparks.report.packing import packed_numbers
+from sparks.report.words import clean_text, headline_numbers, notes, summary, trust
 from sparks.snapshot import Snapshot
 from sparks.timeline import EVENT_KINDS, Timeline
 
-HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\">{{script}}<!--\u2028&amp;"
+HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\">{{loader}}<!--\u2028&amp;"
 PACKAGE = Path(sparks.report.__file__).parent
 QWEN = Graph(num_layers=28, num_heads=12, num_kv_heads=2)
 
@@ -58,7 +60,7 @@ def hostile_page() -> str:
 
 def test_hostile_text_stays_text():
     page = hostile_page()
-    assert page.count("<script") == page.count("</script>") == 2
+    assert page.count("<script") == page.count("</script>") == 3  # data, code, loader
     assert "<img" not in page
     assert page.count("<!--") == 0
     data = payload(page)
@@ -66,7 +68,7 @@ def test_hostile_text_stays_text():
     assert data["title"] == data["runs"][0]["name"] == shown
     assert data["runs"][0]["metrics"][0]["name"] == shown
     assert data["runs"][0]["problems"] == [shown, "x"]
-    # The title's braces were not filled with the script.
+    # The title's braces were not filled with anything of the page.
     title = re.search(r"<title>(.*?)</title>", page)
     assert title is not None
     assert html.unescape(title[1]) == shown
@@ -79,17 +81,43 @@ def test_json_is_escaped_for_a_script_element():
     assert "\\u003c/script\\u003e" in raw
 
 
+def element(page: str, tag: str) -> str:
+    found = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def source(text: str) -> str:
+    """As a content security policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def script_of(page: str) -> str:
+    """The script that the loader inflates."""
+    found = re.search(r'<script type="text/plain" id="code">([\w+/=]*)</script>', page)
+    assert found is not None
+    return raw(found[1]).decode("ascii")
+
+
+def test_the_packed_script_is_the_parts_without_notes():
+    script, page = script_of(hostile_page()), story()
+    assert script == script_of(render_report([page]))  # nothing of a run is in it
+    for name in SCRIPTS:
+        for line in (PACKAGE / name).read_text().splitlines():
+            if line.strip() and not line.strip().startswith("//"):
+                assert f"{line.strip()}\n" in script
+    assert not re.search(r"^\s*//|^\s|\n\n", script, re.MULTILINE)
+
+
 def test_policy_allows_exactly_this_script_and_style():
     page = hostile_page()
     found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert found is not None
     policy = dict(part.strip().split(" ", 1) for part in found[1].split(";"))
     assert policy.pop("default-src") == "'none'"
-    for name, tag in (("script-src", "script"), ("style-src", "style")):
-        text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        assert text is not None
-        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
-        assert policy.pop(name) == f"'sha256-{digest}'"
+    sources = {name: policy.pop(name).split() for name in ("script-src", "style-src")}
+    assert sources["script-src"] == [source(element(page, "script")), source(script_of(page))]
+    assert sources["style-src"] == [source(element(page, "style"))]
     assert policy == {"base-uri": "'none'", "form-action": "'none'"}
     # Before anything that it has to govern.
     assert page.index("Content-Security-Policy") < page.index("<style>") < page.index("<script")
@@ -102,7 +130,7 @@ def test_page_is_self_contained_ascii():
 
 
 def test_script_uses_nothing_that_runs_text_or_leaves_traces():
-    script = "\n".join((PACKAGE / name).read_text() for name in SCRIPTS)
+    script = "\n".join((PACKAGE / name).read_text() for name in LOADER + SCRIPTS)
     risky = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|import\("
         r"|localStorage|sessionStorage|indexedDB|\bcookie\b|fetch\(|XMLHttpRequest|WebSocket"
@@ -117,10 +145,14 @@ def test_parts_of_the_page_fit_together():
     ids = set(re.findall(r'\bid="([\w-]+)"', markup))
     assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
     assert set(re.findall(r"#([a-z][\w-]*)[^{};]*\{", style)) <= ids
-    assert {part.name for part in PACKAGE.glob("*.js")} == set(SCRIPTS)
+    of_tabs = {f"{kind}{tab}{view}" for tab in ("timeline", "head", "circuit")
+               for kind, view in (("tab-", ""), ("", "-view"))}  # fmt: skip
+    assert of_tabs <= ids
+    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *SCRIPTS}
     light, dark = (
         set(re.findall(r"--(\w[\w-]*):", block))
         for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
+        if "--" in block
     )
     assert light == dark
     named = re.search(r"for \(const name of \[([^\]]*)\]\) \{\s*out\[name\]", script)
@@ -151,18 +183,43 @@ def test_names_that_no_encoding_takes_can_still_be_written(tmp_path: Path):
 # -- the data --------------------------------------------------------------------------------
 
 
+def raw(text: str) -> bytes:
+    """What a packed array holds."""
+    held = base64.b64decode(text)
+    out = zlib.decompress(held[4:], -15)
+    assert len(out) == int.from_bytes(held[:4], "little")
+    return out
+
+
 def unpacked(text: str, kind: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype=kind)
+    """Read as the page reads numbers of several bytes: the lowest bytes stand first."""
+    planes = np.frombuffer(raw(text), np.uint8).reshape(np.dtype(kind).itemsize, -1)
+    return np.ascontiguousarray(planes.T).view(kind).ravel()
+
+
+def summed(text: str, kind: str) -> np.ndarray:
+    """Read where differences were sent."""
+    return np.cumsum(unpacked(text, kind), dtype=kind)
 
 
 def cells(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Frequency and importance, read as the page reads them."""
-    shape = (len(run["steps"]), run["layers"], run["heads"])
-    mask = np.unpackbits(unpacked(run["mask"], "u1"), count=np.prod(shape)).astype(bool)
+    times, rows = len(run["steps"]), run["layers"] * run["heads"]
+    changes = np.unpackbits(unpacked(run["mask"], "u1"), count=rows * times)
+    mask = (np.cumsum(changes.reshape(rows, times), axis=1) % 2).astype(bool)
     frequency, importance = np.zeros(mask.shape), np.zeros(mask.shape)
     frequency[mask] = unpacked(run["levels"], "u1") / run["level_unit"]
-    importance[mask] = run["importance_max"] * (unpacked(run["importance"], "<u2") / 65535) ** 2
-    return frequency.reshape(shape), importance.reshape(shape)
+    root = summed(run["importance"], "<u2") / 65535
+    importance[mask] = run["importance_max"] * root**2
+    shape = (times, run["layers"], run["heads"])
+    return frequency.T.reshape(shape), importance.T.reshape(shape)
+
+
+def curves_of(run: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
+    steps, values = unpacked(run["metric_steps"], "<u4"), unpacked(run["metric_values"], "<f4")
+    cuts = np.cumsum([curve["count"] for curve in run["metrics"]])[:-1]
+    parts = zip(run["metrics"], np.split(steps, cuts), np.split(values, cuts), strict=True)
+    return {curve["name"]: (np.cumsum(at).tolist(), found.tolist()) for curve, at, found in parts}
 
 
 @pytest.mark.parametrize("probes", [1, 8, 600])
@@ -182,7 +239,7 @@ def test_arrays_survive_packing(probes: int):
 
 def test_events_of_the_story():
     run = run_data(story())
-    triples = unpacked(run["events"], "<u2").reshape(-1, 3).tolist()
+    triples = unpacked(run["events"], "<u2").reshape(3, -1).T.tolist()
     found = [
         (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind])
         for row, at, kind in triples
@@ -241,11 +298,16 @@ def test_curves_skip_what_was_not_logged():
     timeline = story(
         metrics=[{"step": 2, "loss": 1.5}, {"step": 4, "loss": 1.0, "eval": 3.0, "bad": np.nan}]
     )
-    curves = {curve["name"]: curve for curve in run_data(timeline)["metrics"]}
-    assert set(curves) == {"loss", "eval"}
-    assert curves["loss"]["steps"] == [2, 2]  # differences
-    assert curves["loss"]["values"] == [1.5, 1.0]
-    assert curves["loss"]["thinned_from"] is None
+    run = run_data(timeline)
+    assert curves_of(run) == {"loss": ([2, 4], [1.5, 1.0]), "eval": ([4], [3.0])}
+    assert [curve["thinned_from"] for curve in run["metrics"]] == [None, None]
+
+
+def test_values_of_curves_keep_their_digits():
+    values = [0.0, -1.5, 1.23456789, 4e-5, -1e-300, 6.02214076e23, 3.4028234e38, 1e300, -0.1]
+    sent = unpacked(packed_numbers(np.array(values)), "<f4").astype(np.float64)
+    limit = float(np.finfo(np.float32).max)
+    np.testing.assert_allclose(sent, np.clip(values, -limit, limit), rtol=1 / 60_000, atol=1e-38)
 
 
 def brute_force(sizes: Sequence[int], most: int) -> int:
@@ -347,6 +409,54 @@ def test_top_numbers_show_gap_and_probes():
     assert tiles["probes"]["value"] == "4"
 
 
+def measured(overheads: Sequence[float | None], circuit: Sequence[float]) -> Timeline:
+    """L is 1 without a circuit and `circuit` with the circuit alone."""
+    run = []
+    for index, (overhead, loss) in enumerate(zip(overheads, circuit, strict=True)):
+        snapshot = make_snapshot(10 * index, ["L0H0"], overhead=overhead)
+        ones = np.ones(4, np.float32)
+        run.append(
+            replace(snapshot, loss_corrupted=ones, loss_circuit=(loss * ones).astype(np.float32))
+        )
+    return Timeline(run)
+
+
+def test_faithfulness_and_overhead_are_told_where_they_were_measured():
+    timeline = measured([None, 0.012, 0.034], [0.5, 0.1, 0.75])
+    assert trust(timeline) == [
+        "Alone, the circuits carry 50 % of the effect that they explain (median of checkpoints; "
+        "least 25 % at step 20).",
+        "Snapshots took 3.4 % of the run's time.",
+    ]
+    tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
+    assert tiles["faithfulness"]["value"] == "50 %"
+    assert tiles["faithfulness"]["detail"] == "median; least 25 % at step 20"
+    data = run_data(timeline)
+    assert data["summary"][-2:] == trust(timeline)
+    assert data["counts"]["faithfulness"] == [0.5, 0.9, 0.25]
+    assert data["counts"]["overhead"] == [None, 0.012, 0.034]
+
+
+def test_what_was_not_measured_is_not_told():
+    timeline = measured([None, None], [float("nan")] * 2)
+    assert trust(timeline) == []
+    tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
+    assert (tiles["faithfulness"]["value"], tiles["faithfulness"]["detail"]) == (
+        "?",
+        "not measured",
+    )
+
+
+def test_component_shift_survives_packing():
+    timeline = Timeline(make_run(STORY))
+    steps = np.frombuffer(raw(run_data(timeline)["shift"]), np.int8).reshape(-1, 5)
+    found = np.cumsum(steps, axis=1, dtype=np.int8) / 127
+    expected = timeline.component_totals()["effect"].to_numpy().reshape(5, -1).T
+    assert len(found) == 1 + 2 * 3  # embedding, attention and MLP of each layer
+    assert np.abs(expected).max() > 0.05
+    np.testing.assert_allclose(found, expected, atol=0.5 / 127 + 1e-6)
+
+
 def test_few_probes_are_named_as_a_limit():
     (note,) = notes(story())
     assert "over 4 probes" in note
@@ -426,7 +536,8 @@ def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
     held = {file.distribution_path for file in builder.recurse_included_files()}
-    parts = {"__init__.py", "compared.py", "data.py", "words.py", "page.html", "page.css", *SCRIPTS}
+    modules = ("__init__", "compared", "data", "edges", "packing", "words")
+    parts = {*(f"{name}.py" for name in modules), "page.html", "page.css", *LOADER, *SCRIPTS}
     assert {f"sparks/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
 

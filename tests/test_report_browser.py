@@ -26,12 +26,10 @@ from selenium.webdriver.support.ui import Select  # noqa: E402
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason="chromium and chromedriver are not on the PATH"
-    ),
-]
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="chromium and chromedriver are not on the PATH"
+)
+pytestmark = [pytest.mark.browser, needs_browser]
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"

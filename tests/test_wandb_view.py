@@ -18,7 +18,7 @@ import pytest
 import torch
 from factories import SMALL, STORY, large_run, make_run, make_snapshot, write_run
 
-from sparks import wandb_view
+from sparks import pictures, trackers_data, wandb_view
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.timeline import Timeline
@@ -63,7 +63,7 @@ MEASURED = {
 def test_numbers_of_every_checkpoint_by_hand():
     run = make_run(STORY, gap=[0.25, 0.5, 4.0, 0.75], seconds=2.5)
     for snapshot, timeline in zip(run, timelines(run), strict=True):
-        found = wandb_view.scalars(timeline)
+        found = trackers_data.scalars(timeline)
         expected = {key: values[snapshot.step] for key, values in WORKED.items()}
         expected |= {
             "sparks/faithfulness": np.median(1 - 0.25 / snapshot.loss_corrupted),
@@ -80,10 +80,10 @@ def test_curves_of_cohorts_stay_true():
     """What was logged when a checkpoint was the last is what the whole timeline says of it."""
     run = large_run(checkpoints=12, graph=QWEN, probes=2)
     whole = Timeline(run).cohorts()
-    named = whole.columns[: wandb_view.NUM_COHORTS]
+    named = whole.columns[: trackers_data.NUM_COHORTS]
     assert len(whole.columns) > len(named) == 4
     for timeline in timelines(run):
-        values = wandb_view.scalars(timeline)
+        values = trackers_data.scalars(timeline)
         row = whole.loc[timeline.steps[-1]]
         assert [values[f"sparks/cohort/{i:02d}"] for i in (1, 2, 3, 4)] == row[named].tolist()
         cohorts = [value for key, value in values.items() if key.startswith("sparks/cohort/")]
@@ -93,14 +93,14 @@ def test_curves_of_cohorts_stay_true():
 
 
 def test_numbers_that_do_not_exist_are_left_out():
-    values = wandb_view.scalars(Timeline(make_run({0: [], 10: ["L0H0"]}, gap=np.nan)))
+    values = trackers_data.scalars(Timeline(make_run({0: [], 10: ["L0H0"]}, gap=np.nan)))
     assert WORKED.keys() | MEASURED == values.keys() | {
         "sparks/completeness_gap",  # of no probe is it a number
         "sparks/base_retained_share",  # there is no base head
     }
     assert "sparks/completeness_gap" not in values
     assert "sparks/base_retained_share" not in values
-    assert "sparks/completeness_gap" not in wandb_view.scalars(
+    assert "sparks/completeness_gap" not in trackers_data.scalars(
         Timeline([make_snapshot(0, gap=np.inf)])
     )
 
@@ -156,7 +156,7 @@ def shown(figure: Any) -> tuple[Any, np.ndarray]:
 def test_heads_now_shows_frequency_and_marks_what_changed():
     held = {"L0H0": 4, "L2H3": 1, "L1H1": 2}
     timeline = Timeline(make_run({0: ["L0H0", "L0H1"], 10: ["L1H1"], 20: held}))
-    axes, values = shown(wandb_view._heads_now(timeline))
+    axes, values = shown(pictures._heads_now(timeline))
     expected = np.zeros((4, 3))  # head, layer
     expected[0, 0], expected[3, 2], expected[1, 1] = 1, 0.25, 0.5
     np.testing.assert_array_equal(values, expected)
@@ -168,7 +168,7 @@ def test_heads_now_shows_frequency_and_marks_what_changed():
 
 def test_heads_over_training_are_ordered_by_cohort():
     timeline = Timeline(make_run(STORY))
-    axes, values = shown(wandb_view._heads_over_training(timeline))
+    axes, values = shown(pictures._heads_over_training(timeline))
     order = ["L0H0", "L0H1", "L1H0", "L1H1", "L2H3", "L2H0"]  # base; born at 10, 20, 40
     rows = [timeline.frequency[(slice(None), *SMALL.head(name))] for name in order]
     assert values.shape == (6, 350)
@@ -186,7 +186,7 @@ def test_heads_of_one_cohort_are_in_order_of_layer_and_head():
     base = names[::3]
     held = {name: 1 + index % 4 for index, name in enumerate(names)}
     timeline = Timeline(make_run({0: base, 10: held}, graph=graph))
-    _, values = shown(wandb_view._heads_over_training(timeline))
+    _, values = shown(pictures._heads_over_training(timeline))
     order = base + [name for name in names if name not in base]
     assert (values[:, -1] * 4).tolist() == [held[name] for name in order]
 
@@ -194,7 +194,7 @@ def test_heads_of_one_cohort_are_in_order_of_layer_and_head():
 def test_a_checkpoint_fills_the_time_until_the_next():
     """Uneven steps: 0, 10, 50, 60; the last lasts the median of 10, 40, 10."""
     checkpoints = {0: ["L0H0"], 10: [], 50: ["L0H0"], 60: []}
-    axes, values = shown(wandb_view._heads_over_training(Timeline(make_run(checkpoints))))
+    axes, values = shown(pictures._heads_over_training(Timeline(make_run(checkpoints))))
     assert axes.get_xlim() == (0, 70)
     np.testing.assert_array_equal(values[0], np.repeat([1, 0, 0, 0, 0, 1, 0], 50))
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_fills_the_time_until_the_next():
 def test_more_heads_than_rows_are_averaged():
     steps, shares = np.array([0, 1]), np.zeros((1000, 2))
     shares[998:, 1] = 1, 0.5
-    rows = wandb_view._resampled(shares, steps, np.array([0.0, 1.0, 2.0]))
+    rows = pictures._resampled(shares, steps, np.array([0.0, 1.0, 2.0]))
     assert rows.shape == (250, 350)
     assert rows[-1, 0] == 0
     assert rows[-1, -1] == pytest.approx(1.5 / 4)
@@ -236,14 +236,14 @@ def test_drawing_leaves_pyplot_and_the_users_style_alone():
 
 CHILD = """
 import sys
-from sparks import wandb_view
-heavy = {"wandb", "matplotlib", "torch", "transformers", "trl"}
+from sparks import trackers, trackers_data, wandb_view
+heavy = {"wandb", "trackio", "tensorboard", "matplotlib", "torch", "transformers", "trl"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 sys.path.insert(0, sys.argv[1])
 from factories import STORY, make_run
 from sparks.timeline import Timeline
 timeline = Timeline(make_run(STORY))
-wandb_view.scalars(timeline)
+trackers_data.scalars(timeline)
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 wandb_view.images(timeline)
 assert "matplotlib.pyplot" not in sys.modules
@@ -335,6 +335,7 @@ def train(report: Path, files: Sequence[Path], *, with_sparks: bool) -> tuple[Pa
         if with_sparks:
             before, start = generators(), perf_counter()
             wandb_view.log(run, Timeline(SNAPSHOTS[:last]))
+            wandb_view.alert(run, Timeline(SNAPSHOTS[:last]))
             seconds.append(perf_counter() - start)
             assert generators() == before
         run.log({"user/value": 10 * last})
@@ -438,6 +439,25 @@ def test_the_artifact_holds_the_snapshots(logged: Logged, files: list[Path]):
     assert metadata["steps"] == list(STORY)
 
 
+def test_births_and_prunings_are_alerts(logged: Logged):
+    found = [entry["alert"] for entry in logged.records if entry["type"] == "alert"]
+    assert [(alert["title"], alert["text"], alert["level"]) for alert in found] == [
+        ("Attention heads at step 10: 1 born", "born: L1H1", "INFO"),
+        ("Attention heads at step 20: 1 born", "born: L2H3", "INFO"),
+        ("Attention heads at step 30: 1 pruned", "pruned: L1H1", "INFO"),
+        ("Attention heads at step 40: 1 born, 1 pruned", "born: L2H0; pruned: L2H3", "INFO"),
+    ]
+
+
+def test_it_starts_only_with_the_reporters_run(offline: Path):
+    with pytest.raises(SparksError, match="names wandb, but no W&B run is open"):
+        wandb_view.start(None, None)
+    with wandb.init(project="sparks-test") as run:
+        assert wandb_view.start(None, None) is run
+        wandb_view.close(run)
+        run.log({"still": "open"})
+
+
 def test_a_finished_run_is_refused_by_wandb(offline: Path, report: Path):
     run = wandb.init(project="sparks-test")
     run.finish()
@@ -498,5 +518,7 @@ def test_a_table_of_too_many_heads_drops_those_that_were_never_active(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(wandb.Table, "MAX_ROWS", 6)
-    names = [row[0] for row in wandb_view._head_table(Timeline(SNAPSHOTS)).data]
+    run = Recorder()
+    wandb_view.finish(run, Timeline(SNAPSHOTS), None, [])
+    names = [row[0] for row in run.calls[0][1]["sparks/heads"].data]
     assert names == ["L0H0", "L0H1", "L1H0", "L1H1", "L2H0", "L2H3"]

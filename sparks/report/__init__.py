@@ -1,11 +1,12 @@
 """One HTML file that shows how attention heads came and went: no network, no server, no torch.
 
-The file holds a page (`page.html`, `page.css`, the scripts of `SCRIPTS`) and the timelines as JSON.
-What a run wrote is never markup or code here:
+The file holds a page (`page.html`, `page.css`), its script (the parts in `SCRIPTS`, deflated, and
+the small `LOADER` that inflates it) and the timelines as JSON. What a run wrote is never markup or
+code here:
 
 1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page
    puts text on screen through `textContent` only.
-2. A content security policy allows this one script and this one style by their hashes and nothing
+2. A content security policy allows the loader, the script and the style by their hashes and nothing
    else: no network, no image, no form.
 3. The file is pure ASCII, so that a reader's guess of its encoding does not matter.
 """
@@ -23,17 +24,37 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparks.errors import SparksError
 from sparks.files import write_atomically
 from sparks.report.compared import compared
 from sparks.report.data import run_data
+from sparks.report.packing import packed
 from sparks.report.words import clean_text
 from sparks.timeline import Timeline
 
 __all__ = ["render_report", "write_report"]
 
-SCRIPTS = ("decode.js", "draw.js", "heads.js", "tables.js", "views.js", "controls.js")
-"""Parts of the page's one script, in this order."""
+LOADER = ("inflate.js", "load.js")
+"""Parts of the script that starts the page."""
+SCRIPTS = (
+    "decode.js",
+    "edges.js",
+    "colours.js",
+    "draw.js",
+    "shift.js",
+    "heads.js",
+    "tables.js",
+    "circuit.js",
+    "headpage.js",
+    "compare.js",
+    "link.js",
+    "views.js",
+    "pointer.js",
+    "controls.js",
+)
+"""Parts of the script that draws the page, in this order."""
 
 
 def render_report(timelines: Sequence[Timeline], *, title: str | None = None) -> str:
@@ -55,20 +76,22 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
     if title is None:
         title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
     title = clean_text(title, 200) or "Attention heads over training"
-    style = _part("page.css")
-    script = '(() => {\n"use strict";\n' + "\n".join(_part(name) for name in SCRIPTS) + "})();"
+    style = _without_notes(_part("page.css"))
+    loader, script = _script(LOADER), f"(() => {{\n{_script(SCRIPTS)}}})();"
     fill = {
         "policy": (
-            f"default-src 'none'; script-src {_source_hash(script)}; "
+            f"default-src 'none'; script-src {_source_hash(loader)} {_source_hash(script)}; "
             f"style-src {_source_hash(style)}; base-uri 'none'; form-action 'none'"
         ),
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
         "style": style,
         "data": _script_safe_json({"title": title, "runs": runs, "comparison": comparison}),
-        "script": script,
+        "code": packed(np.frombuffer(script.encode("ascii"), dtype=np.uint8)),
+        "loader": loader,
     }
     # One pass: a title that reads `{{script}}` is text, not a place to fill.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fill[match[1]], _part("page.html"))
+    page = _without_notes(_part("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fill[match[1]], page)
 
 
 def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None = None) -> Path:
@@ -96,6 +119,20 @@ def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None 
 @cache
 def _part(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="ascii")
+
+
+@cache
+def _script(parts: tuple[str, ...]) -> str:
+    return '"use strict";\n' + "".join(_without_notes(_part(name)) for name in parts)
+
+
+def _without_notes(text: str) -> str:
+    """Without indentation, empty lines, and comments that have lines of their own.
+
+    No part holds text of several lines, where that would be a change.
+    """
+    text = re.sub(r"^\s*(//.*|/\*.*\*/)?$", "", text, flags=re.MULTILINE)
+    return "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())
 
 
 def _source_hash(text: str) -> str:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sparks.comparison import Comparison
 from sparks.errors import SparksError
 from sparks.report.words import clean_text
@@ -28,7 +30,8 @@ def compared(timelines: Sequence[Timeline], names: Sequence[str]) -> dict[str, A
     Returns:
         Either `refused`, the line that says why the runs cannot be compared; or `warnings`,
         `columns` and `rows` of the table, and `overlap`: a row a run, a cell a run, both in the
-        order of `names`. Cells are text.
+        order of `names`, cells are text; `layers` and `heads`; and `maps`, for "end" and "ever"
+        the emergent heads of each run as layer * heads + head.
     """
     if len(timelines) < 2:
         return None
@@ -41,7 +44,18 @@ def compared(timelines: Sequence[Timeline], names: Sequence[str]) -> dict[str, A
         "columns": list(COLUMNS),
         "rows": [_cells(row) for row in comparison.runs().to_dict("records")],
         "overlap": _matrix(comparison),
+        "layers": timelines[0].graph.num_layers,
+        "heads": timelines[0].graph.num_heads,
+        "maps": {when: _map(comparison, when) for when in ("end", "ever")},
     }
+
+
+def _map(comparison: Comparison, when: str) -> list[list[int]]:
+    frame = comparison.heads()
+    emergent = frame["born"].to_numpy(bool)
+    if when == "end":
+        emergent = emergent & frame["active_at_end"].to_numpy(bool)
+    return [np.flatnonzero(row).tolist() for row in emergent.reshape(len(comparison), -1)]
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:

@@ -1,26 +1,43 @@
-// What a reader can choose, and the controls, pointer and keys that do.
+// What a reader can choose, and the controls that do; the page starts here.
 
 // -- choosing -----------------------------------------------------------------------------------
 
-function chooseRun(index) {
+function chooseRun(index, link = {}) {
   stop();
   view.run = index;
   run = PAGE.runs[index];
-  byId("run").value = String(index);
   markChosenRun(index);
   if (!run.level) decodeRun(run);
   Object.assign(view, {cursor: run.times - 1, hover: null, head: firstHead(run), from: run.from,
     to: run.to, low: 0, high: run.layers - 1, tableRows: FIRST_TABLE_ROWS});
   view.curve = firstCurve();
+  applyLink(run, view, link);
   const layers = Array.from({length: run.layers}, (_, layer) => [layer, layer]);
   fillSelect(byId("low"), layers, view.low);
   fillSelect(byId("high"), layers, view.high);
   fillCurves();
+  byId("run").value = String(index);
+  for (const name of CHOICES) byId(name).value = view[name];
+  byId("edge-share").value = String(view.share);
+  byId("edge-through").value = view.through;
   byId("step").max = run.times - 1;
   byId("step").disabled = byId("play").disabled = run.times === 1;
   fillHeader(run);
-  fillCheckpointTable(run, {cursor: chooseCursor});
+  fillCheckpointTable(run, FIRST_CHECKPOINTS, {cursor: chooseCursor});
   drawAll();
+}
+
+function chooseTab(tab) {
+  const place = root.scrollTop;
+  view.tab = tab;
+  drawAll();
+  const top = byId(tab + "-view").getBoundingClientRect().top;
+  if (place && top < 0) byId(tab + "-view").scrollIntoView();
+}
+
+function openHead(row) {
+  view.head = row;
+  chooseTab("head");
 }
 
 function firstCurve() {
@@ -63,8 +80,29 @@ function chooseCursor(at) {
 
 function chooseHead(row) {
   view.head = row;
-  drawHead();
+  if (view.tab === "timeline") drawHead();
+  else drawPlots();
   moveCursor();
+}
+
+// The address follows the view, a while after the last change, where the browser lets it.
+let linkTimer = null;
+
+function keepLink() {
+  clearTimeout(linkTimer);
+  linkTimer = setTimeout(() => {
+    try {
+      history.replaceState(null, "", linkText(run, view, PAGE.runs.length === 1));
+    } catch {
+      // A frame without an address of its own.
+    }
+  }, 400);
+}
+
+function followLink() {
+  const link = readLink(location.hash);
+  const index = PAGE.runs.findIndex(item => item.name === link.run);
+  chooseRun(Math.max(0, index), link);
 }
 
 // A range that holds no two checkpoints is widened to its neighbours.
@@ -78,7 +116,6 @@ function zoom(from, to) {
   view.from = Math.max(run.from, from);
   view.to = Math.min(run.to, to);
   drawPlots();
-  drawHead();
   moveCursor();
 }
 
@@ -113,147 +150,6 @@ function play() {
   return undefined;
 }
 
-// -- pointer and keys ---------------------------------------------------------------------------
-
-function tip(event, text) {
-  const box = byId("tip");
-  box.style.visibility = text ? "visible" : "hidden";
-  if (!text) return;
-  box.textContent = text;
-  const x = Math.min(event.clientX + 14, root.clientWidth - box.offsetWidth - 6);
-  const above = event.clientY + 18 + box.offsetHeight > root.clientHeight;
-  const y = event.clientY + (above ? -box.offsetHeight - 10 : 18);
-  box.style.transform = "translate(" + Math.max(4, x) + "px," + y + "px)";
-}
-
-function tipText(row, at) {
-  return headName(run, row) + ", " + kindText(run, row) + "\nstep " + run.steps[at] + ": " +
-    probesText(run, at, row) + " probes" + (run.unscoredAt.has(at) ? "" : ", importance " +
-    percent(shareAt(run, at, row)) + ", change " + signed(effectAt(run, at, row)));
-}
-
-function rowUnder(y) {
-  const area = areas["rows-plot"], index = Math.floor((y - area.top) / area.rowHeight);
-  return rows[index] ?? null;
-}
-
-function listenToPlot(name) {
-  const holder = byId(name), isRows = name === "rows-plot";
-  let start = null, dragged = false;
-  const at = event => {
-    const box = holder.getBoundingClientRect(), area = areas[name];
-    const x = Math.max(area.left, Math.min(area.right, event.clientX - box.left));
-    return {x, y: event.clientY - box.top, step: stepAt(area, view, x)};
-  };
-  holder.addEventListener("pointerdown", event => {
-    if (event.button !== 0) return;
-    start = at(event);
-    dragged = false;
-    holder.setPointerCapture(event.pointerId);
-  });
-  holder.addEventListener("pointermove", event => {
-    const now = at(event);
-    if (start && Math.abs(now.x - start.x) > 6) dragged = true;
-    if (dragged) return showBrush(name, start.x, now.x);
-    const hover = nearestCheckpoint(run, now.step);
-    const row = isRows ? rowUnder(now.y) : null;
-    tip(event, row === null ? "" : tipText(row, hover));
-    if (hover !== view.hover) setHover(hover);
-    return undefined;
-  });
-  holder.addEventListener("pointerup", event => {
-    if (!start) return;
-    const end = at(event), from = start;
-    start = null;
-    part(name, "brush").hidden = true;
-    if (dragged) {
-      dragged = false;
-      zoom(Math.min(from.step, end.step), Math.max(from.step, end.step));
-      return;
-    }
-    const row = isRows ? rowUnder(end.y) : null;
-    if (row !== null) view.head = row;
-    chooseCursor(nearestCheckpoint(run, end.step));
-    if (row !== null) drawHead();
-  });
-  const leave = () => {
-    start = null;
-    dragged = false;
-    part(name, "brush").hidden = true;
-    tip(null, "");
-    setHover(null);
-  };
-  holder.addEventListener("pointerleave", leave);
-  holder.addEventListener("pointercancel", leave);
-  holder.addEventListener("dblclick", () => zoom(run.from, run.to));
-}
-
-function setHover(at) {
-  view.hover = at;
-  showNumbers();
-}
-
-function showBrush(name, a, b) {
-  const brush = part(name, "brush"), area = areas[name];
-  brush.hidden = false;
-  brush.style.transform = "translate(" + Math.min(a, b) + "px," + area.top + "px)";
-  brush.style.width = Math.abs(a - b) + "px";
-  brush.style.height = area.bottom - area.top + "px";
-}
-
-function listenToGrid() {
-  const holder = byId("grid-plot");
-  const under = event => {
-    const box = holder.getBoundingClientRect();
-    return headInGrid(run, grid, event.clientX - box.left, event.clientY - box.top);
-  };
-  holder.addEventListener("pointermove", event => {
-    const row = under(event);
-    tip(event, row === null ? "" : tipText(row, view.cursor));
-  });
-  holder.addEventListener("pointerleave", () => tip(null, ""));
-  holder.addEventListener("click", event => {
-    const row = under(event);
-    if (row !== null) chooseHead(row);
-  });
-}
-
-const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
-
-function moveHeadInGrid([across, down]) {
-  const layer = Math.floor(view.head / run.heads) + down, head = view.head % run.heads + across;
-  if (layer < 0 || layer >= run.layers || head < 0 || head >= run.heads) return;
-  chooseHead(layer * run.heads + head);
-}
-
-function moveHeadInRows(down) {
-  const index = rows.indexOf(view.head);
-  const next = index < 0 ? 0 : Math.max(0, Math.min(rows.length - 1, index + down));
-  if (rows.length) chooseHead(rows[next]);
-}
-
-function onKey(event) {
-  const {target, key} = event;
-  if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
-  if (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) || target.closest(".scroll")) return;
-  const arrow = ARROWS[key];
-  const act = () => {
-    if (arrow && target.id === "grid-plot") return () => moveHeadInGrid(arrow);
-    if (arrow && arrow[1]) {
-      return target.id === "rows-plot" ? () => moveHeadInRows(arrow[1]) : null;
-    }
-    if (arrow) return () => chooseCursor(view.cursor + arrow[0]);
-    return {Home: () => chooseCursor(0), End: () => chooseCursor(run.times - 1),
-      "+": () => zoomBy(0.5), "=": () => zoomBy(0.5), "-": () => zoomBy(2),
-      "0": () => zoom(run.from, run.to), Escape: () => zoom(run.from, run.to)}[key];
-  };
-  const chosen = act();
-  if (!chosen) return;
-  event.preventDefault();
-  stop();
-  chosen();
-}
-
 // -- controls -----------------------------------------------------------------------------------
 
 function listenToControls() {
@@ -270,8 +166,7 @@ function listenToControls() {
     drawPlots();
     moveCursor();
   });
-  for (const name of ["show", "order", "colour"]) {
-    byId(name).value = view[name];
+  for (const name of CHOICES) {
     byId(name).addEventListener("change", event => {
       view[name] = event.target.value;
       drawAll();
@@ -285,18 +180,51 @@ function listenToControls() {
       drawAll();
     });
   }
+  byId("checkpoints-more").addEventListener("click", () =>
+    fillCheckpointTable(run, Infinity, {cursor: chooseCursor}));
   byId("births-more").addEventListener("click", () => {
     view.tableRows = Infinity;
     fillHeadRows();
     markChosenRow(view.head);
   });
+  for (const tab of Object.keys(PLOTS)) {
+    byId("tab-" + tab).addEventListener("click", () => chooseTab(tab));
+  }
+  byId("head-open").addEventListener("click", () => openHead(view.head));
+  byId("find").addEventListener("change", findHead);
+  byId("find").addEventListener("keydown", event => event.key === "Enter" && findHead());
+  byId("edge-count").addEventListener("input", event => {
+    view.edges = Number(event.target.value);
+    moveCursor();
+  });
+  byId("edge-share").addEventListener("change", event => {
+    view.share = Number(event.target.value);
+    moveCursor();
+  });
+  byId("edge-through").addEventListener("change", event => {
+    view.through = event.target.value;
+    moveCursor();
+  });
+  byId("circuit-words").addEventListener("toggle", () => view.tab === "circuit" && moveCursor());
+  byId("link").addEventListener("click", () =>
+    copyLink(linkOf(linkText(run, view, PAGE.runs.length === 1))));
+  window.addEventListener("hashchange", followLink);
   byId("run").addEventListener("change", event => chooseRun(Number(event.target.value)));
   document.addEventListener("keydown", onKey);
 }
 
+function findHead() {
+  const text = byId("find").value.trim();
+  if (!text) return;
+  const row = headByName(run, text);
+  byId("find").setAttribute("aria-invalid", row === null);
+  byId("find-state").textContent = row === null ? "no such head" : "";
+  if (row !== null) openHead(row);
+}
+
 function listenToTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  let own = false;
+  let own = false, before = false;
   const set = isDark => {
     root.dataset.theme = isDark ? "dark" : "light";
     byId("theme").textContent = isDark ? "\u2600" : "\u263e";
@@ -307,6 +235,12 @@ function listenToTheme() {
     own = true;
     set(root.dataset.theme !== "dark");
   });
+  // Paper is white.
+  window.addEventListener("beforeprint", () => {
+    before = root.dataset.theme === "dark";
+    if (before) set(false);
+  });
+  window.addEventListener("afterprint", () => before && set(true));
   set(dark.matches);
 }
 
@@ -328,9 +262,11 @@ function start() {
   stop();
   listenToTheme();
   listenToControls();
-  chooseRun(0);
-  for (const name of PLOTS) listenToPlot(name);
+  followLink();
+  for (const name of Object.values(PLOTS).flat()) listenToPlot(name);
   listenToGrid();
+  listenToMap();
+  listenToCircuit(byId("circuit-plot"), tip);
   listenToSize();
   root.dataset.ready = "1";
 }

@@ -1,15 +1,15 @@
 """What the page is given: a timeline as plain JSON values, with its arrays packed small.
 
-Cells are packed in the order checkpoint, layer, head. Only cells that hold something are sent: a
-bit a cell says which (`mask`), then come their activation frequency (`levels`, one byte, in units
-of 1 / `level_unit`) and importance (`importance`, two bytes: 65535 * sqrt(I / `importance_max`),
-which keeps small values apart). Numbers are little-endian, base64. Definitions are those of
+Cells are packed in the order layer, head, checkpoint. Only cells that hold something are sent: a
+bit a cell says which (`mask`, a bit that differs from that of the checkpoint before is 1), then
+come their activation frequency (`levels`, one byte, in units of 1 / `level_unit`) and importance
+(`importance`, differences of uint16: 65535 * sqrt(I / `importance_max`), which keeps small values
+apart). `sparks.report.packing` says how numbers become text. Definitions are those of
 `sparks.timeline`; the page computes sums and the effect E from these arrays, nothing else.
 """
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
 import re
@@ -17,9 +17,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
 
-from sparks.report.words import clean_text, describe_settings, headline_numbers, notes, summary
+from sparks.report.edges import edge_data
+from sparks.report.packing import differences, packed, packed_numbers, packed_planes
+from sparks.report.words import (
+    clean_text,
+    describe_settings,
+    headline_numbers,
+    notes,
+    summary,
+    trust,
+)
 from sparks.timeline import EVENT_KINDS, Timeline
 
 MOST_COHORT_GROUPS = 6
@@ -35,37 +44,29 @@ _SNAPSHOT_FILE = re.compile(r"step-(\d+)\.safetensors")
 
 def run_data(timeline: Timeline) -> dict[str, Any]:
     """The record of one run, ready for `json.dumps(..., allow_nan=False)`."""
-    levels, unit = _levels(timeline)
-    importance = timeline.importance.astype(np.float64)
-    held = (levels > 0) | (importance > 0)
-    largest = float(importance.max())
-    root = np.sqrt(importance / largest) if largest > 0 else np.zeros_like(importance)
     return {
         "name": clean_text(timeline.name, 120) or "unnamed run",
         "model": clean_text(timeline.metas[-1].model_name, 120),
         "layers": timeline.graph.num_layers,
         "heads": timeline.graph.num_heads,
+        "kv_heads": timeline.graph.num_kv_heads,
         "probes": timeline.num_probes,
         "group": clean_text(timeline.group, 80) if timeline.group is not None else None,
         "steps": timeline.steps.tolist(),
         "missing_steps": _missing_steps(timeline),
-        "unscored": np.flatnonzero(
-            timeline.active.any(axis=(1, 2)) & (importance.sum(axis=(1, 2)) == 0)
-        ).tolist(),
-        "mask": _packed(np.packbits(held)),
-        "levels": _packed(levels[held]),
-        "level_unit": unit,
-        "importance": _packed(np.rint(root[held] * 65535).astype("<u2")),
-        "importance_max": largest,
-        "base": _packed(np.packbits(timeline.base)),
-        "cohort": _packed(timeline.cohort.astype("<i2")),
+        "unscored": _unscored(timeline),
+        **_cells(timeline),
+        "base": packed(np.packbits(timeline.base)),
+        "cohort": packed_planes(timeline.cohort.astype("<i2")),
         "cohort_groups": cohort_groups(timeline),
         "event_kinds": list(EVENT_KINDS),
-        "events": _packed(_events(timeline)),
+        "events": packed_planes(_events(timeline).T),
         "counts": _columns(timeline.counts().drop(columns="step")),
-        "metrics": _metrics(timeline.metrics()),
+        **_metrics(timeline.metrics()),
+        "shift": _shift(timeline),
+        "edges": edge_data(timeline, timeline.snapshots),
         "numbers": headline_numbers(timeline),
-        "summary": summary(timeline),
+        "summary": summary(timeline) + trust(timeline),
         "notes": notes(timeline),
         "settings": describe_settings(timeline),
         "problems": [clean_text(problem, 600) for problem in timeline.problems],
@@ -115,6 +116,50 @@ def _levels(timeline: Timeline) -> tuple[UInt8[np.ndarray, "checkpoints layers h
     return np.maximum(levels, timeline.active.astype(np.uint8)), unit
 
 
+def _cells(timeline: Timeline) -> dict[str, Any]:
+    levels, unit = _levels(timeline)
+    importance = timeline.importance.astype(np.float64)
+    largest = float(importance.max())
+    root = np.sqrt(importance / largest) if largest > 0 else np.zeros_like(importance)
+    levels, root = (_by_head(values) for values in (levels, root))
+    held: Bool[np.ndarray, "rows checkpoints"] = (levels > 0) | (root > 0)
+    before = np.concatenate([np.zeros_like(held[:, :1]), held[:, :-1]], axis=1)
+    return {
+        "mask": packed(np.packbits(held ^ before)),
+        "levels": packed(levels[held]),
+        "level_unit": unit,
+        "importance": packed_planes(differences(np.rint(root[held] * 65535).astype("<u2"))),
+        "importance_max": largest,
+    }
+
+
+def _by_head(values: np.ndarray) -> np.ndarray:
+    """A row a head, a column a checkpoint."""
+    return values.reshape(len(values), -1).T
+
+
+def _unscored(timeline: Timeline) -> list[int]:
+    """Checkpoints whose circuits have members but no score."""
+    silent = timeline.importance.sum(axis=(1, 2), dtype=np.float64) == 0
+    return np.flatnonzero(timeline.active.any(axis=(1, 2)) & silent).tolist()
+
+
+def _shift(timeline: Timeline) -> str:
+    """E of each component against the first checkpoint, in 1 / 127, the checkpoints one by one.
+
+    Components: the embedding, attention of each layer, MLP of each layer.
+    """
+    effect = timeline.component_totals()["effect"].to_numpy(np.float64)
+    parts = 1 + 2 * timeline.graph.num_layers
+    whole = np.rint(np.nan_to_num(effect) * 127).astype(np.int8).reshape(-1, parts)
+    return packed(differences_by_column(whole))
+
+
+def differences_by_column(values: np.ndarray) -> np.ndarray:
+    """A column after another, each number less the one before in its column, wrapped around."""
+    return np.diff(values, axis=0, prepend=values.dtype.type(0)).T
+
+
 def _missing_steps(timeline: Timeline) -> list[int]:
     """Steps whose snapshot file is named among the problems: drawn as gaps, never bridged."""
     named = (_SNAPSHOT_FILE.search(problem) for problem in timeline.problems)
@@ -133,20 +178,29 @@ def _events(timeline: Timeline) -> UInt16[np.ndarray, "events three"]:
     return events[np.lexsort((events[:, 0], events[:, 2], events[:, 1]))].astype("<u2")
 
 
-def _metrics(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Curves with at least one number, in the order of the log."""
-    names = [name for name in frame.columns if name != "step" and np.isfinite(frame[name]).any()]
-    most = min(MOST_METRIC_POINTS, max(40, MOST_POINTS_TOGETHER // max(1, len(names))))
-    return [_curve(str(name), frame[name].dropna(), most) for name in names]
+def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Curves with at least one finite number, in the order of the log.
 
-
-def _curve(name: str, logged: pd.Series, most: int) -> dict[str, Any]:
-    steps, values = thin(logged.index.to_numpy(np.int64), logged.to_numpy(np.float64), most)
+    Returns:
+        `metrics`: name, count of points and `thinned_from` of each curve; `metric_steps` (their
+        differences, uint32) and `metric_values`: those of all curves, one after another.
+    """
+    logged = {
+        str(name): frame[name][np.isfinite(frame[name])] for name in frame.columns if name != "step"
+    }
+    logged = {name: series for name, series in logged.items() if len(series)}
+    most = min(MOST_METRIC_POINTS, max(40, MOST_POINTS_TOGETHER // max(1, len(logged))))
+    curves, steps, values = [], [np.zeros(0, "<u4")], [np.zeros(0)]
+    for name, series in logged.items():
+        at, number = thin(series.index.to_numpy(np.int64), series.to_numpy(np.float64), most)
+        steps.append(differences(at).astype("<u4"))
+        values.append(number)
+        thinned = len(series) if len(at) < len(series) else None
+        curves.append({"name": clean_text(name, 80), "count": len(at), "thinned_from": thinned})
     return {
-        "name": clean_text(name, 80),
-        "steps": np.diff(steps, prepend=0).tolist(),  # differences are short numbers
-        "values": [_short(value) for value in values.tolist()],
-        "thinned_from": len(logged) if len(steps) < len(logged) else None,
+        "metrics": curves,
+        "metric_steps": packed_planes(np.concatenate(steps)),
+        "metric_values": packed_numbers(np.concatenate(values)),
     }
 
 
@@ -174,7 +228,3 @@ def _short(value: float) -> float | int | None:
     if isinstance(value, int):
         return value
     return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
-def _packed(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")

@@ -1,13 +1,6 @@
 // Reading: the packed arrays of a run, and what the views derive from them.
 // A "row" is a head, layer * heads + head. A "cell" is checkpoint * rows + row.
 
-function unpack(text) {
-  const raw = atob(text);
-  const out = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
-  return out;
-}
-
 const bit = (bytes, index) => (bytes[index >> 3] >> (7 - (index & 7))) & 1;
 
 function decodeRun(run) {
@@ -17,7 +10,7 @@ function decodeRun(run) {
   decodeCells(run);
   const base = unpack(run.base);
   run.isBase = Array.from({length: rows}, (_, row) => bit(base, row) === 1);
-  run.cohortOf = new Int16Array(unpack(run.cohort).buffer);
+  run.cohortOf = unpackPlanes(run.cohort, Int16Array);
   run.groupOf = Array.from(run.cohortOf, cohort => cohort < 0 ? -1 :
     run.cohort_groups.findIndex(([first, last]) => first <= cohort && cohort <= last));
   run.groupNames = run.cohort_groups.map(([first, last]) => first === last ?
@@ -28,30 +21,46 @@ function decodeRun(run) {
     if (run.level[cell]) run.activeAt[cell % rows]++;
   }
   decodeEvents(run);
+  decodeShift(run);
   decodeCurves(run);
   decodeAxis(run);
   return run;
 }
 
+// Sent head by head; here checkpoint by checkpoint.
 function decodeCells(run) {
   const mask = unpack(run.mask), levels = unpack(run.levels);
-  const roots = new Uint16Array(unpack(run.importance).buffer);
+  const roots = sumUp(unpackPlanes(run.importance, Uint16Array));
   run.level = new Uint8Array(run.rows * run.times);
   run.share = new Float32Array(run.rows * run.times);
   let next = 0;
-  for (let cell = 0; cell < run.level.length; cell++) {
-    if (!bit(mask, cell)) continue;
-    const root = roots[next] / 65535;
-    run.level[cell] = levels[next++];
-    run.share[cell] = run.importance_max * root * root;
+  for (let row = 0; row < run.rows; row++) {
+    let isHeld = 0;
+    for (let at = 0; at < run.times; at++) {
+      isHeld ^= bit(mask, row * run.times + at);
+      if (!isHeld) continue;
+      const root = roots[next] / 65535, cell = at * run.rows + row;
+      run.level[cell] = levels[next++];
+      run.share[cell] = run.importance_max * root * root;
+    }
+  }
+}
+
+// E of the embedding, of each layer's attention, of each layer's MLP: part * times + checkpoint.
+function decodeShift(run) {
+  const bytes = new Int8Array(unpack(run.shift).buffer);
+  run.shiftOf = new Float32Array(bytes.length);
+  for (let start = 0; start < bytes.length; start += run.times) {
+    const part = sumUp(bytes.subarray(start, start + run.times));
+    part.forEach((value, at) => { run.shiftOf[start + at] = value / 127; });
   }
 }
 
 function decodeEvents(run) {
-  const triples = new Uint16Array(unpack(run.events).buffer);
+  const sent = unpackPlanes(run.events, Uint16Array), count = sent.length / 3;
   run.history = Array.from({length: run.rows}, () => []);
-  for (let i = 0; i < triples.length; i += 3) {
-    run.history[triples[i]].push({at: triples[i + 1], kind: run.event_kinds[triples[i + 2]]});
+  for (let i = 0; i < count; i++) {
+    run.history[sent[i]].push({at: sent[count + i], kind: run.event_kinds[sent[2 * count + i]]});
   }
 }
 
@@ -60,16 +69,20 @@ const OWN_CURVES = [
   ["active", "active heads"],
   ["edges", "kept edges a probe (mean)"],
   ["loss_corrupted", "KL clean \u2016 corrupted (mean, nats)"],
+  ["faithfulness", "faithfulness of the circuits (median)"],
   ["completeness_gap_median", "completeness gap (median)"],
   ["completeness_gap_max", "completeness gap (worst probe)"],
   ["seconds", "seconds a snapshot"],
 ];
 
 function decodeCurves(run) {
-  run.curves = run.metrics.map(curve => {
-    let step = 0;
-    const steps = curve.steps.map(more => step += more);
-    return {name: curve.name, steps, values: curve.values, thinnedFrom: curve.thinned_from};
+  const steps = unpackPlanes(run.metric_steps, Uint32Array);
+  const values = unpackPlanes(run.metric_values, Float32Array);
+  let next = 0;
+  run.curves = run.metrics.map(({name, count, thinned_from: thinnedFrom}) => {
+    const from = next, to = next += count;
+    return {name, steps: Array.from(sumUp(steps.subarray(from, to))),
+      values: Array.from(values.subarray(from, to)), thinnedFrom};
   });
   run.logged = run.curves.length;
   for (const [key, name] of OWN_CURVES) {
@@ -108,6 +121,20 @@ const shareAt = (run, at, row) => run.share[at * run.rows + row];
 function effectAt(run, at, row) {
   const now = shareAt(run, at, row), first = shareAt(run, 0, row);
   return (now - first) / (now + first + 1e-6);
+}
+
+// A.6 over checkpoints: the mean of E over those after the first, up to this one.
+function meanEffectAt(run, at, row) {
+  if (!run.meanEffect) {
+    run.meanEffect = new Float32Array(run.level.length);
+    for (let head = 0; head < run.rows; head++) {
+      for (let time = 1, sum = 0; time < run.times; time++) {
+        sum += effectAt(run, time, head);
+        run.meanEffect[time * run.rows + head] = sum / time;
+      }
+    }
+  }
+  return run.meanEffect[at * run.rows + row];
 }
 
 function nearestCheckpoint(run, step) {
@@ -207,5 +234,7 @@ function kindText(run, row) {
 }
 
 function historyText(run, row) {
-  return run.history[row].map(event => event.kind + " " + run.steps[event.at]).join(" \u00b7 ");
+  const all = run.history[row], more = all.length - FIRST_STEPS;
+  return all.slice(0, FIRST_STEPS).map(event => event.kind + " " + run.steps[event.at])
+    .join(" \u00b7 ") + (more > 0 ? " and " + more + " more" : "");
 }

@@ -1,57 +1,4 @@
-// Drawing over training steps: the curve, the cohorts, heads x checkpoints. Colours come from CSS.
-
-const COHORT_COLOURS = [  // Okabe-Ito without black and without vermilion, which is near base red
-  ["#e69f00", "#000"], ["#56b4e9", "#000"], ["#009e73", "#000"], ["#cc79a7", "#000"],
-  ["#0072b2", "#fff"], ["#f0e442", "#000"],
-];
-const CIVIDIS = ["#00224e", "#003170", "#2a3f6d", "#434e6c", "#575d6d", "#6a6c71", "#7d7c78",
-  "#918b78", "#a59c74", "#bcae6c", "#d2c060", "#e9d34e", "#fee838"].map(parseColour);
-
-function parseColour(hex) {
-  const value = parseInt(hex.trim().slice(1), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
-}
-
-const mix = (a, b, part) => a.map((value, i) => Math.round(value + (b[i] - value) * part));
-const cssColour = rgb => "rgb(" + rgb.join(",") + ")";
-
-function readPalette() {
-  const style = getComputedStyle(document.documentElement), out = {};
-  for (const name of ["paper", "ink", "soft", "line", "empty", "missing", "hatch", "base", "born",
-    "minus", "plus", "zero", "accent", "mark"]) {
-    out[name] = style.getPropertyValue("--" + name).trim();
-    out[name + "Rgb"] = parseColour(out[name]);
-  }
-  return out;
-}
-
-function cividis(part) {
-  const place = Math.min(1, Math.max(0, part)) * (CIVIDIS.length - 1);
-  const low = Math.min(CIVIDIS.length - 2, Math.floor(place));
-  return mix(CIVIDIS[low], CIVIDIS[low + 1], place - low);
-}
-
-// Probes that use the head: base heads red, emergent heads blue, a trace where one fell silent.
-function usageColour(palette, isBase, part, wasActive) {
-  const full = isBase ? palette.baseRgb : palette.bornRgb;
-  if (part > 0) return mix(palette.emptyRgb, full, 0.3 + 0.7 * part);
-  return wasActive ? mix(palette.emptyRgb, full, 0.1) : palette.emptyRgb;
-}
-
-function effectColour(palette, effect) {
-  return mix(palette.zeroRgb, effect < 0 ? palette.minusRgb : palette.plusRgb, Math.abs(effect));
-}
-
-const importancePart = (run, value) =>
-  run.importance_max > 0 ? Math.sqrt(value / run.importance_max) : 0;
-
-function cellColour(run, palette, mode, at, row) {
-  if (mode === "importance") return cividis(importancePart(run, shareAt(run, at, row)));
-  if (mode === "effect") return effectColour(palette, effectAt(run, at, row));
-  const cohort = run.cohortOf[row];
-  const before = run.isBase[row] || (cohort >= 0 && cohort <= at);
-  return usageColour(palette, run.isBase[row], probesAt(run, at, row), before);
-}
+// Drawing over training steps: the curve, the cohorts, heads x checkpoints.
 
 // -- canvas, axes -------------------------------------------------------------------------------
 
@@ -310,34 +257,52 @@ function drawRows(holder, run, rows, view, palette) {
   return area;
 }
 
-// One small picture, a pixel a cell, stretched column by column to its true place. Where there are
-// more rows than pixels, a pixel shows the strongest of its rows.
+// One small picture, a pixel a cell, kept until something else than the zoom changes. Where there
+// are more rows than pixels, a pixel shows the strongest of its rows.
+let rowsPicture = {};
+
 function paintCells(pen, run, rows, view, area, palette, ratio) {
   const lines = Math.min(rows.length, Math.floor((area.bottom - area.top) * ratio));
-  const picture = document.createElement("canvas");
-  picture.width = run.times;
-  picture.height = lines;
-  const ink = picture.getContext("2d"), image = ink.createImageData(run.times, lines);
-  for (let line = 0; line < lines; line++) {
-    const first = Math.floor(line * rows.length / lines);
-    const stop = Math.max(first + 1, Math.floor((line + 1) * rows.length / lines));
-    for (let at = 0; at < run.times; at++) {
+  const key = [run.name, view.colour, view.show, view.order, view.low, view.high, lines,
+    palette.paper].join();
+  if (rowsPicture.key !== key) {
+    rowsPicture = {key, canvas: picture(run.times, lines, (line, at) => {
+      const first = Math.floor(line * rows.length / lines);
+      const stop = Math.max(first + 1, Math.floor((line + 1) * rows.length / lines));
       let row = rows[first];
       for (let i = first + 1; i < stop; i++) {
         if (run.level[at * run.rows + rows[i]] > run.level[at * run.rows + row]) row = rows[i];
       }
-      image.data.set(cellColour(run, palette, view.colour, at, row), 4 * (line * run.times + at));
-      image.data[4 * (line * run.times + at) + 3] = 255;
+      return cellColour(run, palette, view.colour, at, row);
+    })};
+  }
+  stretch(pen, rowsPicture.canvas, run, view, area, ratio);
+}
+
+function picture(width, height, colourOf) {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  const ink = canvas.getContext("2d"), image = ink.createImageData(width, height);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      image.data.set(colourOf(y, x), 4 * (y * width + x));
+      image.data[4 * (y * width + x) + 3] = 255;
     }
   }
   ink.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Each column of a picture to its checkpoint's true place.
+function stretch(pen, canvas, run, view, area, ratio) {
   pen.imageSmoothingEnabled = false;
   const snap = value => Math.round(value * ratio) / ratio;
   for (const column of run.columns) {
     if (column.at < 0 || column.to < view.from || column.from > view.to) continue;
     const from = snap(placeOf(area, view, column.from)), to = snap(placeOf(area, view, column.to));
-    pen.drawImage(picture, column.at, 0, 1, lines, from, area.top, Math.max(to - from, 1 / ratio),
-      area.bottom - area.top);
+    pen.drawImage(canvas, column.at, 0, 1, canvas.height, from, area.top,
+      Math.max(to - from, 1 / ratio), area.bottom - area.top);
   }
 }
 

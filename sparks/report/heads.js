@@ -93,6 +93,8 @@ function drawScale(holder, run, view, palette) {
       ["emergent head", part => usageColour(palette, false, part, true), "silent", "all probes"],
     ],
     importance: () => [["square root", cividis, "0", percent(run.importance_max)]],
+    mean: () => [["mean, 0 in the middle", part => effectColour(palette, 2 * part - 1),
+      "\u22121 gone", "+1 new"]],
     effect: () => [["0 in the middle", part => effectColour(palette, 2 * part - 1),
       "\u22121 gone", "+1 new"]],
   }[view.colour]();
@@ -116,10 +118,12 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Red: base heads, fading as fewer probes use them; blue: emergent heads, stronger as " +
+  frequency: "Red: base heads, fading as fewer probes use them; blue: emergent heads, deeper as " +
     "more do; outlined: active at the last checkpoint; orange ring: the head below.",
   importance: "Bright: a large share of the kept scores at this step; dark: none; orange ring: " +
     "the head below.",
+  mean: "Effect map: mean change over the checkpoints after the first, up to this step; purple: " +
+    "more important than at the first, orange: less; outlined: active at the last checkpoint.",
   effect: "Purple: more important than at the first checkpoint, orange: less; outlined: active " +
     "at the last checkpoint; orange ring: the head below.",
 };
@@ -130,6 +134,11 @@ function drawStrip(holder, run, row, view, palette) {
   const {pen, width, height} = sheet(holder, 92);
   const area = {left: 40, right: width - 8, top: 6, bottom: height - 22};
   drawStepAxis(pen, area, view, palette, false, false);
+  drawUsageBars(pen, area, run, row, view, palette);
+  return area;
+}
+
+function drawUsageBars(pen, area, run, row, view, palette) {
   const y = drawValueAxis(pen, area, 0, 1, palette, true);
   clipTo(pen, area, () => {
     for (const column of run.columns) {
@@ -141,18 +150,19 @@ function drawStrip(holder, run, row, view, palette) {
     }
     drawGaps(pen, run, view, area, palette, 1);
   });
-  return area;
 }
 
 function fillHeadPanel(run, row, at) {
   byId("head-title").textContent = "Head " + headName(run, row);
+  byId("head-open").textContent = "Open the page of " + headName(run, row);
   byId("head-kind").textContent = kindText(run, row);
   const scored = !run.unscoredAt.has(at);
   fillList(byId("head-facts"), [
     ["Probes that use it", probesText(run, at, row)],
     ["Importance", scored ? percent(shareAt(run, at, row)) + " of all heads" : "not measured"],
     ["Change since start", scored ? signed(effectAt(run, at, row)) : "not measured"],
-    ["Active at", run.activeAt[row] + " of " + run.times + " checkpoint" + (run.times === 1 ? "" : "s")],
+    ["Active at", run.activeAt[row] + " of " + run.times + " checkpoint" +
+      (run.times === 1 ? "" : "s")],
   ]);
   byId("head-history").textContent = historyText(run, row) || "No change of state in this run.";
 }

@@ -29,8 +29,13 @@ function swatch(colour) {
 
 // -- a row a head -------------------------------------------------------------------------------
 
-const stepsOf = (run, row, ...kinds) => run.history[row].filter(e => kinds.includes(e.kind))
-  .map(e => run.steps[e.at]).join(", ");
+const FIRST_STEPS = 8;
+
+function stepsOf(run, row, ...kinds) {
+  const steps = run.history[row].filter(e => kinds.includes(e.kind)).map(e => run.steps[e.at]);
+  const more = steps.length - FIRST_STEPS;
+  return steps.slice(0, FIRST_STEPS).join(", ") + (more > 0 ? " and " + more + " more" : "");
+}
 
 // name, text?, sort key (numbers descend first when `down`), cell text
 const HEAD_COLUMNS = [
@@ -97,24 +102,28 @@ const CHECKPOINT_COLUMNS = [
   ["active", "active"], ["emergent", "emergent"], ["born", "born"], ["pruned", "pruned"],
   ["revived", "revived"], ["retained", "base retained"], ["silenced", "base silenced"],
   ["returned", "base returned"], ["edges", "edges a probe"], ["loss_corrupted", "KL, nats"],
-  ["completeness_gap_median", "gap, median"], ["completeness_gap_max", "gap, worst"],
-  ["seconds", "seconds"],
+  ["faithfulness", "faithful, median"], ["completeness_gap_median", "gap, median"],
+  ["completeness_gap_max", "gap, worst"],
+  ["seconds", "seconds"], ["overhead", "overhead"],
 ];
+const SHARES = /^(completeness|faithfulness|overhead)/;
 
-function fillCheckpointTable(run, on) {
+function fillCheckpointTable(run, limit, on) {
   const names = ["step", ...CHECKPOINT_COLUMNS.map(column => column[1])];
   const heading = make("tr", {}, names.map(text => make("th", {scope: "col", text})));
-  const body = run.steps.map((step, at) => {
+  const body = run.steps.slice(0, limit).map((step, at) => {
     const button = make("button", {type: "button", text: step});
     button.addEventListener("click", () => on.cursor(at));
     return make("tr", {}, [make("td", {}, [button]), ...CHECKPOINT_COLUMNS.map(([key]) => {
       const value = run.counts[key][at];
-      const text = key.startsWith("completeness") && value !== null ? percent(value) :
+      const text = SHARES.test(key) && value !== null ? percent(value) :
         number(value === null ? value : Number(value.toPrecision(3)));
       return make("td", {text});
     })]);
   });
   byId("checkpoints").replaceChildren(make("thead", {}, [heading]), make("tbody", {}, body));
+  byId("checkpoints-more").hidden = run.times <= limit;
+  byId("checkpoints-more").textContent = "Show all " + run.times;
 }
 
 // -- several runs -------------------------------------------------------------------------------
@@ -129,6 +138,7 @@ function fillComparison(runs, comparison, on) {
   if (refused) return;
   byId("compared-warnings").replaceChildren(...warnings.map(text =>
     make("p", {class: "problem", text})));
+  decodeMaps(comparison);
   fillGrid(byId("compared-runs"), columns, rows, on);
   fillGrid(byId("compared-overlap"), ["emergent at the end", ...runs.map(run => run.name)],
     overlap.map((cells, index) => [runs[index].name, ...cells]), on);
@@ -136,7 +146,8 @@ function fillComparison(runs, comparison, on) {
 
 // A row a run, its first cell the name that chooses it.
 function fillGrid(table, columns, rows, on) {
-  const heading = columns.map((text, i) => make("th", {class: i ? "" : "text", scope: "col", text}));
+  const heading = columns.map((text, i) =>
+    make("th", {class: i ? "" : "text", scope: "col", text}));
   const body = rows.map(([name, ...cells], index) => {
     const button = make("button", {type: "button", text: name});
     button.addEventListener("click", () => on.run(index));

@@ -2,36 +2,54 @@
 
 const root = document.documentElement;
 const PAGE = JSON.parse(byId("data").textContent);
-const FIRST_TABLE_ROWS = 50;
-const view = {cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0, show: "ever",
-  order: "birth", colour: "frequency", curve: 0, sort: {column: 1, reversed: false},
-  tableRows: FIRST_TABLE_ROWS};
+const FIRST_TABLE_ROWS = 50, FIRST_CHECKPOINTS = 100;
+const FEWEST_SHOWN = 5;
+const view = {tab: "timeline", cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0,
+  show: "ever", order: "birth", colour: "frequency", curve: 0, edges: 40, share: 0.5,
+  through: "heads",
+  sort: {column: 1, reversed: false}, tableRows: FIRST_TABLE_ROWS};
 let run = null, palette = null, rows = [], sums = null, timer = null;
 const areas = {};  // plot -> where its axes lie
-let grid = null;
-const PLOTS = ["metric-plot", "cohorts-plot", "rows-plot", "strip-plot"];
+let grid = null, mapGrid = null;
+const PLOTS = {  // plots over training steps of each view
+  timeline: ["metric-plot", "cohorts-plot", "rows-plot", "shift-plot", "strip-plot"],
+  head: ["importance-plot", "usage-plot"],
+  circuit: [],
+};
 
 // -- drawing ------------------------------------------------------------------------------------
 
 function drawAll() {
   palette = readPalette();
-  measure([...PLOTS.map(byId), byId("grid-plot").parentElement]);
+  for (const tab of Object.keys(PLOTS)) {
+    byId(tab + "-view").hidden = tab !== view.tab;
+    byId("tab-" + tab).setAttribute("aria-pressed", tab === view.tab);
+  }
+  measure([...PLOTS[view.tab].map(byId), byId("grid-plot").parentElement, byId("circuit-plot"),
+    byId("map-plot").parentElement]);
   rows = rowsOnView(run, view);
   sums = tally(run, view);
   drawPlots();
-  fillLegend();
-  drawScale(byId("scale"), run, view, palette);
-  byId("grid-caption").textContent = GRID_CAPTIONS[view.colour];
-  fillHeadRows();
-  drawHead();
+  if (view.tab === "timeline") {
+    fillLegend();
+    drawScale(byId("scale"), run, view, palette);
+    drawShiftScale(byId("shift-scale"), run, palette);
+    byId("grid-caption").textContent = GRID_CAPTIONS[view.colour];
+    fillHeadRows();
+    markChosenRow(view.head);
+  }
+  drawComparedMap();
   moveCursor();
 }
 
 function drawPlots() {
+  byId("unzoom").disabled = view.from === run.from && view.to === run.to;
+  if (view.tab === "head") drawHeadPlots();
+  if (view.tab !== "timeline") return;
   areas["metric-plot"] = drawCurve(byId("metric-plot"), run.curves[view.curve], view, palette);
   areas["cohorts-plot"] = drawCohorts(byId("cohorts-plot"), run, sums, view, palette);
   areas["rows-plot"] = drawRows(byId("rows-plot"), run, rows, view, palette);
-  byId("unzoom").disabled = view.from === run.from && view.to === run.to;
+  areas["shift-plot"] = drawShift(byId("shift-plot"), run, view, palette);
   const hidden = run.rows - rows.length;
   byId("rows-text").textContent = rows.length + " of " + run.rows + " heads" +
     (hidden ? ", " + hidden + " filtered out" : "");
@@ -41,6 +59,44 @@ function drawPlots() {
     "The run has no training log; these are the snapshots\u2019 own numbers.") +
     " Hover to read, click to move the cursor, drag to zoom." +
     (thinned ? " Drawn from " + thinned + " values: lowest and highest of each stretch." : "");
+  drawHead();
+}
+
+function drawHeadPlots() {
+  areas["importance-plot"] = drawImportance(byId("importance-plot"), run, view.head, view, palette);
+  areas["usage-plot"] = drawUsage(byId("usage-plot"), run, view.head, view, palette);
+}
+
+function drawComparedMap() {
+  if (!PAGE.comparison || PAGE.comparison.refused) return;
+  const when = byId("map-when").value;
+  mapGrid = drawMap(byId("map-plot"), PAGE.comparison, when, view, palette);
+  fillMapLegend(PAGE.runs, PAGE.comparison, when);
+}
+
+function showCircuit() {
+  byId("circuit-title").textContent = "Circuit at step " + run.steps[view.cursor];
+  const has = Boolean(run.edges), on = {head: openHead};
+  byId("circuit-controls").hidden = byId("circuit-words").hidden = !has;
+  if (!has) {
+    byId("circuit-text").textContent = "This report holds no edges.";
+    return;
+  }
+  const {shown, passing} = drawCircuit(byId("circuit-plot"), run, view, palette, on);
+  const held = edgesAt(run, view.cursor).length;
+  byId("edge-count").max = Math.max(FEWEST_SHOWN, held);
+  byId("edge-count").value = view.edges;
+  byId("edge-count-text").textContent = shown.length + " of " + passing;
+  byId("circuit-text").textContent = shown.length ? shown.length + " strongest" +
+    (view.through === "all" ? "" : " through heads") + ", down to " +
+    scoreText(shown[shown.length - 1].strength) + " nats" :
+    "No edge here is kept by so many probes.";
+  byId("circuit-caption").textContent = "Read from bottom to top: what a node writes is read " +
+    "where its line ends; thick: a large mean |score| over probes; purple lines: positive mean " +
+    "score, orange: negative; red heads: base, blue: emergent; small squares: keys and values " +
+    "that heads share. Hover to read, choose a head to open its page. " + edgesCaption(run) +
+    " The probes of this step keep " + run.edges.found[view.cursor] + " different edges in all.";
+  if (byId("circuit-words").open) fillCircuitTable(byId("circuit-table"), run, shown, on);
 }
 
 function drawHead() {
@@ -50,7 +106,7 @@ function drawHead() {
 }
 
 function fillHeadRows() {
-  fillHeadTable(run, rows, view.sort, view.tableRows, palette, {sort: sortTable, head: chooseHead});
+  fillHeadTable(run, rows, view.sort, view.tableRows, palette, {sort: sortTable, head: openHead});
   const rest = rows.length - view.tableRows;
   byId("births-more").hidden = rest <= 0;
   byId("births-more").textContent = "Show all " + rows.length;
@@ -84,15 +140,23 @@ function moveCursor() {
   byId("step").setAttribute("aria-valuetext", "step " + run.steps[view.cursor]);
   byId("step-text").textContent = run.steps[view.cursor] + " (" + (view.cursor + 1) + " of " +
     run.times + ")";
-  byId("grid-title").textContent = "Layer \u00d7 head at step " + run.steps[view.cursor];
-  grid = drawGrid(byId("grid-plot"), run, view, palette);
-  fillHeadPanel(run, view.head, view.cursor);
+  if (view.tab === "timeline") {
+    byId("grid-title").textContent = "Layer \u00d7 head at step " + run.steps[view.cursor];
+    grid = drawGrid(byId("grid-plot"), run, view, palette);
+    fillHeadPanel(run, view.head, view.cursor);
+  } else if (view.tab === "head") {
+    fillHeadPage(run, view.head, view.cursor, {cursor: chooseCursor, head: openHead});
+  } else {
+    showCircuit();
+  }
   showNumbers();
   stamp();
+  keepLink();
 }
 
 // What follows the pointer while it hovers over a plot, else the cursor.
 function showNumbers() {
+  if (view.tab !== "timeline") return placeLines();
   const at = view.hover ?? view.cursor, step = run.steps[at];
   byId("cohorts-text").textContent = "step " + step + ": " + sums.emergent[at] + " emergent, " +
     sums.retained[at] + " of " + sums.base + " base";
@@ -103,7 +167,7 @@ function showNumbers() {
   numbers[sums.groups.length].textContent = sums.born[at];
   numbers[sums.groups.length + 1].textContent = sums.retained[at];
   byId("metric-text").textContent = curveText(run.curves[view.curve], step);
-  placeLines();
+  return placeLines();
 }
 
 function curveText(curve, step) {
@@ -116,11 +180,12 @@ function curveText(curve, step) {
 }
 
 function placeLines() {
-  for (const name of PLOTS) {
+  for (const name of PLOTS[view.tab]) {
     const area = areas[name];
     place(name, "cursor", run.steps[view.cursor], area);
     place(name, "ghost", view.hover === null ? null : run.steps[view.hover], area);
   }
+  if (view.tab !== "timeline") return;
   const flag = part("metric-plot", "flag"), area = areas["metric-plot"];
   const step = run.steps[view.cursor], x = placeOf(area, view, step);
   flag.hidden = x < area.left - 1 || x > area.right + 1;
@@ -166,5 +231,5 @@ function stamp() {
     newly: sums.born[view.cursor], born: sums.sizes.reduce((a, b) => a + b, 0),
     activeAtEnd: run.counts.active[last], groups: run.cohort_groups.length,
     problems: run.problems.length, curves: run.curves.length,
-    from: view.from, to: view.to});
+    from: view.from, to: view.to, view: view.tab});
 }

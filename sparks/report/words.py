@@ -56,6 +56,23 @@ def summary(timeline: Timeline) -> list[str]:
     return lines
 
 
+def trust(timeline: Timeline) -> list[str]:
+    """Sentences on how far the numbers carry and what they cost, where it was measured."""
+    counts, lines = timeline.counts(), []
+    faithful = counts["faithfulness"].to_numpy(dtype=np.float64)
+    if np.isfinite(faithful).any():
+        at = int(np.nanargmin(faithful))
+        lines.append(
+            f"Alone, the circuits carry {_percent(float(np.nanmedian(faithful)))} of the effect "
+            f"that they explain (median of checkpoints; least {_percent(faithful[at])} at step "
+            f"{timeline.steps[at]})."
+        )
+    overhead = counts["overhead"].dropna()
+    if len(overhead):
+        lines.append(f"Snapshots took {_percent(float(overhead.iloc[-1]))} of the run's time.")
+    return lines
+
+
 def notes(timeline: Timeline) -> list[str]:
     """What a reader must know before believing a single birth."""
     probes = timeline.num_probes
@@ -82,9 +99,10 @@ def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
         _tile(
             f"{int(timeline.retained[-1].sum())} of {start}",
             "base heads retained",
-            "active at the start and at the end",
+            "active at start and end",
         ),
     ]
+    tiles.append(_faithfulness_tile(timeline, counts))
     median = counts["completeness_gap_median"].to_numpy(dtype=np.float64)
     worst = counts["completeness_gap_max"].to_numpy(dtype=np.float64)
     if not np.isnan(worst).all():
@@ -144,6 +162,18 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     if timeline.group is not None:
         rows.insert(4, ("Probe group", timeline.group))
     return [(name, clean_text(text, 400)) for name, text in rows if text]
+
+
+def _faithfulness_tile(timeline: Timeline, counts: pd.DataFrame) -> dict[str, str]:
+    values = counts["faithfulness"].to_numpy(dtype=np.float64)
+    if not np.isfinite(values).any():
+        return _tile("?", "faithfulness", "not measured")
+    at = int(np.nanargmin(values))
+    return _tile(
+        _percent(float(np.nanmedian(values))),
+        "faithfulness",
+        f"median; least {_percent(values[at])} at step {timeline.steps[at]}",
+    )
 
 
 def _overhead(counts: pd.DataFrame) -> str:

@@ -1,0 +1,75 @@
+"""The command `sparks`: thin shells over the library.
+
+Exit codes: 0 done, 2 a mistake or a damaged file, 130 interrupted. Nothing heavy is imported before
+a command needs it: `timeline`, `report` and `figures` run without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import NoReturn
+
+from sparks.cli.look import add_compare, add_report, add_timeline, add_watch
+from sparks.cli.measure import add_probes, add_replay
+from sparks.cli.paper import add_figures
+from sparks.cli.publish import add_wandb
+from sparks.cli.shared import close_output, one_line
+from sparks.errors import SparksError
+from sparks.version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = build_parser().parse_args(argv)
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # here, not at exit: a closed pipe or a full disk must show now
+        return code
+    except SparksError as error:
+        print(f"sparks: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has left
+        close_output()
+        return 0
+    except OSError as error:
+        close_output()
+        print(f"sparks: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sparks: interrupted; finished snapshots are kept", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (help: {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="sparks",
+        description="See which attention heads post-training brings to life.",
+        epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: sparks timeline "
+        "RUN; sparks report RUN; with several, sparks compare RUN RUN; for a paper, sparks figures "
+        "RUN. COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"sparks {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_probes(commands)
+    add_replay(commands)
+    add_timeline(commands)
+    add_watch(commands)
+    add_compare(commands)
+    add_report(commands)
+    add_figures(commands)
+    add_wandb(commands)
+    return parser

@@ -1,0 +1,228 @@
+"""Commands that show runs: `sparks timeline`, `watch`, `compare` and `report`. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparks.cli.shared import command_parser, one_line, print_frame, report_damage, wants_color
+from sparks.errors import SparksError
+
+_FORMATS = ("text", "csv", "json")
+_TABLES = ("counts", "events", "cohorts", "heads", "metrics")
+_COMPARED = ("runs", "overlap", "heads")
+
+
+def add_timeline(commands: Any) -> None:
+    """`sparks timeline`."""
+    command = command_parser(
+        commands,
+        "timeline",
+        _run_timeline,
+        help="print births, prunings, cohorts and retained heads of a run",
+        epilog="""examples:
+  sparks timeline outputs/                       what happened, as a table
+  sparks timeline outputs/ --format csv --table events > events.csv
+A damaged snapshot is named on standard error and left out; the exit code is then 2.""",
+    )
+    command.add_argument(
+        "run_folder", metavar="RUN", help="run folder, or a trainer's output folder"
+    )
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
+    )
+    command.add_argument(
+        "--table",
+        choices=_TABLES,
+        default="counts",
+        help="which table csv and json hold (default: counts)",
+    )
+    command.add_argument(
+        "--max-events", type=int, default=40, help="events listed in text (default: 40)"
+    )
+
+
+def _run_timeline(arguments: argparse.Namespace) -> int:
+    from sparks.timeline import Timeline
+    from sparks.timeline_text import render
+
+    timeline = Timeline.from_run(arguments.run_folder, group=arguments.group)
+    if arguments.format == "text":
+        text = render(timeline, color=wants_color(), max_events=arguments.max_events)
+        print(text, end="")
+    else:
+        print_frame(getattr(timeline, arguments.table)(), arguments.format)
+    return report_damage(arguments.run_folder)
+
+
+# -- watch -----------------------------------------------------------------------------------------
+
+
+def add_watch(commands: Any) -> None:
+    """`sparks watch`."""
+    command = command_parser(
+        commands,
+        "watch",
+        _run_watch,
+        help="follow a running training in the terminal",
+        epilog="""examples:
+  sparks watch outputs/                    births, prunings, active heads, when the next one is due
+  sparks watch outputs/ >> watch.log &     no terminal: a line a snapshot
+  sparks watch outputs/ --once             the page as it stands, and leave
+A run that does not exist yet is waited for. Ctrl-C leaves, with exit code 0; with --once it is 2
+where a snapshot is damaged.""",
+    )
+    command.add_argument(
+        "run_folder", metavar="RUN", help="run folder, or a trainer's output folder"
+    )
+    command.add_argument(
+        "--interval",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="time between two looks at the folder (default: 2.0)",
+    )
+    command.add_argument("--once", action="store_true", help="print the page once and leave")
+    command.add_argument("--group", help="use only the probes of this group")
+
+
+def _run_watch(arguments: argparse.Namespace) -> int:
+    from sparks.watch import watch
+
+    return watch(
+        arguments.run_folder,
+        interval=arguments.interval,
+        once=arguments.once,
+        group=arguments.group,
+        color=wants_color(),
+    )
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def add_compare(commands: Any) -> None:
+    """`sparks compare`."""
+    command = command_parser(
+        commands,
+        "compare",
+        _run_compare,
+        help="compare runs: births kept, base heads retained, overlap, heads of one run alone",
+        epilog="""examples:
+  sparks compare sft/ distill/ grpo/             what each did, and which heads they share
+  sparks compare sft=outputs/a grpo=outputs/b --format csv --table overlap > overlap.csv
+tables: runs (a row a run), overlap (a row a pair, at the end and ever), heads (a row a run and
+head).
+Runs must share probes, model shape and settings; their steps may differ: each counts to its own
+end. A warning, and a damaged snapshot (exit code 2), is named on standard error.""",
+    )
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folder, or a trainer's output folder; NAME=RUN names it (two or more)",
+    )
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
+    )
+    command.add_argument(
+        "--table",
+        choices=_COMPARED,
+        default="runs",
+        help="which table csv and json hold (default: runs)",
+    )
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from sparks.comparison import Comparison, named_runs
+    from sparks.comparison_text import render
+    from sparks.timeline import Timeline
+
+    names, folders = zip(*named_runs(arguments.runs), strict=True)
+    timelines = [Timeline.from_run(folder, group=arguments.group) for folder in folders]
+    comparison = Comparison.of(timelines, names)
+    if arguments.format == "text":
+        print(render(comparison, color=wants_color()), end="")
+    else:
+        for warning in comparison.warnings:
+            print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)
+        print_frame(getattr(comparison, arguments.table)(), arguments.format)
+    return max(report_damage(folder) for folder in folders)
+
+
+# -- report ----------------------------------------------------------------------------------------
+
+
+def add_report(commands: Any) -> None:
+    """`sparks report`."""
+    command = command_parser(
+        commands,
+        "report",
+        _run_report,
+        help="write one HTML file that shows a run, or several",
+        epilog="""examples:
+  sparks report outputs/                         writes report.html into the run folder
+  sparks report sft/ grpo/ --output both.html    one page, a run to choose
+  sparks report outputs/ --serve                 in a browser, loaded again when a snapshot lands
+The file needs no network and no server: open it, mail it, put it into W&B.
+--serve writes no file. It listens on this machine alone, where any user may read it; Ctrl-C ends.
+From afar: ssh -L 8765:localhost:8765 MACHINE, then open http://localhost:8765/.""",
+    )
+    command.add_argument(
+        "run_folders", nargs="+", metavar="RUN", help="run folder, or a trainer's output folder"
+    )
+    command.add_argument("-o", "--output", metavar="FILE", help="the HTML file to write")
+    command.add_argument("--title", help="title of the page")
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--serve", action="store_true", help="show the report in a browser while the run goes on"
+    )
+    command.add_argument(
+        "--port", type=int, metavar="N", help="of --serve; 0 for any that is free (default: 8765)"
+    )
+    command.add_argument(
+        "--host",
+        help="of --serve; whoever reaches another address reads the report without a password "
+        "(default: 127.0.0.1)",
+    )
+
+
+def _run_report(arguments: argparse.Namespace) -> int:
+    from sparks.report import write_report
+    from sparks.store import RunStore
+    from sparks.timeline import Timeline
+
+    runs = arguments.run_folders
+    if _is_served(arguments):
+        return _serve_report(arguments)
+    timelines = [Timeline.from_run(run, group=arguments.group) for run in runs]
+    if arguments.output is None and len(runs) > 1:
+        raise SparksError(f"{len(runs)} runs in one report: say where with --output FILE")
+    out = (
+        Path(arguments.output) if arguments.output else RunStore.find(runs[0]).path / "report.html"
+    )
+    print(write_report(timelines, out, title=arguments.title))
+    return max(report_damage(run) for run in runs)
+
+
+def _is_served(arguments: argparse.Namespace) -> bool:
+    """Checks that the options of --serve and those of a file do not meet."""
+    if arguments.serve and arguments.output is not None:
+        raise SparksError(f"--serve writes no file: leave out --output {arguments.output}")
+    given = [name for name in ("port", "host") if getattr(arguments, name) is not None]
+    if given and not arguments.serve:
+        raise SparksError(f"--{given[0]} belongs to --serve: add it, or leave --{given[0]} out")
+    return bool(arguments.serve)
+
+
+def _serve_report(arguments: argparse.Namespace) -> int:
+    from sparks.serve import serve
+
+    where = {name: getattr(arguments, name) for name in ("host", "port")}
+    where = {name: value for name, value in where.items() if value is not None}
+    serve(arguments.run_folders, title=arguments.title, group=arguments.group, **where)
+    return 0

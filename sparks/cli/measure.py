@@ -1,0 +1,114 @@
+"""Commands that measure a model: `sparks probes` and `sparks replay`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparks.cli.shared import add_settings, command_parser, one_line, quiet_libraries, settings
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+
+
+def add_probes(commands: Any) -> None:
+    """`sparks probes`."""
+    from sparks.probe_building import ProbeBuildingConfig
+
+    command = command_parser(
+        commands,
+        "probes",
+        _run_probes,
+        help="build probes from problems and a model, or from two models",
+        epilog="""examples:
+  sparks probes --data problems.jsonl --model Qwen/Qwen2.5-1.5B --output probes.jsonl
+      clean: the reference answers; corrupted: what the model writes before training
+  sparks probes --data problems.jsonl --model BASE --clean-model TRAINED --output probes.jsonl
+      clean: what the trained model writes; corrupted: what the base writes""",
+    )
+    add_settings(command, ProbeBuildingConfig)
+
+
+def _run_probes(arguments: argparse.Namespace) -> int:
+    from sparks.probe_building import ProbeBuildingConfig, write_probes
+
+    quiet_libraries()
+    built = write_probes(settings(arguments, ProbeBuildingConfig))
+    for reason in built.skipped:
+        print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+    print(
+        f"{len(built.probes)} probes in {arguments.output} "
+        f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
+    )
+    return 0
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+def add_replay(commands: Any) -> None:
+    """`sparks replay`."""
+    command = command_parser(
+        commands,
+        "replay",
+        _run_replay,
+        help="take the snapshots of a run that had no callback, from its checkpoints",
+        epilog="""examples:
+  sparks replay outputs/ --base Qwen/Qwen2.5-1.5B --probes probes.jsonl
+      all outputs/checkpoint-*, and the base model as step 0
+  sparks replay 0=BASE 100=owner/model@step-100 --probes probes.jsonl --output runs/replayed
+A step that the output folder holds is not taken again, so an interrupted replay goes on.""",
+    )
+    command.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="checkpoint folder, trainer's output folder, or hub id (owner/name@revision); "
+        "STEP=CHECKPOINT gives the step where neither trainer_state.json nor the name tells it",
+    )
+    command.add_argument("--probes", required=True, help="JSONL file of probes")
+    command.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="run folder to write (default: `sparks` inside the first checkpoint's run)",
+    )
+    command.add_argument("--base", help="model before training, measured as step 0")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument(
+        "--autocast",
+        choices=("no", "bf16", "fp16"),
+        default="no",
+        help="run the model as a trainer with bf16=True or fp16=True does (default: no)",
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="take steps again that the folder already holds"
+    )
+    add_settings(command, SnapshotConfig)
+
+
+def _run_replay(arguments: argparse.Namespace) -> int:
+    from sparks.replay import replay_checkpoints, resolve_checkpoints
+
+    quiet_libraries()
+    output = arguments.output or _replay_folder(
+        resolve_checkpoints(arguments.checkpoints, base=None)[0].name
+    )
+    store = replay_checkpoints(
+        arguments.checkpoints,
+        arguments.probes,
+        output_dir=output,
+        base=arguments.base,
+        config=settings(arguments, SnapshotConfig),
+        device=arguments.device,
+        autocast=arguments.autocast,
+        overwrite=arguments.overwrite,
+    )
+    print(f"{len(store.steps())} snapshots in {store.path}; next: sparks report {store.path}")
+    return 0
+
+
+def _replay_folder(first: str) -> Path:
+    if not Path(first).is_dir():
+        raise SparksError(f"where to write? {first} is not a folder: give --output FOLDER")
+    return Path(first).resolve().parent / "sparks"

@@ -1,0 +1,98 @@
+"""`sparks figures`: the paper's figures of runs, as files. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparks.cli.shared import command_parser, one_line, report_damage
+from sparks.errors import SparksError
+from sparks.figure_kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
+
+
+def add_figures(commands: Any) -> None:
+    """`sparks figures`."""
+    listed = "\n".join(
+        f"  {kind.name:<16} Fig. {', '.join(kind.numbers):<7} {kind.shows}" for kind in FIGURES
+    )
+    command = command_parser(
+        commands,
+        "figures",
+        _run_figures,
+        help="draw the paper's figures of a run, or several, and write the numbers behind them",
+        epilog=f"""examples:
+  sparks figures outputs/                        PDF and CSV files in the run folder's figures/
+  sparks figures outputs/ --only 2A 2B --format pdf svg --width page
+  sparks figures sft=outputs/a grpo=outputs/b --output figures/
+figures, and those of the paper that they follow:
+{listed}
+{NOT_DRAWN}
+A figure that a run cannot give is named on standard error. The same run gives the same bytes.""",
+    )
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folder, or a trainer's output folder; NAME=RUN names it",
+    )
+    command.add_argument(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=["pdf"],
+        help="pdf (fonts embedded), svg (letters as outlines), png (300 dpi); one or more "
+        "(default: pdf)",
+    )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names or numbers of figures (default: all)",
+    )
+    command.add_argument(
+        "-o", "--output", metavar="DIR", help="folder to write (default: RUN/figures, of one run)"
+    )
+    command.add_argument(
+        "--width",
+        choices=tuple(WIDTHS),
+        default="column",
+        help="of a text column (3.25 inches) or of the page (6.75) (default: column)",
+    )
+    command.add_argument(
+        "--data",
+        nargs="+",
+        choices=DATA_FORMATS,
+        default=["csv"],
+        help="files of the numbers; parquet needs pyarrow (default: csv)",
+    )
+    command.add_argument("--group", help="use only the probes of this group")
+
+
+def _run_figures(arguments: argparse.Namespace) -> int:
+    from sparks.comparison import named_runs
+    from sparks.figures import write_figures
+    from sparks.store import RunStore
+    from sparks.timeline import Timeline
+
+    names, folders = zip(*named_runs(arguments.runs), strict=True)
+    timelines = [Timeline.from_run(folder, group=arguments.group) for folder in folders]
+    if arguments.output is None and len(folders) > 1:
+        raise SparksError(f"figures of {len(folders)} runs: say where with --output DIR")
+    output = arguments.output or RunStore.find(folders[0]).path / "figures"
+    written = write_figures(
+        timelines,
+        Path(output),
+        names=names,
+        formats=arguments.format,
+        data=arguments.data,
+        only=arguments.only,
+        width=arguments.width,
+    )
+    for line in written.left_out:
+        print(f"sparks: {one_line(line)}", file=sys.stderr)
+    for path in written.paths:
+        print(path)
+    return max(report_damage(folder) for folder in folders)

@@ -1,0 +1,113 @@
+"""What the commands share: how options are made, frames printed and damage told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, get_args
+
+from sparks import config as config_module
+
+
+def command_parser(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], *, help: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A command whose examples stand as they are written; `run` gives the exit code."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def wants_color() -> bool:
+    """Standard output is a terminal, and the user has not said NO_COLOR."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def print_frame(frame: Any, form: str) -> None:
+    """A pandas frame as csv, or as json records."""
+    if frame.index.name is not None:
+        frame = frame.reset_index()
+    if form == "csv":
+        print(frame.to_csv(index=False), end="")
+    else:
+        print(frame.to_json(orient="records", double_precision=15))
+
+
+def report_damage(run: str) -> int:
+    """Name the files of a run that could not be read; 2 if there are any."""
+    from sparks.store import RunStore
+
+    problems = RunStore.find(run).read().problems
+    for problem in problems:
+        print(f"sparks: warning: {one_line(problem)}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:
+    """One option for each field of a settings class; defaults and help stand there."""
+    for item in fields(kind):
+        option = "--" + item.name.replace("_", "-")
+        text = item.metadata["help"].replace("%", "%%")
+        if item.type == "bool":
+            text += " (default: True)" if item.default else ""
+            parser.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=item.default, help=text
+            )
+            continue
+        needed = item.default is MISSING
+        if not needed and item.default not in (None, ""):
+            text += f" (default: {item.default})"
+        parser.add_argument(
+            option,
+            dest=item.name,
+            required=needed,
+            default=None if needed else item.default,
+            help=text,
+            **_value_type(str(item.type)),
+        )
+
+
+def _value_type(annotation: str) -> dict[str, Any]:
+    name = annotation.split(" | ")[0]
+    if name in ("int", "float"):
+        return {
+            "type": {"int": int, "float": float}[name],
+            "metavar": "N" if name == "int" else "X",
+        }
+    choices = get_args(getattr(config_module, name, None))
+    return {"choices": choices} if choices else {"metavar": "TEXT"}
+
+
+def settings(arguments: argparse.Namespace, kind: Any) -> Any:
+    """The settings class, filled from the options of `add_settings`."""
+    return kind(**{item.name: getattr(arguments, item.name) for item in fields(kind)})
+
+
+def one_line(message: object) -> str:
+    """Text that stays one line and cannot steer the terminal."""
+    text = " ".join(str(message).split())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def close_output() -> None:
+    """What is still buffered goes nowhere, so that the interpreter's own flush cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def quiet_libraries() -> None:
+    """Our bars tell what happens; those of model loading, and a hub's retries, would bury them."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()

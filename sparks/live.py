@@ -1,0 +1,274 @@
+"""A run folder that grows while it is looked at: what is new since the last look, and the pace.
+
+A look lists the folder and reads only files whose time, size or inode have changed, so that looking
+every second at a run of a thousand snapshots costs a listing. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from sparks.errors import SparksError
+from sparks.snapshot import Snapshot, SnapshotMeta
+from sparks.store import RunContents, RunStore
+from sparks.timeline import Timeline
+from sparks.trainer_log import STATE_FILE
+
+Mark = tuple[int, int, int]
+"""Time of change in ns, size in bytes, inode."""
+
+_READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|metrics\.json)\Z")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\Z")
+_INTERVALS = 5  # the pace is that of the last ones
+
+
+def marks(folder: Path) -> dict[str, Mark]:
+    """What tells whether a file of the run folder is another: by name, of the files that are read.
+
+    None where there is no folder.
+
+    Raises:
+        SparksError: the folder cannot be listed.
+    """
+    found: dict[str, Mark] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _READ.match(entry.name):
+                    with suppress(FileNotFoundError):  # set aside since the listing
+                        stat = entry.stat()
+                        found[entry.name] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise SparksError(f"cannot read {folder} ({error.strerror or error})") from error
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What one look found. Steps are in order."""
+
+    landed: tuple[int, ...] = ()
+    """Steps that had no readable snapshot."""
+    replaced: tuple[int, ...] = ()
+    """Steps whose snapshot is another."""
+    set_aside: tuple[int, ...] = ()
+    """Steps that a resumed training is going to redo."""
+    removed: tuple[int, ...] = ()
+    """Steps whose file is gone otherwise."""
+    problems: tuple[str, ...] = ()
+    """One line each, told once."""
+
+
+class RunFollower:
+    """Reads a run folder again and again, each snapshot once.
+
+    Edges are not kept: the timeline's `edges` read 0.
+
+    Args:
+        path: the run folder, or a trainer's output folder that holds one as `sparks`. Neither has
+            to exist yet.
+        group: count only the probes of this group.
+
+    Raises:
+        SparksError: `path` is a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, group: str | None = None) -> None:
+        self.path, self.group = Path(path), group
+        if self.path.is_file():
+            raise SparksError(f"{path} is a file: give a run folder, or a trainer's output folder")
+        self.folder: Path | None = None
+        """Where the snapshots lie; None while there are none."""
+        self._marks: dict[str, Mark] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._damaged: dict[int, str] = {}
+        self._log: RunContents | None = None
+        self._told: set[str] = set()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line for each file that cannot be read, and each step without a snapshot."""
+        return (*self._damaged.values(), *(self._log.problems if self._log else ()))
+
+    def poll(self) -> Changes | None:
+        """Look once; None where nothing has changed.
+
+        Raises:
+            SparksError: the folder cannot be listed.
+        """
+        folder = self.folder or self._find()
+        if folder is None:
+            return None
+        found = marks(folder)
+        if found == self._marks:
+            return None
+        store = RunStore(folder)
+        steps, before = _steps(store, found), _steps(store, self._marks)
+        landed, replaced = self._load(store, [s for s in steps if steps[s] != before.get(s)])
+        gone = [step for step in before if step not in steps]
+        for step in gone:
+            self._snapshots.pop(step, None)
+            self._damaged.pop(step, None)
+        logs = [{n: m for n, m in all_.items() if ".saf" not in n} for all_ in (found, self._marks)]
+        if logs[0] != logs[1] or self._log is None:
+            self._log = _LogOnly(folder).read()
+        aside = [s for s in gone if store.file(s).with_suffix(".safetensors.stale").exists()]
+        self._marks, self.folder = found, folder if steps else None
+        return Changes(
+            landed=tuple(landed),
+            replaced=tuple(replaced),
+            set_aside=tuple(aside),
+            removed=tuple(step for step in gone if step not in aside),
+            problems=self._untold(),
+        )
+
+    def _find(self) -> Path | None:
+        folders = (self.path, self.path / "sparks")
+        return next((folder for folder in folders if RunStore(folder).steps()), None)
+
+    def _load(self, store: RunStore, steps: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Read these steps; returns those that landed and those that were replaced."""
+        landed: list[int] = []
+        replaced: list[int] = []
+        for step in steps:
+            known = self._snapshots.pop(step, None)
+            self._told.discard(self._damaged.pop(step, ""))
+            try:
+                self._snapshots[step] = _without_edges(store.load(step))
+            except SparksError as error:
+                self._damaged[step] = str(error)
+            else:
+                (replaced if known else landed).append(step)
+        return landed, replaced
+
+    def _untold(self) -> tuple[str, ...]:
+        fresh = tuple(problem for problem in self.problems if problem not in self._told)
+        self._told = set(self.problems)
+        return fresh
+
+    def timeline(self) -> Timeline | None:
+        """The timeline of what was read; None where no snapshot can be.
+
+        Raises:
+            SparksError: the snapshots do not fit together, or no probe is in the group.
+        """
+        if not self._snapshots or self.folder is None:
+            return None
+        folder = Path(os.path.abspath(self.folder))
+        return Timeline(
+            [self._snapshots[step] for step in sorted(self._snapshots)],
+            metrics=self._log.metrics if self._log else (),
+            name=folder.parent.name if folder.name == "sparks" else folder.name,
+            problems=self.problems,
+            group=self.group,
+        )
+
+
+class _LogOnly(RunStore):
+    """Reads the trainer's log and the failures, and no snapshot."""
+
+    def steps(self) -> list[int]:
+        return []
+
+
+def _steps(store: RunStore, found: Mapping[str, Mark]) -> dict[int, Mark]:
+    """Marks of the snapshots, by step, in order."""
+    steps = {int(match[1]) for name in found if (match := _READ.match(name)) and match[1]}
+    files = {step: store.file(step).name for step in sorted(steps)}
+    return {step: found[name] for step, name in files.items() if name in found}
+
+
+def _without_edges(snapshot: Snapshot) -> Snapshot:
+    """They are most of a snapshot, and a thousand are kept."""
+    return replace(
+        snapshot,
+        edge_offsets=np.zeros_like(snapshot.edge_offsets),
+        edge_source=snapshot.edge_source[:0].copy(),
+        edge_destination=snapshot.edge_destination[:0].copy(),
+        edge_score=snapshot.edge_score[:0].copy(),
+    )
+
+
+# -- pace ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """When what comes next is expected, in seconds since 1970, from the times of the snapshots."""
+
+    last_at: float
+    """When the last snapshot was taken."""
+    next_step: int
+    """The next snapshot's, if they go on as the last two did."""
+    next_at: float
+    end_at: float | None
+    """None where the trainer's last step is not known."""
+
+
+def pace(metas: Sequence[SnapshotMeta], max_steps: int | None = None) -> Pace | None:
+    """From the median time a step of the last intervals, which a pause between two hardly moves.
+
+    Args:
+        metas: of the snapshots, in order of step.
+        max_steps: the trainer's last step.
+
+    Returns:
+        None where the times of two snapshots are not known, or the last step is reached.
+    """
+    known = [(meta.step, at) for meta in metas if (at := taken_at(meta)) is not None]
+    known = known[-1 - _INTERVALS :]
+    rates = [
+        (later - earlier) / (step - before)
+        for (before, earlier), (step, later) in pairwise(known)
+        if later > earlier
+    ]
+    if not rates or (max_steps is not None and known[-1][0] >= max_steps):
+        return None
+    (before, _), (last, last_at) = known[-2:]
+    rate, next_step = median(rates), 2 * last - before
+    if max_steps is not None:
+        next_step = min(next_step, max_steps)
+    return Pace(
+        last_at=last_at,
+        next_step=next_step,
+        next_at=last_at + rate * (next_step - last),
+        end_at=None if max_steps is None else last_at + rate * (max_steps - last),
+    )
+
+
+def taken_at(meta: SnapshotMeta) -> float | None:
+    """Seconds since 1970; None where the file does not say it readably."""
+    try:
+        at = datetime.fromisoformat(meta.created)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def max_steps_of(folder: Path) -> int | None:
+    """The trainer's last step, as the newest `checkpoint-*` beside the run folder tells it."""
+    try:
+        beside = Path(os.path.abspath(folder)).parent
+        found = [(int(m[1]), n) for n in os.listdir(beside) if (m := _CHECKPOINT.match(n))]
+        if not found:
+            return None
+        text = (beside / max(found)[1] / STATE_FILE).read_text(encoding="utf-8")
+        steps = json.loads(text)["max_steps"]
+        whole = isinstance(steps, int | float) and math.isfinite(steps) and steps > 0
+        return int(steps) if whole else None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None

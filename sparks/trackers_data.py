@@ -1,0 +1,145 @@
+"""What every tracker is told: numbers of a checkpoint, a row a head, an alert.
+
+A history only grows: what is logged at a checkpoint is known at that checkpoint and stays true.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from sparks.errors import SparksError
+from sparks.timeline import Timeline
+
+STEP_KEY = "train/global_step"
+"""The trainer's own x axis in W&B and trackio: it stands in every row."""
+
+NUM_COHORTS = 4
+"""Cohorts with a curve of their own; later ones share `sparks/cohort/later`."""
+
+COHORT_KEYS = (
+    *(f"sparks/cohort/{i:02d}" for i in range(1, NUM_COHORTS + 1)),
+    "sparks/cohort/later",
+)
+
+HEADS_KEY, REPORT_KEY = "sparks/heads", "sparks/report"
+"""The closing table and page."""
+
+ARTIFACT_TYPE = "sparks-snapshots"
+
+_COLUMNS = {
+    # How many heads the circuits run through: a collapse of training shows here first.
+    "sparks/heads_active": "active",
+    # Births at this checkpoint: the paper's curve of newly active heads.
+    "sparks/heads_new": "born",
+    # What training has added and still uses: the height of the paper's stacked areas.
+    "sparks/heads_emergent": "emergent",
+    # Emergent heads that fell silent at this checkpoint: GRPO prunes, SFT hardly does.
+    "sparks/heads_pruned": "pruned",
+    # Base heads still in use: the paper's dashed curve.
+    "sparks/base_retained": "retained",
+    # What the scores explain, in nats: near 0 the two answers no longer differ to the model.
+    "sparks/loss_corrupted": "loss_corrupted",
+    # How much of it the kept circuits carry alone, median over probes: 1 all, 0 nothing.
+    "sparks/faithfulness": "faithfulness",
+    # Error of the scores, median over probes: above some percent, raise `steps`.
+    "sparks/completeness_gap": "completeness_gap_median",
+    # What the snapshot cost the run.
+    "sparks/seconds": "seconds",
+    # Share of the run's time that snapshots have taken so far.
+    "sparks/overhead": "overhead",
+}
+"""Key in a tracker -> column of `Timeline.counts()`."""
+
+_NAMED = 20  # heads that an alert names
+
+
+def scalars(timeline: Timeline) -> dict[str, float]:
+    """Numbers of the LAST checkpoint; a number that is not finite is left out.
+
+    16 keys: those of `_COLUMNS`; `sparks/base_retained_share` (of the base heads, so that runs of
+    different models compare; absent if there is none); `sparks/cohort/01` .. `04` and
+    `sparks/cohort/later`: active heads by cohort, in order of emergence, which sum to
+    `sparks/heads_emergent`. All are there from the start, so that stacked areas have no gaps.
+    """
+    last = timeline.counts().iloc[-1]
+    values = {key: float(last[column]) for key, column in _COLUMNS.items()}
+    if last["base"]:
+        values["sparks/base_retained_share"] = float(last["retained"] / last["base"])
+    sizes = timeline.cohorts().iloc[-1].tolist()
+    first = sizes[:NUM_COHORTS] + [0] * (NUM_COHORTS - len(sizes))
+    cohorts = [*first, sum(sizes[NUM_COHORTS:])]
+    values |= {key: float(size) for key, size in zip(COHORT_KEYS, cohorts, strict=True)}
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def head_rows(timeline: Timeline, *, most: int) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of `Timeline.heads()`, a row a head; None where a head has no value.
+
+    Of more than `most` heads those are kept that were active at most checkpoints: W&B would cut
+    the last layers.
+    """
+    heads = timeline.heads()
+    if len(heads) > most:
+        heads = heads.nlargest(most, "checkpoints_active").sort_index()
+    rows = [
+        [None if pd.isna(value) else value for value in row]
+        for row in zip(*(heads[name].tolist() for name in heads.columns), strict=True)
+    ]
+    return [str(name) for name in heads.columns], rows
+
+
+def alert_of(timeline: Timeline) -> tuple[str, str] | None:
+    """Title and text on the births and prunings of the LAST checkpoint; None where there is none.
+
+    The title has less than 64 characters, as W&B wants.
+    """
+    step = int(timeline.steps[-1])
+    events = [event for event in timeline.event_list() if event.step == step]
+    names = {
+        kind: [event.name for event in events if event.kind == kind] for kind in ("born", "pruned")
+    }
+    changed = {kind: heads for kind, heads in names.items() if heads}
+    if not changed:
+        return None
+    counts = ", ".join(f"{len(heads)} {kind}" for kind, heads in changed.items())
+    text = "; ".join(f"{kind}: {_listed(heads)}" for kind, heads in changed.items())
+    return f"Attention heads at step {step}: {counts}", text
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def origin(timeline: Timeline) -> Mapping[str, Any]:
+    """What tells the snapshots of this run from those of another."""
+    meta = timeline.metas[-1]
+    return {
+        "model_name": meta.model_name,
+        "probes_hash": meta.probes_hash,
+        "steps": timeline.steps.tolist(),
+    }
+
+
+def optional_module(name: str, *, extra: str = "wandb") -> Any:
+    """A module of an optional package, imported now.
+
+    Args:
+        name: full name of the module.
+        extra: of `thinking-sparks` that installs it.
+
+    Raises:
+        SparksError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SparksError(
+            f"views in trackers need {name.partition('.')[0]}, which cannot be imported ({error}): "
+            f"`pip install 'thinking-sparks[{extra}]'`"
+        ) from error

@@ -1,0 +1,89 @@
+"""TensorBoard: our own run beside the trainer's, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from factories import STORY, make_run
+
+from sparks import tensorboard_view
+from sparks.errors import SparksError
+from sparks.pictures import PICTURES
+from sparks.timeline import Timeline
+from sparks.trackers import Trackers
+from sparks.trackers_data import scalars
+
+pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+
+SNAPSHOTS = make_run(STORY, seconds=2.5)
+
+
+def show(folder: Path, count: int, *, first: int = 1, step: int = 0) -> None:
+    """Log checkpoints `first` to `count` of a training that begins at `step`."""
+    args, state = SimpleNamespace(output_dir=str(folder)), SimpleNamespace(global_step=step)
+    writer = tensorboard_view.start(args, state)
+    for last in range(first, count + 1):
+        tensorboard_view.log(writer, Timeline(SNAPSHOTS[:last]))
+        tensorboard_view.alert(writer, Timeline(SNAPSHOTS[:last]))
+    tensorboard_view.finish(writer, Timeline(SNAPSHOTS), folder / "no.html", [])
+    tensorboard_view.close(writer)
+
+
+def read_back(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    return reader.Reload()
+
+
+def test_numbers_and_pictures_over_the_training_step_and_nothing_else(tmp_path):
+    from PIL import Image
+
+    show(tmp_path, len(STORY))
+    (folder,) = tmp_path.glob("runs/*")
+    assert folder.name == "sparks"
+    found = read_back(folder)
+    expected = {
+        step: scalars(Timeline(SNAPSHOTS[:last])) for last, step in enumerate(STORY, start=1)
+    }
+    assert set(found.Tags()["scalars"]) == set(expected[40])
+    assert set(found.Tags()["images"]) == set(PICTURES)
+    assert not any(found.Tags()[kind] for kind in ("tensors", "histograms", "audio"))
+    for key in expected[40]:
+        values = {event.step: event.value for event in found.Scalars(key)}
+        assert values == pytest.approx({step: expected[step][key] for step in STORY})
+    for key in PICTURES:
+        events = found.Images(key)
+        assert [event.step for event in events] == list(STORY)
+        for event in events:
+            with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
+                assert (picture.format, picture.size) == ("PNG", (640, 380))
+
+
+def test_a_resumed_training_goes_on_in_the_same_run_and_replaces_what_it_takes_again(tmp_path):
+    show(tmp_path, 4)  # 0, 10, 20, 30; then back to 10
+    show(tmp_path, 5, first=3, step=10)
+    found = read_back(tmp_path / "runs" / "sparks")
+    steps = [event.step for event in found.Scalars("sparks/heads_active")]
+    assert steps == list(STORY)  # each once
+    show(tmp_path, 2)  # a training from the start
+    found = read_back(tmp_path / "runs" / "sparks")
+    assert [event.step for event in found.Scalars("sparks/heads_active")] == [0, 10]
+
+
+def test_it_lies_where_the_trainers_reporter_is_told_to_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "told"))
+    show(tmp_path / "out", 1)
+    assert (tmp_path / "told" / "sparks").is_dir()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    args = SimpleNamespace(report_to=["tensorboard"], output_dir=str(tmp_path))
+    with pytest.raises(SparksError, match=r"TensorBoard cannot start \(.*Error"):
+        Trackers(args, SimpleNamespace(global_step=0), alerts=False, folder=tmp_path)
