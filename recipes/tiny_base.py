@@ -19,8 +19,8 @@ A base answers sums such as 7 - 3 + 8, mostly at once and sometimes by steps:
     </answer>                             ...
 
 What it says at once is a guess, of which one in four is right; what it works out is mostly right:
-SFT, distillation and GRPO find something to improve. The base takes 220 seconds of one CPU core,
-the larger one 270, about half of it on two quiet cores; 0.8 GB of memory.
+SFT, distillation and GRPO find something to improve. On two CPU cores each base takes two and a
+half minutes; 0.8 GB of memory.
 """
 
 from __future__ import annotations
