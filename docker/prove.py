@@ -275,8 +275,8 @@ class Proof:
             say("debootstrap: a clean Debian 12")
             half = base.with_name("debian-12.half")
             _remove(half)
-            make = ["debootstrap", "--variant=minbase", "bookworm", str(half), self.options.mirror]
-            _quietly(make)
+            mirror = [self.options.mirror] if self.options.mirror else []
+            _quietly(["debootstrap", "--variant=minbase", "bookworm", str(half), *mirror])
             enter = ["chroot", str(half), "/usr/bin/env", "DEBIAN_FRONTEND=noninteractive"]
             _quietly([*enter, "apt-get", "update"])
             _quietly(
@@ -333,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run every RUN line of a Dockerfile in a chroot.")
     parser.add_argument("dockerfile", type=Path)
     parser.add_argument("--work", required=True, help="folder for the systems, some GB")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="of Debian")
+    parser.add_argument("--mirror", help="of Debian (default: the one of debootstrap)")
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME=VALUE", help="as docker build"
     )

@@ -29,11 +29,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sparks.adapters import can_be_disabled
 from sparks.config import SnapshotConfig
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.probes import ProbeSet
-from sparks.recorder import FOLDER, Recorder
+from sparks.recorder import Recorder
 from sparks.sharding import refuse_unknown_sharding
-from sparks.store import RunStore
+from sparks.store import FOLDER, RunStore
 
 _CLOSING_METRIC = "train_runtime"
 """Stands in the last log of a training and in no other."""
@@ -190,18 +190,17 @@ class SparksCallback(TrainerCallback):
         try:
             recorder.record(model, state, base=base)
         except Exception as error:  # models and disks fail in many classes; hours may be at stake
-            reason = " ".join(str(error).split()) or type(error).__name__
+            why = reason(error)
             if self.on_error == "raise":
                 raise SparksError(
-                    f"no snapshot of step {step} ({reason}); with on_error='warn' "
-                    f"training would go on"
+                    f"no snapshot of step {step} ({why}); with on_error='warn' training would go on"
                 ) from error
             if state.is_world_process_zero:
                 warnings.warn(
-                    f"sparks: no snapshot of step {step} ({reason}); training goes on",
+                    f"sparks: no snapshot of step {step} ({why}); training goes on",
                     stacklevel=3,
                 )
-            recorder.note_failure(step, reason)
+            recorder.note_failure(step, why)
         else:
             recorder.show(state)
 

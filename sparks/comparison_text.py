@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sparks.comparison import Comparison, When
-from sparks.text_page import Page, count, inert, number, percent
+from sparks.text_page import Page, column_sizes, count, inert, number, percent
 from sparks.timeline_text import FEW_PROBES, NOISE_NOTE, settings_in_words
 
 _LONGEST_NAME = 24
@@ -154,17 +154,12 @@ def _notes(page: Page, comparison: Comparison) -> None:
 
 def _table(page: Page, title: str, columns: dict[str, list[str]]) -> None:
     page.heading(title)
-    for index, line in enumerate(_grid(columns, page.width)):
-        page.lines.append(page.styled(line, "quiet") if index == 0 else line)
+    page.grid(_grid(columns, page.width))
 
 
 def _grid(columns: dict[str, list[str]], width: int) -> Iterator[str]:
     """Header and rows; the first column holds names, the least important go until the rest fits."""
-    sizes = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
-    for name in _GIVEN_UP_FIRST:
-        if sum(sizes.values()) + 2 * len(sizes) <= width:
-            break
-        sizes.pop(name, None)
+    sizes = column_sizes(columns, width, _GIVEN_UP_FIRST)
     first, *rest = sizes
     room = width - sum(sizes[name] + 2 for name in rest) - 2
     sizes[first] = max(4, min(sizes[first], room))

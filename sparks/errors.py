@@ -6,3 +6,8 @@ class SparksError(ValueError):
 
     It is a `ValueError`; the command line prints it as one line and exits with code 2.
     """
+
+
+def reason(error: Exception) -> str:
+    """The text of an error on one line, for another message; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -22,7 +22,7 @@ import numpy as np
 
 from sparks.errors import SparksError
 from sparks.snapshot import Snapshot, SnapshotMeta
-from sparks.store import RunContents, RunStore
+from sparks.store import FOLDER, RunContents, RunStore
 from sparks.timeline import Timeline
 from sparks.trainer_log import STATE_FILE
 
@@ -137,7 +137,7 @@ class RunFollower:
         )
 
     def _find(self) -> Path | None:
-        folders = (self.path, self.path / "sparks")
+        folders = (self.path, self.path / FOLDER)
         return next((folder for folder in folders if RunStore(folder).steps()), None)
 
     def _load(self, store: RunStore, steps: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -168,11 +168,10 @@ class RunFollower:
         """
         if not self._snapshots or self.folder is None:
             return None
-        folder = Path(os.path.abspath(self.folder))
         return Timeline(
             [self._snapshots[step] for step in sorted(self._snapshots)],
             metrics=self._log.metrics if self._log else (),
-            name=folder.parent.name if folder.name == "sparks" else folder.name,
+            name=RunStore(self.folder).name,
             problems=self.problems,
             group=self.group,
         )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def together(work: Callable[[], T]) -> list[T]:
         mine = _Outcome(work())
     except Exception as error:  # told to the others first, and raised below
         failure = error
-        mine = _Outcome(error=_one_line(error))
+        mine = _Outcome(error=reason(error))
     outcomes: list[Any] = [None] * count()
     dist.all_gather_object(outcomes, mine)
     if failure is not None:
@@ -69,7 +69,3 @@ def first_does(work: Callable[[], T]) -> T:
     Collective, and raises, as `together`.
     """
     return together(lambda: work() if index() == 0 else None)[0]  # type: ignore[return-value]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -24,7 +24,7 @@ from sparks import processes
 from sparks.adapters import without_adapter
 from sparks.anatomy import base_model
 from sparks.config import SnapshotConfig
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.probes import ProbeSet
 from sparks.report import write_report
 from sparks.snapshot import Snapshot
@@ -35,8 +35,6 @@ from sparks.track import take_snapshot
 from sparks.trackers import Trackers
 from sparks.trainer_log import latest_metrics
 
-FOLDER = "sparks"
-"""Where a run folder lies in a trainer's output folder."""
 REPORT = "report.html"
 
 
@@ -178,12 +176,6 @@ class Recorder:
 
     # -- showing -----------------------------------------------------------------------------
 
-    @property
-    def run_name(self) -> str:
-        """The trainer's output folder, by its last name."""
-        path = self.store.path.resolve()
-        return path.parent.name if path.name == FOLDER else path.name
-
     def start_trackers(self, args: TrainingArguments, state: TrainerState, *, alerts: bool) -> None:
         """Take the trackers that the trainer reports to; its reporters have begun.
 
@@ -214,7 +206,7 @@ class Recorder:
 
     def _timeline(self, state: TrainerState) -> Timeline:
         snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
-        return Timeline(snapshots, metrics=state.log_history, name=self.run_name)
+        return Timeline(snapshots, metrics=state.log_history, name=self.store.name)
 
     def write_report(self) -> Path | None:
         """The report of the run folder; None, and a warning, if it cannot be written."""
@@ -222,8 +214,7 @@ class Recorder:
         try:
             write_report([Timeline.from_run(self.store.path)], path)
         except Exception as error:  # the trainer has its best model to load, and runs to close
-            reason = " ".join(str(error).split()) or type(error).__name__
-            warnings.warn(f"sparks: no report ({reason})", stacklevel=3)
+            warnings.warn(f"sparks: no report ({reason(error)})", stacklevel=3)
             return None
         return path
 

@@ -31,6 +31,9 @@ from sparks.errors import SparksError
 from sparks.files import remove_leftovers, write_atomically
 from sparks.snapshot import Snapshot
 
+FOLDER = "sparks"
+"""Where a run folder lies in a trainer's output folder."""
+
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
 
 _UNREADABLE = (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError)
@@ -62,13 +65,19 @@ class RunStore:
         Raises:
             SparksError: neither holds a snapshot.
         """
-        for folder in (Path(path), Path(path) / "sparks"):
+        for folder in (Path(path), Path(path) / FOLDER):
             if (store := cls(folder)).steps():
                 return store
         raise SparksError(
-            f"no snapshots in {path} or {Path(path) / 'sparks'}: give a folder that "
+            f"no snapshots in {path} or {Path(path) / FOLDER}: give a folder that "
             f"SparksCallback or `sparks replay` wrote (it holds files named step-*.safetensors)"
         )
+
+    @property
+    def name(self) -> str:
+        """Of the run: the last name of the trainer's output folder, else of this folder."""
+        folder = Path(os.path.abspath(self.path))
+        return folder.parent.name if folder.name == FOLDER else folder.name
 
     def steps(self) -> list[int]:
         """Steps that have a snapshot file, in order; none where there is no folder.

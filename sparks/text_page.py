@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from sparks.errors import SparksError
 
@@ -76,6 +77,23 @@ class Page:
         lines = lines or [first.rstrip()]
         lines[0] = margin + self.styled(label, style) + lines[0][len(margin) + len(label) :]
         self.lines += lines
+
+    def grid(self, lines: Iterable[str]) -> None:
+        """A header, quiet, and the rows below it."""
+        for index, line in enumerate(lines):
+            self.lines.append(self.styled(line, "quiet") if index == 0 else line)
+
+
+def column_sizes(
+    columns: Mapping[str, Sequence[str]], width: int, given_up_first: Sequence[str]
+) -> dict[str, int]:
+    """Characters of each column, two before it; the first of `given_up_first` go until all fit."""
+    sizes = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
+    for name in given_up_first:
+        if sum(sizes.values()) + 2 * len(sizes) <= width:
+            break
+        sizes.pop(name, None)
+    return sizes
 
 
 # -- words -----------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -152,15 +151,15 @@ class Timeline:
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
         """
-        run = RunStore.find(path).read()
+        store = RunStore.find(path)
+        run = store.read()
         if not run.snapshots:
             more = f" (and {len(run.problems) - 1} more)" if len(run.problems) > 1 else ""
             raise SparksError(f"no snapshot can be read: {run.problems[0]}{more}")
-        folder = Path(os.path.abspath(run.path))
         return cls(
             run.snapshots,
             metrics=run.metrics,
-            name=folder.parent.name if folder.name == "sparks" else folder.name,
+            name=store.name,
             problems=run.problems,
             group=group,
         )

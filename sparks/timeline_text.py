@@ -14,7 +14,7 @@ from jaxtyping import Num
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.text_page import Page, count, inert, number, percent
+from sparks.text_page import Page, column_sizes, count, inert, number, percent
 from sparks.timeline import EVENT_KINDS, Timeline
 
 FEW_PROBES = 12
@@ -150,17 +150,12 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     columns["gap"] = [percent(value) for value in counts["completeness_gap_max"]]
     columns["seconds"] = [f"{value:.1f}" for value in counts["seconds"]]
     page.heading(f"Checkpoints ({' and '.join(logged)}: last logged)" if logged else "Checkpoints")
-    for index, line in enumerate(_grid(columns, page.width)):
-        page.lines.append(page.styled(line, "quiet") if index == 0 else line)
+    page.grid(_grid(columns, page.width))
 
 
 def _grid(columns: dict[str, list[str]], width: int) -> Iterator[str]:
     """Header and rows, right-aligned; the least important columns go until the rest fits."""
-    sizes = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
-    for name in _GIVEN_UP_FIRST:
-        if sum(sizes.values()) + 2 * len(sizes) <= width:
-            break
-        sizes.pop(name, None)
+    sizes = column_sizes(columns, width, _GIVEN_UP_FIRST)
     yield "".join(f"  {name:>{size}}" for name, size in sizes.items())
     for row in zip(*(columns[name] for name in sizes), strict=True):
         yield "".join(f"  {cell:>{size}}" for cell, size in zip(row, sizes.values(), strict=True))
@@ -220,8 +215,7 @@ def _cohorts(page: Page, timeline: Timeline) -> None:
         "alive at end": [str(alive) for alive in grouped["sum"]],
         "share kept": [percent(share) for share in grouped["sum"] / grouped["size"]],
     }
-    for index, line in enumerate(_grid(columns, page.width)):
-        page.lines.append(page.styled(line, "quiet") if index == 0 else line)
+    page.grid(_grid(columns, page.width))
 
 
 def _events(page: Page, timeline: Timeline, max_events: int) -> None:

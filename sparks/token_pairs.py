@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 
 Message = dict[str, str]
 """`{"role": ..., "content": ...}`."""
@@ -133,8 +133,7 @@ class PairEncoder:
                 list(prompt), add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template is a program of its own and raises what it likes
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SparksError(f"the chat template refuses its prompt: {reason}") from error
+            raise SparksError(f"the chat template refuses its prompt: {reason(error)}") from error
 
     def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
         """Token ids of the prompt alone.

@@ -75,19 +75,8 @@ def take_snapshot(
         SparksError: a step below 0, probes that are not tokenised, another process failed, a
             sharded model without `shared`, or as `edge_attribution` and `sharding.whole` do.
     """
+    _check_arguments(model, probes, step, shared)
     config = config or SnapshotConfig()
-    if type(step) is not int or step < 0:
-        raise SparksError(f"step must be a whole number, at least 0, got {step!r}")
-    if not isinstance(probes, TokenizedProbes):
-        raise SparksError(
-            f"probes must be TokenizedProbes, got {type(probes).__name__}: ProbeSet.tokenize makes "
-            f"them"
-        )
-    if not shared and isinstance(model, nn.Module) and is_sharded(model):
-        raise SparksError(
-            "the weights are sharded over processes: call take_snapshot in every process, with "
-            "shared=True"
-        )
     start = time.perf_counter()
     swapped = config.swap_base_roles and step == 0
     pairs = (probes.swapped() if swapped else probes).pairs
@@ -115,6 +104,21 @@ def take_snapshot(
         versions=_versions(),
     )
     return _assemble(parts, probes, meta)
+
+
+def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, shared: bool) -> None:
+    if type(step) is not int or step < 0:
+        raise SparksError(f"step must be a whole number, at least 0, got {step!r}")
+    if not isinstance(probes, TokenizedProbes):
+        raise SparksError(
+            f"probes must be TokenizedProbes, got {type(probes).__name__}: ProbeSet.tokenize makes "
+            f"them"
+        )
+    if not shared and isinstance(model, nn.Module) and is_sharded(model):
+        raise SparksError(
+            "the weights are sharded over processes: call take_snapshot in every process, with "
+            "shared=True"
+        )
 
 
 def _shares(pairs: Sequence[TokenPair], count: int) -> list[list[int]]:

@@ -5,14 +5,13 @@ A history only grows: what is logged at a checkpoint is known at that checkpoint
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from sparks.errors import SparksError
+from sparks.optional import import_optional
 from sparks.timeline import Timeline
 
 STEP_KEY = "train/global_step"
@@ -136,10 +135,4 @@ def optional_module(name: str, *, extra: str = "wandb") -> Any:
     Raises:
         SparksError: it cannot be imported.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise SparksError(
-            f"views in trackers need {name.partition('.')[0]}, which cannot be imported ({error}): "
-            f"`pip install 'thinking-sparks[{extra}]'`"
-        ) from error
+    return import_optional(name, users="views in trackers", extra=extra)

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from tqdm import tqdm
 
 from sparks import wandb_view
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.pictures import PICTURES
 from sparks.report import write_report
 from sparks.store import RunStore
@@ -74,7 +74,7 @@ def upload(
     except BaseException as error:
         run.finish(exit_code=1)
         if isinstance(error, wandb.errors.Error):
-            raise SparksError(f"the upload to {where} broke off ({_reason(error)})") from error
+            raise SparksError(f"the upload to {where} broke off ({reason(error)})") from error
         raise
     run.finish()
     return where
@@ -89,7 +89,7 @@ def _fill(run: Any, timeline: Timeline, store: RunStore, *, progress: bool) -> N
     """The trainer's rows and ours in order of step, then what is known at the end."""
     run.define_metric(STEP_KEY)
     run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
-    snapshots = store.read().snapshots
+    snapshots = timeline.snapshots
     logged = {int(step): row for step, row in _rows(timeline)}
     taken = {snapshot.step: index for index, snapshot in enumerate(snapshots, start=1)}
     steps = sorted(logged.keys() | taken.keys())
@@ -114,7 +114,7 @@ def _open(
         )  # fmt: skip
     except (wandb.errors.Error, OSError) as error:
         raise SparksError(
-            f"cannot open a W&B run in project {project!r} ({_reason(error)}): log in with `wandb "
+            f"cannot open a W&B run in project {project!r} ({reason(error)}): log in with `wandb "
             f"login`, or use mode offline and send it later with `wandb sync`"
         ) from error
 
@@ -226,7 +226,7 @@ def save_workspace(*, project: str, entity: str | None = None, metric: str = "tr
         raise
     except Exception as error:  # the client raises its own, GraphQL's and the network's errors
         raise SparksError(
-            f"cannot save a workspace in project {project!r} ({_reason(error)}): it needs a login "
+            f"cannot save a workspace in project {project!r} ({reason(error)}): it needs a login "
             f"(`wandb login`) that may write there"
         ) from error
 
@@ -251,7 +251,3 @@ def _workspaces(name: str) -> Any:
             f"saving a workspace needs wandb-workspaces ({error.__cause__}): "
             f"`pip install wandb-workspaces`"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -90,16 +90,16 @@ MAY_IMPORT = {
     "report.words": "timeline",
     "report.packing": "",
     "report.edges": "graph report.packing snapshot timeline",
-    "report.data": "report.edges report.packing report.words timeline",
+    "report.data": "cohort_groups report.edges report.packing report.words timeline",
     "report.compared": "comparison errors report.words timeline",
     "report": "errors files report.compared report.data report.packing report.words timeline",
     # Figures for papers.
     "figure_kinds": "errors",
-    "figures.style": "errors figure_kinds",
+    "figures.style": "errors figure_kinds optional",
     "figures.frames": "comparison errors timeline",
     "figures.grid": "figure_kinds figures.style graph",
     "figures.one_run": (
-        "errors figure_kinds figures.frames figures.grid figures.style report.data timeline"
+        "errors figure_kinds figures.frames figures.grid figures.style cohort_groups timeline"
     ),
     "figures.several_runs": (
         "comparison errors figure_kinds figures.frames figures.grid figures.style"
@@ -108,8 +108,10 @@ MAY_IMPORT = {
         "comparison errors figure_kinds figures.frames figures.one_run figures.several_runs "
         "figures.style files timeline"
     ),
+    "optional": "errors",
+    "cohort_groups": "timeline",
     # Trackers.
-    "trackers_data": "errors timeline",
+    "trackers_data": "optional timeline",
     "pictures": "timeline trackers_data",
     "wandb_view": "errors pictures timeline trackers_data",
     "trackio_view": "errors pictures timeline trackers_data",
@@ -126,7 +128,7 @@ MAY_IMPORT = {
     "arguments": "callback config errors",
     "replay": "config errors files probes snapshot store track trainer_log",
     "cli.shared": "config store",
-    "cli.measure": "cli.shared config errors probe_building replay",
+    "cli.measure": "cli.shared config errors probe_building replay store",
     "cli.look": (
         "cli.shared comparison comparison_text errors report serve store timeline timeline_text "
         "watch"
@@ -139,11 +141,10 @@ MAY_IMPORT = {
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "comparison comparison_text config circuit errors files graph jsonl probes problems snapshot "
-    "store text_page timeline timeline_input timeline_text token_pairs trainer_log version report "
-    "live serve watch watch_text "
-    "report.compared report.data report.edges report.packing report.words figure_kinds "
-    "figures.frames"
+    "cohort_groups comparison comparison_text config circuit errors files graph jsonl probes "
+    "problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
+    "trainer_log version report live serve watch watch_text report.compared report.data "
+    "report.edges report.packing report.words figure_kinds figures.frames"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 

@@ -22,10 +22,11 @@ import pytest
 from factories import STORY, large_run, make_metrics, make_run, make_snapshot
 
 import sparks.report
+from sparks.cohort_groups import cohort_groups, even_parts
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.report import LOADER, SCRIPTS, render_report, write_report
-from sparks.report.data import cohort_groups, even_parts, run_data, thin
+from sparks.report.data import run_data, thin
 from sparks.report.packing import packed_numbers
 from sparks.report.words import clean_text, headline_numbers, notes, summary, trust
 from sparks.snapshot import Snapshot

@@ -109,6 +109,8 @@ def _run_replay(arguments: argparse.Namespace) -> int:
 
 
 def _replay_folder(first: str) -> Path:
+    from sparks.store import FOLDER
+
     if not Path(first).is_dir():
         raise SparksError(f"where to write? {first} is not a folder: give --output FOLDER")
-    return Path(first).resolve().parent / "sparks"
+    return Path(first).resolve().parent / FOLDER

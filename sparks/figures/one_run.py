@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from sparks.cohort_groups import cohort_groups
 from sparks.errors import SparksError
 from sparks.figure_kinds import WIDTHS, Width
 from sparks.figures import frames
@@ -24,7 +25,6 @@ from sparks.figures.style import (
     styled,
     whole_numbers,
 )
-from sparks.report.data import cohort_groups
 from sparks.timeline import Timeline
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ are made outside pyplot, whose list of open figures is the user's, and without t
 
 from __future__ import annotations
 
-import importlib
 import io
 from contextlib import AbstractContextManager
 from functools import cache, wraps
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sparks.errors import SparksError
 from sparks.figure_kinds import FORMATS, WIDTHS, Format, Width
+from sparks.optional import import_optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,10 +159,4 @@ def module(name: str) -> Any:
     Raises:
         SparksError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise SparksError(
-            f"figures need matplotlib, which cannot be imported ({error}): "
-            "`pip install 'thinking-sparks[figures]'`"
-        ) from error
+    return import_optional(name, users="figures", extra="figures")
