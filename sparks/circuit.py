@@ -61,8 +61,15 @@ def extract_circuit(
             f"got {np.shape(scores)}"
         )
     signed = np.asarray(scores, dtype=np.float32)
-    source, destination = np.divmod(_strongest(signed, graph, config), graph.num_destinations)
-    kept, heads = _prune(source, destination, graph)
+    edges, _ = ranked_edges(
+        signed,
+        graph,
+        floor=config.threshold,
+        limit=_limit(graph, config),
+        of_largest=config.threshold_mode == "relative",
+    )
+    source, destination = np.divmod(edges, graph.num_destinations)
+    kept, heads = prune(source, destination, graph)
     source, destination = source[kept], destination[kept]
     score = signed[source, destination]
     leaving = np.bincount(source, weights=np.abs(score), minlength=graph.num_sources)
@@ -75,10 +82,26 @@ def extract_circuit(
     )
 
 
-def _strongest(
-    scores: Float32[np.ndarray, "sources destinations"], graph: Graph, config: SnapshotConfig
-) -> Int64[np.ndarray, " edges"]:
-    """Flat indices of the edges that pass top-n and tau, strongest first, then by index."""
+def ranked_edges(
+    scores: Float32[np.ndarray, "sources destinations"],
+    graph: Graph,
+    *,
+    floor: float,
+    limit: int,
+    of_largest: bool = False,
+) -> tuple[Int64[np.ndarray, " edges"], Float32[np.ndarray, " edges"]]:
+    """Flat indices and |score| of edges that reach `floor`, strongest first, then by index.
+
+    Args:
+        scores: signed edge scores.
+        graph: names the rows and columns of `scores`.
+        floor: the lowest |score|; 0 lets every edge through whose score is not 0.
+        limit: at most this many edges.
+        of_largest: `floor` is a share of the largest |score|.
+
+    Raises:
+        SparksError: the score of an edge is not finite.
+    """
     magnitude = np.abs(scores)
     np.copyto(magnitude, 0, where=~graph.edge_mask)
     largest = magnitude.max()
@@ -90,22 +113,17 @@ def _strongest(
         )
     # tau before top-n leaves the same edges as the other way round, and far fewer to rank.
     magnitude = magnitude.ravel()
-    floor = _threshold(largest, config)
-    found = np.flatnonzero(magnitude >= floor if floor > 0 else magnitude > 0)
+    with np.errstate(over="ignore"):  # a tau beyond float32 is infinite: nothing passes
+        lowest = np.float32(floor) * (largest if of_largest else np.float32(1))
+    found = np.flatnonzero(magnitude >= lowest if lowest > 0 else magnitude > 0)
     magnitude = magnitude[found]
-    if found.size > (limit := _limit(graph, config)):
+    if found.size > limit:
         weakest = np.partition(magnitude, -limit)[-limit]
         above, ties = np.flatnonzero(magnitude > weakest), np.flatnonzero(magnitude == weakest)
         chosen = np.concatenate([above, ties[: limit - above.size]])
         found, magnitude = found[chosen], magnitude[chosen]
-    return found[np.argsort(-magnitude, kind="stable")]
-
-
-def _threshold(largest: np.float32, config: SnapshotConfig) -> np.float32:
-    """Tau in the scores' own precision, so that a score written as 0.1 passes a tau of 0.1."""
-    with np.errstate(over="ignore"):  # a tau beyond float32 is infinite: nothing passes
-        threshold = np.float32(config.threshold)
-    return threshold * largest if config.threshold_mode == "relative" else threshold
+    order = np.argsort(-magnitude, kind="stable")
+    return found[order], magnitude[order]
 
 
 def _limit(graph: Graph, config: SnapshotConfig) -> int:
@@ -114,7 +132,7 @@ def _limit(graph: Graph, config: SnapshotConfig) -> int:
     return max(1, round(config.top_share * graph.num_edges))
 
 
-def _prune(
+def prune(
     source: Int64[np.ndarray, " edges"], destination: Int64[np.ndarray, " edges"], graph: Graph
 ) -> tuple[Int64[np.ndarray, " kept"], Bool[np.ndarray, "layers heads"]]:
     """Indices of the edges that stay, and the heads that live."""

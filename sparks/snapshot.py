@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from sparks.errors import SparksError
 from sparks.graph import Graph
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: no `grid`, no `grid_active`, no `points`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,15 @@ class Snapshot:
     loss_circuit: Float32[np.ndarray, " probes"] | None = None
     """L with every edge outside the circuit patched to its corrupted value, nats; NaN where it was
     not measured (None becomes NaN)."""
+    grid: tuple[tuple[float, float], ...] = ()
+    """`(share of edges, tau / L)` of the circuit settings of `grid_active`."""
+    grid_active: Bool[np.ndarray, "settings probes layers heads"] | None = None
+    """The head is in the probe's circuit under each setting of the grid (`circuit_grid`). None
+    becomes an array of no settings."""
     completeness_gap: Float32[np.ndarray, " probes"]
     """|sum of embedding attributions - loss_corrupted| / loss_corrupted."""
+    points: Int32[np.ndarray, " probes"] | None = None
+    """m, the points on the path that the probe was given (None becomes the setting `steps`)."""
     edge_offsets: Int64[np.ndarray, " probes_plus_one"]
     """Edges of probe i are `edge_offsets[i] : edge_offsets[i + 1]` of the three arrays below."""
     edge_source: Int32[np.ndarray, " edges"]
@@ -90,16 +98,24 @@ class Snapshot:
         if self.loss_circuit is None:
             unknown = np.full(len(self.probe_ids), np.nan, np.float32)
             object.__setattr__(self, "loss_circuit", unknown)
+        if self.grid_active is None:
+            none = np.zeros((0, *np.shape(self.active)), dtype=bool)
+            object.__setattr__(self, "grid_active", none)
+        if self.points is None:
+            same = np.full(len(self.probe_ids), _steps(self.meta.config), np.int32)
+            object.__setattr__(self, "points", same)
         probes, edges = len(self.probe_ids), len(self.edge_source)
         heads = (probes, self.graph.num_layers, self.graph.num_heads)
         expected = {
             "probe_groups": (probes,),
             "importance": heads,
             "active": heads,
+            "grid_active": (len(self.grid), *heads),
             "node_totals": (probes, self.graph.num_sources),
             "loss_corrupted": (probes,),
             "loss_circuit": (probes,),
             "completeness_gap": (probes,),
+            "points": (probes,),
             "edge_offsets": (probes + 1,),
             "edge_source": (edges,),
             "edge_destination": (edges,),
@@ -127,6 +143,17 @@ class Snapshot:
         return (1 - self.loss_circuit / whole).astype(np.float32)
 
     @property
+    def levels(self) -> tuple[UInt8[np.ndarray, "probes layers heads"], int]:
+        """In how many circuit settings each probe's circuit holds the head, and of how many.
+
+        Where there is no grid, the one setting of `active`.
+        """
+        assert self.grid_active is not None  # __post_init__ has filled it
+        if self.grid:
+            return self.grid_active.sum(axis=0, dtype=np.uint8), len(self.grid)
+        return self.active.astype(np.uint8), 1
+
+    @property
     def num_probes(self) -> int:
         """Probes measured."""
         return len(self.probe_ids)
@@ -140,6 +167,7 @@ class Snapshot:
             "meta": asdict(self.meta),
             "probe_ids": self.probe_ids,
             "probe_groups": self.probe_groups,
+            "grid": self.grid,
         }
         return arrays, {"sparks": json.dumps(header, allow_nan=False)}
 
@@ -164,6 +192,11 @@ class Snapshot:
         # Not in the first files of schema 1, and not in those taken without faithfulness.
         unknown = np.full_like(arrays.get("loss_corrupted", ()), np.nan, dtype=np.float32)
         arrays = {"loss_circuit": unknown} | dict(arrays)
+        if not header.get("grid"):
+            arrays["grid_active"] = np.zeros((0, *np.shape(arrays.get("active", ()))), dtype=bool)
+        if schema < 2:
+            steps = _steps(header["meta"]["config"])
+            arrays["points"] = np.full_like(arrays.get("loss_corrupted", ()), steps, np.int32)
         if missing := [name for name in _DTYPES if name not in arrays]:
             raise SparksError(f"snapshot lacks {', '.join(missing)}")
         for name, dtype in _DTYPES.items():
@@ -177,17 +210,25 @@ class Snapshot:
             meta=SnapshotMeta(**{k: v for k, v in header["meta"].items() if k in known}),
             probe_ids=tuple(header["probe_ids"]),
             probe_groups=tuple(header["probe_groups"]),
+            grid=tuple((share, tau) for share, tau in header.get("grid", ())),
             **{name: arrays[name] for name in _DTYPES},
         )
+
+
+def _steps(config: Mapping[str, Any]) -> int:
+    steps = config.get("steps")
+    return steps if isinstance(steps, int) else 0
 
 
 _DTYPES: dict[str, Any] = {
     "importance": np.float32,
     "active": np.bool_,
+    "grid_active": np.bool_,
     "node_totals": np.float32,
     "loss_corrupted": np.float32,
     "loss_circuit": np.float32,
     "completeness_gap": np.float32,
+    "points": np.int32,
     "edge_offsets": np.int64,
     "edge_source": np.int32,
     "edge_destination": np.int32,

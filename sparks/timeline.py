@@ -2,10 +2,13 @@
 
 "Thinking Sparks!" (https://arxiv.org/abs/2509.25758). Definitions, and our names:
 
-1. Active head at a checkpoint: in the circuit of at least one probe = `active`. Activation
-   frequency: the share of circuits that hold it = `frequency`.             ("Heads over time")
+1. Active head at a checkpoint: by the calibrated rule (`sparks.calibration`, the default) in more
+   than half of the circuits beyond doubt; by the paper's rule in the circuit of at least one probe
+   = `active`. Activation frequency: the share of the probes' circuits that hold it = `frequency`;
+   the same over the grid of circuit settings = `inclusion`.               ("Heads over time")
 2. Base heads: active before post-training, here at the first checkpoint = `base`. Emergent at t:
-   active at t and not base = `emergent`. Retained: active at t and base = `retained`.
+   active at t and not base (calibrated: and born) = `emergent`. Retained: active at t and base =
+   `retained`.
 3. Cohort of a head: the checkpoint at which it first emerged = `cohort`.                  (Fig. 2A)
 4. Importance: I~(l, h) = sum over probes and kept edges that leave the head of |score|;
    I = I~ / sum I~ = `importance`.                                                             (A.6)
@@ -14,9 +17,11 @@
    = `component_totals()`. The paper does not say how it normalises: ours is per checkpoint.
                                                                                       (Fig. 12)
 
-Events name the changes between neighbouring checkpoints. Of heads that are not base: `born`
-(emerges for the first time), `pruned` (falls silent), `revived` (emerges again). Of base heads:
-`silenced` and `returned`. The paper speaks of births and prunings; the other names are ours.
+Events name the changes between checkpoints. Of heads that are not base: `born` (emerges for the
+first time), `pruned` (falls silent), `revived` (emerges again). Of base heads: `silenced` and
+`returned`. The paper speaks of births and prunings; the other names are ours.
+
+What stands at a checkpoint never depends on a later one.
 """
 
 from __future__ import annotations
@@ -24,26 +29,40 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
+from sparks.calibration import HALF, CalibrationConfig, decide
 from sparks.errors import SparksError
 from sparks.graph import Graph
+from sparks.intervals import inclusion_interval, share_interval
+from sparks.probes import CONTROL_GROUP
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import RunStore
 from sparks.timeline_input import (
     caveats,
     check_comparable,
+    levels_of,
     metric_frame,
     probes_of_group,
     rows_of_snapshots,
 )
+from sparks.timeline_states import (
+    EVENT_KINDS,
+    EventKind,
+    States,
+    calibrated_states,
+    paper_states,
+)
 
-EventKind = Literal["born", "revived", "pruned", "returned", "silenced"]
-EVENT_KINDS: tuple[EventKind, ...] = ("born", "revived", "pruned", "returned", "silenced")
+__all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
+
+Rule = Literal["calibrated", "paper"]
+RULES: tuple[Rule, ...] = ("calibrated", "paper")
 _EPSILON = 1e-6
 
 
@@ -52,16 +71,22 @@ class Event:
     """A change of one head between a checkpoint and the one before."""
 
     step: int
-    """Checkpoint at which the change is seen."""
+    """Checkpoint at which the change is settled."""
+    onset: int
+    """Checkpoint since which it shows; before `step` where it was settled later."""
     layer: int
     head: int
     kind: EventKind
     cohort: int | None
     """Step of the head's first emergence; None for base heads."""
     frequency: float
-    """At `step`: 0 where the head fell silent."""
+    """At `step`."""
     importance: float
     """At `step`: 0 where the head fell silent."""
+    inclusion: float
+    """At `step`."""
+    inclusion_low: float
+    inclusion_high: float
 
     @property
     def name(self) -> str:
@@ -74,7 +99,9 @@ class Timeline:
 
     name: str
     group: str | None
-    """Only probes of this group were counted; None for all."""
+    """Only probes of this group were counted; None for all but those of the group `control`."""
+    rule: Rule
+    calibration: CalibrationConfig
     graph: Graph
     problems: tuple[str, ...]
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
@@ -90,12 +117,24 @@ class Timeline:
     """Share of the probes' circuits that hold the head."""
     importance: Float32[np.ndarray, "checkpoints layers heads"]
     """I of A.6: sums to 1 over the heads of a checkpoint; all zero where nothing is kept."""
+    levels: UInt8[np.ndarray, "checkpoints probes layers heads"]
+    """In how many of the circuit settings the head is in the probe's circuit."""
+    num_settings: int
+    """Circuit settings of `levels`: 9 of the grid, or 1 where snapshots have none."""
+    inclusion: Float32[np.ndarray, "checkpoints layers heads"]
+    """Mean of `levels` over probes, as a share of the settings."""
+    inclusion_low: Float32[np.ndarray, "checkpoints layers heads"]
+    inclusion_high: Float32[np.ndarray, "checkpoints layers heads"]
+    """Ends of its 95 % interval over probes (`intervals`)."""
+    states: States
     active: Bool[np.ndarray, "checkpoints layers heads"]
+    undecided: Bool[np.ndarray, "checkpoints layers heads"]
+    """Neither active nor inactive beyond doubt; nowhere by the paper's rule."""
     base: Bool[np.ndarray, "layers heads"]
     emergent: Bool[np.ndarray, "checkpoints layers heads"]
     retained: Bool[np.ndarray, "checkpoints layers heads"]
     cohort: Int[np.ndarray, "layers heads"]
-    """Index of the checkpoint of first emergence; -1 for base heads and heads never active."""
+    """Index of the checkpoint of first emergence; -1 for base heads and heads never born."""
 
     def __init__(
         self,
@@ -105,6 +144,8 @@ class Timeline:
         name: str = "",
         problems: Sequence[str] = (),
         group: str | None = None,
+        rule: Rule = "calibrated",
+        calibration: CalibrationConfig | None = None,
     ) -> None:
         """Order the snapshots and work out the state of every head.
 
@@ -113,12 +154,17 @@ class Timeline:
             metrics: rows of the trainer's log, each with a `step`.
             name: of the run.
             problems: one line for each thing that went wrong while reading.
-            group: count only the probes of this group.
+            group: count only the probes of this group; None counts all but those of the group
+                `control`.
+            rule: how heads are judged: `calibrated` or `paper`.
+            calibration: settings of the calibrated rule; None takes the defaults.
 
         Raises:
             SparksError: no snapshots; two of one step; different probes, graphs or settings; no
-                probe is in `group`.
+                probe is in `group`; an unknown rule.
         """
+        if rule not in RULES:
+            raise SparksError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
         if not snapshots:
             raise SparksError(
                 "a timeline needs at least one snapshot, got none: take one with SparksCallback "
@@ -129,6 +175,7 @@ class Timeline:
         chosen = probes_of_group(ordered, group)
         first = ordered[0]
         self.name, self.group, self.graph = name, group, first.graph
+        self.rule, self.calibration = rule, calibration or CalibrationConfig()
         self.groups = tuple(sorted(set(first.probe_groups)))
         self.snapshots = tuple(ordered)
         self.metas = tuple(snapshot.meta for snapshot in ordered)
@@ -140,10 +187,15 @@ class Timeline:
             np.stack([s.node_totals[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
         )
         self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
+        self._given, self._logged = tuple(problems), tuple(metrics)
         self.problems = (*problems, *caveats(ordered, chosen))
+        if rule == "calibrated":
+            self.problems += tuple(self._doubts())
 
     @classmethod
-    def from_run(cls, path: str | os.PathLike[str], *, group: str | None = None) -> Timeline:
+    def from_run(
+        cls, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+    ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
         Files that cannot be read are skipped and named in `problems`.
@@ -162,18 +214,79 @@ class Timeline:
             name=store.name,
             problems=run.problems,
             group=group,
+            rule=rule,
         )
+
+    def by(self, rule: Rule, *, group: str | None = None) -> Timeline:
+        """The same snapshots by this rule; of another group of probes where one is given."""
+        group = self.group if group is None else group
+        if (rule, group) == (self.rule, self.group):
+            return self
+        return Timeline(
+            self.snapshots,
+            metrics=self._logged,
+            name=self.name,
+            problems=self._given,
+            group=group,
+            rule=rule,
+            calibration=self.calibration,
+        )
+
+    @cached_property
+    def control(self) -> Timeline | None:
+        """The timeline of the probes of group `control`; None where there are none beside."""
+        beside = CONTROL_GROUP in self.groups and len(self.groups) > 1
+        return self.by(self.rule, group=CONTROL_GROUP) if beside and self.group is None else None
+
+    def _doubts(self) -> list[str]:
+        """What the calibrated rule cannot decide here, a line each."""
+        lines = []
+        if self.num_settings == 1:
+            lines.append(
+                "these snapshots hold no grid of circuit settings: inclusion is membership under "
+                "one setting, whose absolute n and tau follow the size of the model and of L; "
+                "measure again with `sparks replay` for the consensus"
+            )
+        fewest = self.calibration.fewest_probes()
+        if self.num_probes < fewest:
+            lines.append(
+                f"{self.num_probes} probes cannot settle a birth or a pruning, none is called: at "
+                f"least {fewest} are needed, 16 are better (`--rule paper` shows the paper's rule)"
+            )
+        elif late := [
+            int(self.steps[time])
+            for time in range(1, len(self))
+            if self.calibration.fewest_probes(time) > self.num_probes
+        ]:
+            lines.append(
+                f"from step {late[0]} on {self.num_probes} probes cannot settle a birth or a "
+                f"pruning: {self.calibration.fewest_probes(len(self) - 1)} are needed for "
+                f"{len(self)} checkpoints"
+            )
+        return lines
 
     def _read_states(self, ordered: Sequence[Snapshot], chosen: np.ndarray) -> None:
         held = np.stack([snapshot.active[chosen].mean(axis=0) for snapshot in ordered])
         raw = np.stack([s.importance[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
         self.frequency = _frozen(held.astype(np.float32))
         self.importance = _frozen(_shares(raw).astype(np.float32))
-        self.active = _frozen(held > 0)
-        self.base = _frozen(self.active[0].copy())
-        self.emergent = _frozen(self.active & ~self.base)
-        self.retained = _frozen(self.active & self.base)
-        self.cohort = _frozen(np.where(self.emergent.any(axis=0), self.emergent.argmax(axis=0), -1))
+        levels, self.num_settings = levels_of(ordered, chosen)
+        self.levels = _frozen(levels)
+        if self.rule == "calibrated":
+            decisions = decide(levels, self.num_settings, self.calibration)
+            inclusion, low, high = decisions.inclusion, decisions.low, decisions.high
+            self.states = calibrated_states(decisions)
+        else:
+            inclusion = levels.mean(axis=1, dtype=np.float64) / self.num_settings
+            low, high = _by_heads(inclusion_interval, levels, self.num_settings)
+            self.states = paper_states(held > 0)
+        self.inclusion, self.inclusion_low, self.inclusion_high = (
+            _frozen(values.astype(np.float32)) for values in (inclusion, low, high)
+        )
+        self._raw = _frozen(np.stack([s.importance[chosen] for s in ordered]))
+        states = self.states
+        self.active, self.undecided, self.base = states.active, states.undecided, states.base
+        self.emergent, self.retained, self.cohort = states.emergent, states.retained, states.cohort
 
     # -- sizes -------------------------------------------------------------------------------
 
@@ -188,23 +301,15 @@ class Timeline:
     # -- changes -----------------------------------------------------------------------------
 
     def changes(self, kind: EventKind) -> Bool[np.ndarray, "checkpoints layers heads"]:
-        """Where an event of this kind happens. At the first checkpoint nothing does."""
-        state = self.retained if kind in ("returned", "silenced") else self.emergent
-        out = np.zeros_like(state)
-        if kind in ("pruned", "silenced"):
-            out[1:] = state[:-1] & ~state[1:]
-            return out
-        out[1:] = state[1:] & ~state[:-1]
-        if kind == "returned":
-            return out
-        first = np.arange(len(self))[:, None, None] == self.cohort
-        return out & first if kind == "born" else out & ~first
+        """Where an event of this kind is settled. At the first checkpoint nothing is."""
+        return self.states.changes[kind]
 
     def events(self) -> pd.DataFrame:
         """A row an event, by step, then kind in the order of `EVENT_KINDS`, then layer and head.
 
-        Columns: step, head (`L5H1`), layer, index, kind, cohort (step; nullable Int64), frequency,
-        importance (both at that checkpoint: 0 where the head fell silent).
+        Columns: step, head (`L5H1`), layer, index, kind, cohort (step; nullable Int64), onset (step
+        since which the change shows; before `step` where it was settled later), frequency,
+        importance, inclusion, inclusion_low, inclusion_high (all at that checkpoint).
         """
         found = [np.argwhere(self.changes(kind)) for kind in EVENT_KINDS]
         kinds = np.repeat(np.arange(len(EVENT_KINDS)), [len(rows) for rows in found])
@@ -219,29 +324,24 @@ class Timeline:
                 "index": head,
                 "kind": np.array(EVENT_KINDS, dtype=object)[kinds[order]],
                 "cohort": self._cohort_steps(self.cohort[layer, head]),
+                "onset": self.steps[self.states.onset[time, layer, head]],
                 "frequency": self.frequency[time, layer, head],
                 "importance": self.importance[time, layer, head],
+                "inclusion": self.inclusion[time, layer, head],
+                "inclusion_low": self.inclusion_low[time, layer, head],
+                "inclusion_high": self.inclusion_high[time, layer, head],
             }
         )
 
     def event_list(self) -> list[Event]:
         """`events()` as records."""
         frame = self.events()
-        columns = [
-            frame[name].tolist()
-            for name in ("step", "layer", "index", "kind", "cohort", "frequency", "importance")
-        ]
+        frame = frame.drop(columns="head").rename(columns={"index": "head"})
+        columns = [frame[name].tolist() for name in frame.columns]
+        rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
         return [
-            Event(
-                step=step,
-                layer=layer,
-                head=head,
-                kind=kind,
-                cohort=None if pd.isna(cohort) else int(cohort),
-                frequency=frequency,
-                importance=importance,
-            )
-            for step, layer, head, kind, cohort, frequency, importance in zip(*columns, strict=True)
+            Event(**(row | {"cohort": None if pd.isna(row["cohort"]) else int(row["cohort"])}))
+            for row in rows
         ]
 
     # -- frames ------------------------------------------------------------------------------
@@ -249,8 +349,10 @@ class Timeline:
     def counts(self) -> pd.DataFrame:
         """A row a checkpoint.
 
-        Columns: step; numbers of heads: active, base (active at the first checkpoint, constant),
-        emergent, retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
+        Columns: step; numbers of heads: active, undecided (so that the heads in more than half of
+        the circuits are between `active` and `active` + `undecided`), likely (inclusion of at least
+        one half: the best guess), base (active at the first checkpoint, constant), emergent,
+        retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
         of L the circuit carries alone, NaN where not measured); completeness_gap_median and
         completeness_gap_max (over probes whose gap is a number; NaN if none is); seconds;
@@ -259,6 +361,8 @@ class Timeline:
         """
         frame = pd.DataFrame({"step": self.steps})
         frame["active"] = self.active.sum(axis=(1, 2))
+        frame["undecided"] = self.undecided.sum(axis=(1, 2))
+        frame["likely"] = (self.inclusion >= HALF).sum(axis=(1, 2))
         frame["base"] = int(self.base.sum())
         frame["emergent"] = self.emergent.sum(axis=(1, 2))
         frame["retained"] = self.retained.sum(axis=(1, 2))
@@ -291,12 +395,16 @@ class Timeline:
     def heads(self) -> pd.DataFrame:
         """A row a head, layer by layer.
 
-        Columns: head, layer, index, base, cohort_step (nullable Int64), births (times born or
-        revived), prunings, checkpoints_active, frequency_mean (over checkpoints), importance_first,
-        importance_last, effect_mean (over the checkpoints after the first; NaN if there is none),
-        active_at_end.
+        Columns: head, layer, index, base, cohort_step (nullable Int64), onset_step (of that birth:
+        the checkpoint since which it shows), births (times born or revived), prunings,
+        checkpoints_active, frequency_mean (over checkpoints), importance_first, importance_last,
+        effect_mean (over the checkpoints after the first; NaN if there is none), active_at_end,
+        state (at the last checkpoint: active, inactive, undecided), inclusion, inclusion_low,
+        inclusion_high, importance_low, importance_high (at the last checkpoint), specificity
+        (`specificity()`).
         """
         layer, index = np.indices(self.base.shape)
+        low, high = self.importance_interval(-1)
         births = (self.changes("born") | self.changes("revived")).sum(axis=0)
         later = self.effect()[1:]
         mean = later.mean(axis=0) if len(later) else np.full(self.base.shape, np.nan)
@@ -306,6 +414,7 @@ class Timeline:
             "index": index,
             "base": self.base,
             "cohort_step": self._cohort_steps(self.cohort.ravel()),
+            "onset_step": self._cohort_steps(self._birth_onset().ravel()),
             "births": births,
             "prunings": self.changes("pruned").sum(axis=0),
             "checkpoints_active": self.active.sum(axis=0),
@@ -314,8 +423,48 @@ class Timeline:
             "importance_last": self.importance[-1],
             "effect_mean": mean,
             "active_at_end": self.active[-1],
+            "state": self.state_names()[-1],
+            "inclusion": self.inclusion[-1],
+            "inclusion_low": self.inclusion_low[-1],
+            "inclusion_high": self.inclusion_high[-1],
+            "importance_low": low,
+            "importance_high": high,
+            "specificity": self.specificity(),
         }
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+
+    def state_names(self) -> np.ndarray:
+        """`active`, `inactive` or `undecided`; [checkpoints, layers, heads], of strings."""
+        names = np.where(self.active, "active", "inactive").astype(object)
+        names[self.undecided] = "undecided"
+        return names
+
+    def specificity(self) -> np.ndarray:
+        """Whether a born head is specific to the behaviour; [layers, heads], of strings.
+
+        `specific`: on the control probes it was not born and is inactive. `shared`: it was born
+        there too, or is active there. `undecided`: the control cannot tell. `""`: not born, or
+        there are no control probes. As known at the last checkpoint.
+        """
+        found = np.full(self.base.shape, "", dtype=object)
+        if self.control is not None:
+            born, control = self.cohort >= 0, self.control
+            shared = (control.cohort >= 0) | control.active[-1]
+            silent = ~shared & ~control.undecided[-1]
+            found[born] = np.select([shared, silent], ["shared", "specific"], "undecided")[born]
+        return found
+
+    def importance_interval(
+        self, checkpoint: int
+    ) -> tuple[Float32[np.ndarray, "layers heads"], Float32[np.ndarray, "layers heads"]]:
+        """Ends of the 95 % bootstrap interval of `importance` over probes.
+
+        Args:
+            checkpoint: its index; -1 is the last one.
+        """
+        low, high = share_interval(self._raw[checkpoint].reshape(self.num_probes, -1))
+        shape = self.base.shape
+        return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
 
     def effect(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
         """E = (I_t - I_pre) / (I_t + I_pre + 1e-6), pre = first checkpoint (A.6); in [-1, 1]."""
@@ -331,9 +480,11 @@ class Timeline:
     def importance_frame(self) -> pd.DataFrame:
         """A row a checkpoint and head.
 
-        Columns: step, head, layer, index, frequency, importance, active, emergent.
+        Columns: step, head, layer, index, frequency, importance, importance_low, importance_high,
+        inclusion, inclusion_low, inclusion_high, state, active, emergent.
         """
         time, layer, head = (axis.ravel() for axis in np.indices(self.active.shape))
+        ends = [self.importance_interval(checkpoint) for checkpoint in range(len(self))]
         return pd.DataFrame(
             {
                 "step": self.steps[time],
@@ -342,6 +493,12 @@ class Timeline:
                 "index": head,
                 "frequency": self.frequency.ravel(),
                 "importance": self.importance.ravel(),
+                "importance_low": np.ravel([low for low, _ in ends]),
+                "importance_high": np.ravel([high for _, high in ends]),
+                "inclusion": self.inclusion.ravel(),
+                "inclusion_low": self.inclusion_low.ravel(),
+                "inclusion_high": self.inclusion_high.ravel(),
+                "state": self.state_names().ravel(),
                 "active": self.active.ravel(),
                 "emergent": self.emergent.ravel(),
             }
@@ -375,6 +532,11 @@ class Timeline:
 
     def _head_names(self) -> np.ndarray:
         return np.array(self.graph.sources, dtype=object)[self.graph.head_sources]
+
+    def _birth_onset(self) -> Int[np.ndarray, "layers heads"]:
+        """Index of the checkpoint since which the birth shows; -1 for heads that were not born."""
+        at = np.maximum(self.cohort, 0)[None]
+        return np.where(self.cohort < 0, -1, np.take_along_axis(self.states.onset, at, axis=0)[0])
 
     def _cohort_steps(self, cohort: Int[np.ndarray, " rows"]) -> Any:
         """Steps of cohort indices, as a nullable column."""
@@ -418,6 +580,12 @@ def _shares(values: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "
 def _effect(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
     """A.6, against the first checkpoint."""
     return (share - share[:1]) / (share + share[:1] + _EPSILON)
+
+
+def _by_heads(interval: Any, levels: np.ndarray, settings: int) -> Any:
+    """An interval over the axis of probes, [checkpoints, layers, heads] each end."""
+    ends = interval(levels.reshape(*levels.shape[:2], -1), settings)
+    return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
 
 
 def _frozen(values: Any) -> Any:

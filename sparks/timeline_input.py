@@ -10,10 +10,11 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.probes import CONTROL_GROUP
 from sparks.snapshot import Snapshot, SnapshotMeta
 
 _LARGEST_STEP = 2**53
@@ -40,7 +41,9 @@ def check_comparable(ordered: Sequence[Snapshot]) -> None:
 
 
 def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.ndarray, " chosen"]:
-    """Indices of the probes of `group`, or of all.
+    """Indices of the probes of `group`, or of all but the control probes.
+
+    A set of control probes alone is counted.
 
     Raises:
         SparksError: there are no probes, none is in the group, or snapshots disagree on who is.
@@ -49,7 +52,8 @@ def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.nd
     if not groups:
         raise SparksError("a timeline needs probes, got snapshots without any: take them again")
     if group is None:
-        return np.arange(len(groups))
+        counted = np.array([name != CONTROL_GROUP for name in groups])
+        return np.flatnonzero(counted if counted.any() else ~counted)
     if group not in groups:
         known = ", ".join(map(repr, sorted(set(groups))))
         raise SparksError(f"group must be one of the probes' groups ({known}), got {group!r}")
@@ -57,6 +61,19 @@ def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.nd
     texts = [f"probes {', '.join(map(str, indices))} (from 0)" for indices in members]
     _refuse_mixed(f"probes in group {group!r}", ordered, texts)
     return members[0]
+
+
+def levels_of(
+    ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]
+) -> tuple[UInt8[np.ndarray, "checkpoints chosen layers heads"], int]:
+    """In how many circuit settings each probe's circuit holds the head, and of how many.
+
+    The one setting of `Snapshot.active` where not all snapshots have the same grid.
+    """
+    if ordered[0].grid and len({snapshot.grid for snapshot in ordered}) == 1:
+        levels = [snapshot.levels[0][chosen] for snapshot in ordered]
+        return np.stack(levels), len(ordered[0].grid)
+    return np.stack([snapshot.active[chosen] for snapshot in ordered]).astype(np.uint8), 1
 
 
 def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> list[str]:

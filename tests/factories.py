@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sparks.circuit_grid import GRID
 from sparks.config import SnapshotConfig
 from sparks.graph import Graph
 from sparks.snapshot import Snapshot, SnapshotMeta
@@ -38,7 +39,8 @@ def make_snapshot(
     active: Heads = (),
     *,
     graph: Graph = SMALL,
-    probes: int = 4,
+    probes: int = 16,
+    grid: bool = True,
     groups: Sequence[str] | None = None,
     importance: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -53,7 +55,9 @@ def make_snapshot(
         step: optimizer step.
         active: names of heads, or a mapping to the number of probes that hold each.
         graph: shape of the model.
-        probes: number of probes.
+        probes: number of probes; 16 are enough for the calibrated rule.
+        grid: each head is in the circuit under all settings of the grid or under none; False makes
+            a snapshot as schema 1 had it.
         groups: group of each probe.
         importance: planted sum of |score| of a head, in each probe that holds it.
         seed: of edges and scores; the step is mixed in.
@@ -90,6 +94,8 @@ def make_snapshot(
         probe_groups=tuple(groups) if groups is not None else ("",) * probes,
         importance=sums[:, graph.head_sources],
         active=heads,
+        grid=GRID if grid else (),
+        grid_active=np.repeat(heads[None], len(GRID) if grid else 0, axis=0),
         node_totals=(sums * 1.25 + rng.uniform(0.01, 0.1, sums.shape)).astype(np.float32),
         loss_corrupted=rng.uniform(0.5, 2.0, probes).astype(np.float32),
         loss_circuit=np.full(probes, 0.25, np.float32),
@@ -110,7 +116,7 @@ def large_run(
     *,
     checkpoints: int = 12,
     graph: Graph = SMALL,
-    probes: int = 8,
+    probes: int = 16,
     every: int = 100,
     base_share: float = 0.17,
     emergent_share: float = 0.1,

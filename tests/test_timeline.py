@@ -72,7 +72,9 @@ def test_cohort_is_the_checkpoint_of_first_emergence(story):
 
 
 def test_one_probe_is_enough_to_be_active_and_frequency_is_the_share():
-    timeline = Timeline(make_run({0: {"L0H0": 4, "L0H1": 1}, 10: {"L0H0": 3}}))
+    timeline = Timeline(
+        make_run({0: {"L0H0": 4, "L0H1": 1}, 10: {"L0H0": 3}}, probes=4), rule="paper"
+    )
     assert timeline.frequency[:, 0, :2].tolist() == [[1.0, 0.25], [0.75, 0.0]]
     assert timeline.active[:, 0, :2].tolist() == [[True, True], [True, False]]
     assert timeline.frequency.dtype == np.float32
@@ -116,7 +118,17 @@ def test_event_list_holds_the_same_as_records(story):
     first, second = records[:2]
     value = float(story.importance[1, 1, 1])
     assert first == Event(
-        step=10, layer=1, head=1, kind="born", cohort=10, frequency=1.0, importance=value
+        step=10,
+        onset=10,
+        layer=1,
+        head=1,
+        kind="born",
+        cohort=10,
+        frequency=1.0,
+        importance=value,
+        inclusion=1.0,
+        inclusion_low=float(story.inclusion_low[1, 1, 1]),
+        inclusion_high=1.0,
     )
     assert second.cohort is None
     assert type(first.step) is int
@@ -188,7 +200,7 @@ def test_counts_by_hand(story):
 
 
 def test_emergent_heads_are_what_was_born_and_revived_less_what_was_pruned():
-    counts = Timeline(large_run(checkpoints=20, seed=3)).counts()
+    counts = Timeline(large_run(checkpoints=20, seed=3), rule="paper").counts()
     change = counts["born"] + counts["revived"] - counts["pruned"]
     assert counts["emergent"].tolist() == change.cumsum().tolist()
     change = counts["returned"] - counts["silenced"]
@@ -209,8 +221,9 @@ def test_measurements_of_a_checkpoint_by_hand():
 
 
 def test_gaps_that_are_no_numbers():
+    gaps = [np.inf, np.nan, 0.1, 0.2]
     counts = Timeline(
-        [make_snapshot(0, gap=np.nan), make_snapshot(1, gap=[np.inf, np.nan, 0.1, 0.2])]
+        [make_snapshot(step, probes=4, gap=gap) for step, gap in ((0, np.nan), (1, gaps))]
     ).counts()
     assert np.isnan(counts.loc[0, ["completeness_gap_median", "completeness_gap_max"]]).all()
     assert counts["completeness_gap_median"][1] == pytest.approx(0.2)
@@ -255,7 +268,8 @@ def weighed() -> Timeline:
         (20, {"L0H0": 1}, {"L0H0": 0.2}),  # alone: I = 1
         (30, {}, {}),  # nothing kept
     ]
-    return Timeline([make_snapshot(s, heads, importance=sums) for s, heads, sums in plant])
+    run = [make_snapshot(s, heads, importance=sums, probes=4) for s, heads, sums in plant]
+    return Timeline(run, rule="paper")
 
 
 def test_importance_is_the_share_over_heads_and_probes(weighed):
@@ -339,20 +353,22 @@ def test_scores_that_are_not_finite_are_said_not_spread():
 # -- size and imports ------------------------------------------------------------------------
 
 
-def test_a_large_run_is_quick():
+@pytest.mark.parametrize(("rule", "events"), [("paper", 80_000), ("calibrated", 0)])
+def test_a_large_run_is_quick(rule, events):
     graph = Graph(num_layers=80, num_heads=64, num_kv_heads=8)
     rng = np.random.default_rng(0)
-    blank, run = make_snapshot(0, graph=graph, probes=4), []
+    blank, run = make_snapshot(0, graph=graph, grid=False), []
+    chance = rng.choice([0.01, 0.5, 0.99], (80, 64))
     for step in range(200):
-        active = rng.random((4, 80, 64)) < 0.05
+        active = rng.random((16, 80, 64)) < chance
         meta = replace(blank.meta, step=step)
         importance = active.astype(np.float32)
         run.append(replace(blank, meta=meta, active=active, importance=importance))
     start = time.perf_counter()
-    timeline = Timeline(run)
+    timeline = Timeline(run, rule=rule)
     frames = [timeline.counts(), timeline.cohorts(), timeline.events(), timeline.heads()]
-    assert time.perf_counter() - start < 10  # about 0.6 s on two slow cores
-    assert len(frames[2]) > 100_000
+    assert time.perf_counter() - start < 30  # about 1 s on two slow cores
+    assert len(frames[2]) >= events
 
 
 def test_reading_a_timeline_needs_no_torch():

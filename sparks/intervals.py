@@ -1,0 +1,137 @@
+"""How sure a number over probes is: intervals for an inclusion and for an importance.
+
+No model passes.
+
+1. Inclusion of a head, the mean of values in [0, 1]: Wilson's score interval (Wilson 1927, JASA
+   22:209) with an effective number of probes (Korn and Graubard 1998, Survey Methodology 24:193):
+
+       centre = (p + z^2 / 2n) / (1 + z^2 / n)
+       half   = z sqrt(p (1 - p) / n + z^2 / 4 n^2) / (1 + z^2 / n)
+
+   Values of 0 and 1 only: n = probes, z of the normal distribution. Graded values: n = p (1 - p) /
+   (s^2 / probes), s^2 = variance over probes, but at least that of half a grade, and z of Student's
+   t with probes - 1 degrees of freedom. Measured on a real model (`tests/bench/calibration.py`),
+   95 % intervals of 8 to 24 probes held the truth in 95 % of cases, percentile bootstraps in 86 to
+   93 %: a bootstrap shrinks to a point where all probes agree, which is where births are called.
+2. Everything else: percentile bootstrap over probes (Efron 1979), the same resamples of probes for
+   all heads and checkpoints, so that intervals of one run go together.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+LEVEL = 0.95
+"""Coverage of every interval."""
+RESAMPLES = 400
+"""Bootstrap resamples of the probes."""
+_SEED = 2509_25758
+
+
+def inclusion_interval(
+    values: Num[np.ndarray, "*any probes heads"], settings: int, *, level: float = LEVEL
+) -> tuple[Float[np.ndarray, "*any heads"], Float[np.ndarray, "*any heads"]]:
+    """Lower and upper end of the mean over probes of `values` / `settings`.
+
+    Args:
+        values: whole numbers from 0 to `settings`.
+        settings: grades; 1 where a value says yes or no.
+        level: coverage.
+    """
+    probes = values.shape[-2]
+    mean = values.mean(axis=-2, dtype=np.float64) / settings
+    spread = mean * (1 - mean)
+    if settings == 1 or probes == 1:
+        return _wilson(
+            mean, spread, np.full_like(mean, probes), NormalDist().inv_cdf(0.5 + level / 2)
+        )
+    squares = np.square(values, dtype=np.float64).mean(axis=-2) / settings**2
+    variance = (squares - mean * mean) * probes / (probes - 1)
+    variance = np.maximum(variance, (0.5 / settings) ** 2)
+    effective = np.where(spread > 0, spread * probes / variance, probes)
+    return _wilson(mean, spread, effective, student_quantile(0.5 + level / 2, probes - 1))
+
+
+def _wilson(
+    mean: Float[np.ndarray, "*any"],
+    spread: Float[np.ndarray, "*any"],
+    count: Float[np.ndarray, "*any"],
+    z: float,
+) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    centre = mean + z * z / (2 * count)
+    half = z * np.sqrt(spread / count + z * z / (4 * count * count))
+    whole = 1 + z * z / count
+    return np.clip((centre - half) / whole, 0, 1), np.clip((centre + half) / whole, 0, 1)
+
+
+@cache
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t, by bisection of its distribution function."""
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _student(value: float, degrees: int) -> float:
+    """P(T <= value) for value >= 0, in closed form (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    angle = math.atan(value / math.sqrt(degrees))
+    cos2, term = math.cos(angle) ** 2, 1.0
+    if degrees % 2:
+        term = total = math.cos(angle) if degrees > 1 else 0.0
+        for k in range(3, degrees - 1, 2):
+            term *= cos2 * (k - 1) / k
+            total += term
+        return 0.5 + (angle + math.sin(angle) * total) / math.pi
+    total = 1.0
+    for k in range(2, degrees - 1, 2):
+        term *= cos2 * (k - 1) / k
+        total += term
+    return 0.5 + math.sin(angle) * total / 2
+
+
+@cache
+def resampled_counts(count: int, resamples: int = RESAMPLES) -> Int[np.ndarray, "_ count"]:
+    """How often each of `count` probes is drawn in each resample; the same at every call."""
+    draws = np.random.default_rng([_SEED, count, resamples]).integers(0, count, (resamples, count))
+    counts = np.zeros((resamples, count), dtype=np.int64)
+    np.add.at(counts, (np.arange(resamples)[:, None], draws), 1)
+    counts.setflags(write=False)
+    return counts
+
+
+def percentiles(
+    values: Float[np.ndarray, "_ *any"], *, level: float = LEVEL
+) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    """Lower and upper end of what the resamples (first axis) gave."""
+    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return low, high
+
+
+def share_interval(
+    values: Float[np.ndarray, "probes heads"],
+) -> tuple[Float[np.ndarray, " heads"], Float[np.ndarray, " heads"]]:
+    """Interval of sum over probes of a head / sum over probes and heads (importance, A.6).
+
+    Zeros where nothing has a value.
+    """
+    sums = resampled_counts(len(values)).astype(np.float64) @ values.astype(np.float64)
+    total = sums.sum(axis=1, keepdims=True)
+    usable = np.isfinite(total) & (total > 0)
+    shares = np.divide(sums, total, out=np.zeros_like(sums), where=usable)
+    return percentiles(shares)
+
+
+def mean_interval(values: Float[np.ndarray, " probes"]) -> tuple[float, float]:
+    """Interval of a mean over probes; NaN where a value is NaN."""
+    known = values[~np.isnan(values)].astype(np.float64)
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = percentiles(resampled_counts(len(known)) @ known / len(known))
+    return float(low), float(high)

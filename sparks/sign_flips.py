@@ -1,0 +1,76 @@
+"""Which heads changed between two checkpoints: exact paired tests over probes, errors held.
+
+For a head, d_i = level of probe i now - level of probe i at the checkpoint compared with, both
+whole numbers (in how many settings of the grid the head is in the circuit). Statistic: D = sum d_i.
+
+1. If nothing changed but luck, each d_i is as likely to be -d_i (Fisher 1935, ch. III). So, given
+   the |d_i|, F(c) = P(sum of +-|d_i| >= c) is known exactly: a convolution, no random draws.
+2. Heads differ in what they can reach: F_h(c) = 0 where sum |d_i| < c. False discoveries at cut c
+   are at most V(c) = sum_h F_h(c) / (1 - F_h(c0)), and the cut is the lowest c >= c0 with
+   V(c) <= alpha R(c), R(c) = heads found at c. c0 is the lowest cut at which
+   sum_h F_h / (1 - F_h) <= alpha x heads. This is the step-up procedure for discrete tests of
+   Doehler, Durand and Roquain (2018, https://arxiv.org/abs/1706.08250), on the scale of D. It
+   holds the false discovery rate at alpha for independent heads; heads of one model are not
+   independent, which `tests/bench/calibration.py` measures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+def tails(sizes: Int[np.ndarray, "heads probes"], most: int) -> Float[np.ndarray, "heads cuts"]:
+    """F_h(c) for c = 0 .. `most`.
+
+    Args:
+        sizes: |d_i|, at least 0.
+        most: the highest cut of interest.
+    """
+    kinds, kind = np.unique(np.sort(sizes, axis=1), axis=0, return_inverse=True)
+    unit = max(1, int(np.gcd.reduce(kinds, axis=None)))
+    reach = int(kinds.sum(axis=1).max(initial=0)) // unit
+    chance = np.zeros((len(kinds), 2 * reach + 1))
+    chance[:, reach] = 1.0  # of every sum from -reach to reach, in units
+    places = np.arange(2 * reach + 1)
+    for size in kinds.T // unit:
+        moved = np.zeros_like(chance)
+        for index in (places + size[:, None], places - size[:, None]):
+            inside = (index >= 0) & (index <= 2 * reach)
+            moved += np.where(inside, np.take_along_axis(chance, index.clip(0, 2 * reach), 1), 0)
+        chance = moved / 2
+    above = np.cumsum(chance[:, ::-1], axis=1)[:, ::-1][:, reach:]
+    above = np.concatenate([above, np.zeros((len(kinds), 1))], axis=1)
+    cuts = np.minimum(-(-np.arange(most + 1) // unit), reach + 1)
+    return above[:, cuts][kind.reshape(-1)]
+
+
+def changed(
+    differences: Int[np.ndarray, "heads probes"],
+    candidates: Bool[np.ndarray, " heads"],
+    alpha: float,
+) -> Bool[np.ndarray, " heads"]:
+    """Candidates whose level rose by more than luck.
+
+    Args:
+        differences: d_i, positive towards the change that is looked for.
+        candidates: heads that may be named; all heads count as tests.
+        alpha: false discovery rate.
+    """
+    sums = differences.sum(axis=1)
+    found = np.zeros(len(differences), dtype=bool)
+    lowest = sums[candidates].min(initial=1 << 30)
+    if not candidates.any() or (highest := int(sums[candidates].max())) < 1:
+        return found
+    sizes = np.abs(differences)
+    reaching = sizes[sizes.sum(axis=1) >= max(1, lowest)]
+    chance = tails(reaching, highest)
+    odds = np.divide(chance, 1 - chance, out=np.full_like(chance, np.inf), where=chance < 1)
+    possible = np.flatnonzero(odds.sum(axis=0) <= alpha * len(differences))
+    if not len(possible):
+        return found
+    cuts = np.arange(possible[0], highest + 1)
+    false = (chance[:, cuts] / (1 - chance[:, cuts[:1]])).sum(axis=0)
+    named = np.array([(candidates & (sums >= cut)).sum() for cut in cuts])
+    good = np.flatnonzero((false <= alpha * named) & (named > 0))
+    return candidates & (sums >= cuts[good[0]]) if len(good) else found
