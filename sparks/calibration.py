@@ -13,8 +13,8 @@ hold it (`circuit_grid`; with one setting, the share of probes). In order, for e
    (`sign_flips`). Then it is born, revived or returned, pruned or silenced. Where the reading is
    the opposite but the change is not beyond luck, it shows as undecided.
 4. False discovery rate: alpha_t is spent at checkpoint t, and the alphas sum to `fdr` over any
-   number of checkpoints: half of it evenly over the first `checkpoints`, the rest as
-   1 / (k (k + 1)). The share of false births and prunings of all checkpoints together is at most
+   number of checkpoints: half of it evenly over the first h = `checkpoints`, the rest as
+   h / (t (t - 1)). The share of false births and prunings of all checkpoints together is at most
    the sum of those of each, so no later checkpoint is needed to judge an earlier one.
 
 Nothing at checkpoint t depends on a later one: what is shown live stands. A change that is settled
@@ -75,8 +75,7 @@ class CalibrationConfig:
         """
         if checkpoint <= self.checkpoints:
             return self.fdr / 2 / self.checkpoints
-        later = checkpoint - self.checkpoints
-        return self.fdr / 2 / (later * (later + 1))
+        return self.fdr / 2 * self.checkpoints / (checkpoint * (checkpoint - 1))
 
     def fewest_probes(self, checkpoint: int = 1) -> int:
         """Probes below which no change of a head can be decided at this checkpoint."""

@@ -59,12 +59,12 @@ def changed(
     """
     sums = differences.sum(axis=1)
     found = np.zeros(len(differences), dtype=bool)
-    lowest = sums[candidates].min(initial=1 << 30)
-    if not candidates.any() or (highest := int(sums[candidates].max())) < 1:
+    highest = int(sums[candidates].max(initial=0))
+    if highest < 1:
         return found
     sizes = np.abs(differences)
-    reaching = sizes[sizes.sum(axis=1) >= max(1, lowest)]
-    chance = tails(reaching, highest)
+    chance = tails(sizes[sizes.any(axis=1)], highest)
+    chance[:, 0] = 1  # a cut of 0 names heads that did not move
     odds = np.divide(chance, 1 - chance, out=np.full_like(chance, np.inf), where=chance < 1)
     possible = np.flatnonzero(odds.sum(axis=0) <= alpha * len(differences))
     if not len(possible):
