@@ -27,7 +27,7 @@ def states(shares: list[float], **keywords: int) -> list[int]:
     return decide(levels_of([[share] for share in shares], **keywords), 9).state[:, 0, 0].tolist()
 
 
-# -- by hand ---------------------------------------------------------------------------------------
+# -- by hand -----------------------------------------------------------------------------------
 
 
 def test_a_head_is_active_inactive_or_undecided():
@@ -92,7 +92,7 @@ def test_what_stands_at_a_checkpoint_does_not_depend_on_later_ones():
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:end])
 
 
-# -- errors are spent, not exceeded ---------------------------------------------------------------------------
+# -- errors are spent, not exceeded ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("checkpoints", [1, 7, 50])
@@ -152,7 +152,7 @@ def test_an_unknown_rule_is_refused():
         Timeline(make_run({0: []}), rule="strict")
 
 
-# -- an unchanged model ---------------------------------------------------------------------------
+# -- an unchanged model ------------------------------------------------------------------------
 
 
 def pool(probes: int, heads: int, seed: int) -> np.ndarray:
@@ -161,9 +161,9 @@ def pool(probes: int, heads: int, seed: int) -> np.ndarray:
     chance = np.sort(rng.beta(0.7, 1.2, heads))
     hidden = rng.random((probes, heads))
     hidden = 0.6 * hidden + 0.4 * rng.random((probes, 1))  # heads of one probe go together
-    grades = np.quantile(hidden, 1 - np.clip(chance + np.linspace(-0.1, 0.1, 9)[:, None], 0, 1), 0)
-    grades = np.diagonal(grades, axis1=1, axis2=2) if grades.ndim == 3 else grades
-    return (hidden[:, None, :] >= grades[None]).sum(axis=1).astype(np.uint8)
+    rank = hidden.argsort(axis=0).argsort(axis=0) / probes
+    thresholds = 1 - np.clip(chance + np.linspace(-0.1, 0.1, 9)[:, None], 0, 1)
+    return (rank[:, None] >= thresholds).sum(axis=1).astype(np.uint8)
 
 
 def test_fresh_probes_on_an_unchanged_model_make_no_births():
@@ -194,7 +194,7 @@ def test_the_number_of_active_heads_does_not_depend_on_the_probes(probes):
     assert np.mean(likely) == pytest.approx(truth, abs=0.08 * 120)
 
 
-# -- planted truth ---------------------------------------------------------------------------
+# -- planted truth -----------------------------------------------------------------------------
 
 
 def random_probes(count: int, start: int) -> TokenizedProbes:
@@ -205,7 +205,7 @@ def random_probes(count: int, start: int) -> TokenizedProbes:
 
 @pytest.mark.parametrize("kind", ["llama-gqa", "starcoder2"])
 def test_planted_births_and_prunings_are_found_and_nothing_else(kind):
-    """Silenced, revived, grown and shrunk by weight edits; `tests/bench/calibration.py` has more."""
+    """Silenced, revived, grown, shrunk by weight edits; `tests/bench/calibration.py` has more."""
     shape = {"num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64}
     model = tiny_model(kind, num_key_value_heads=4, **shape)
     config = SnapshotConfig(steps=8, faithfulness=False)
