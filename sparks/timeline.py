@@ -34,22 +34,31 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from sparks.calibration import HALF, CalibrationConfig, decide
 from sparks.errors import SparksError
 from sparks.graph import Graph
-from sparks.intervals import inclusion_interval, share_interval
+from sparks.intervals import share_interval
+from sparks.null_bands import NullBand
 from sparks.probes import CONTROL_GROUP
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import RunStore
 from sparks.timeline_input import (
     caveats,
     check_comparable,
+    doubts,
     levels_of,
     metric_frame,
     probes_of_group,
     rows_of_snapshots,
+)
+from sparks.timeline_numbers import (
+    effect_of,
+    frozen,
+    interval_of_levels,
+    measurements,
+    shares,
 )
 from sparks.timeline_states import (
     EVENT_KINDS,
@@ -57,13 +66,13 @@ from sparks.timeline_states import (
     States,
     calibrated_states,
     paper_states,
+    specificity,
 )
 
 __all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
 
 Rule = Literal["calibrated", "paper"]
 RULES: tuple[Rule, ...] = ("calibrated", "paper")
-_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +114,8 @@ class Timeline:
     graph: Graph
     problems: tuple[str, ...]
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
+    nulls: tuple[NullBand, ...]
+    """What `sparks null` found and the run folder keeps; `nulls.null_of` picks."""
     snapshots: tuple[Snapshot, ...]
     """In order of step; all their probes, whatever the group."""
     metas: tuple[SnapshotMeta, ...]
@@ -146,6 +157,7 @@ class Timeline:
         group: str | None = None,
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
+        nulls: Sequence[NullBand] = (),
     ) -> None:
         """Order the snapshots and work out the state of every head.
 
@@ -158,6 +170,7 @@ class Timeline:
                 `control`.
             rule: how heads are judged: `calibrated` or `paper`.
             calibration: settings of the calibrated rule; None takes the defaults.
+            nulls: what `sparks null` found.
 
         Raises:
             SparksError: no snapshots; two of one step; different probes, graphs or settings; no
@@ -176,21 +189,23 @@ class Timeline:
         first = ordered[0]
         self.name, self.group, self.graph = name, group, first.graph
         self.rule, self.calibration = rule, calibration or CalibrationConfig()
+        self.nulls = tuple(nulls)
         self.groups = tuple(sorted(set(first.probe_groups)))
         self.snapshots = tuple(ordered)
         self.metas = tuple(snapshot.meta for snapshot in ordered)
         self.probe_ids = tuple(first.probe_ids[index] for index in chosen)
-        self.steps = _frozen(np.array([snapshot.step for snapshot in ordered], dtype=np.int64))
+        self.steps = frozen(np.array([snapshot.step for snapshot in ordered], dtype=np.int64))
         self._read_states(ordered, chosen)
-        self._per_checkpoint = _measurements(ordered, chosen)
-        self._node_totals = _frozen(
+        self._per_checkpoint = measurements(ordered, chosen)
+        self._node_totals = frozen(
             np.stack([s.node_totals[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
         )
         self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
         self._given, self._logged = tuple(problems), tuple(metrics)
         self.problems = (*problems, *caveats(ordered, chosen))
         if rule == "calibrated":
-            self.problems += tuple(self._doubts())
+            steps, settings = self.steps.tolist(), self.num_settings
+            self.problems += tuple(doubts(steps, self.num_probes, settings, self.calibration))
 
     @classmethod
     def from_run(
@@ -215,6 +230,7 @@ class Timeline:
             problems=run.problems,
             group=group,
             rule=rule,
+            nulls=run.nulls,
         )
 
     def by(self, rule: Rule, *, group: str | None = None) -> Timeline:
@@ -230,6 +246,7 @@ class Timeline:
             group=group,
             rule=rule,
             calibration=self.calibration,
+            nulls=self.nulls,
         )
 
     @cached_property
@@ -238,52 +255,25 @@ class Timeline:
         beside = CONTROL_GROUP in self.groups and len(self.groups) > 1
         return self.by(self.rule, group=CONTROL_GROUP) if beside and self.group is None else None
 
-    def _doubts(self) -> list[str]:
-        """What the calibrated rule cannot decide here, a line each."""
-        lines = []
-        if self.num_settings == 1:
-            lines.append(
-                "these snapshots hold no grid of circuit settings: inclusion is membership under "
-                "one setting, whose absolute n and tau follow the size of the model and of L; "
-                "measure again with `sparks replay` for the consensus"
-            )
-        fewest = self.calibration.fewest_probes()
-        if self.num_probes < fewest:
-            lines.append(
-                f"{self.num_probes} probes cannot settle a birth or a pruning, none is called: at "
-                f"least {fewest} are needed, 16 are better (`--rule paper` shows the paper's rule)"
-            )
-        elif late := [
-            int(self.steps[time])
-            for time in range(1, len(self))
-            if self.calibration.fewest_probes(time) > self.num_probes
-        ]:
-            lines.append(
-                f"from step {late[0]} on {self.num_probes} probes cannot settle a birth or a "
-                f"pruning: {self.calibration.fewest_probes(len(self) - 1)} are needed for "
-                f"{len(self)} checkpoints"
-            )
-        return lines
-
     def _read_states(self, ordered: Sequence[Snapshot], chosen: np.ndarray) -> None:
         held = np.stack([snapshot.active[chosen].mean(axis=0) for snapshot in ordered])
         raw = np.stack([s.importance[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
-        self.frequency = _frozen(held.astype(np.float32))
-        self.importance = _frozen(_shares(raw).astype(np.float32))
+        self.frequency = frozen(held.astype(np.float32))
+        self.importance = frozen(shares(raw).astype(np.float32))
         levels, self.num_settings = levels_of(ordered, chosen)
-        self.levels = _frozen(levels)
+        self.levels = frozen(levels)
         if self.rule == "calibrated":
             decisions = decide(levels, self.num_settings, self.calibration)
             inclusion, low, high = decisions.inclusion, decisions.low, decisions.high
             self.states = calibrated_states(decisions)
         else:
             inclusion = levels.mean(axis=1, dtype=np.float64) / self.num_settings
-            low, high = _by_heads(inclusion_interval, levels, self.num_settings)
+            low, high = interval_of_levels(levels, self.num_settings)
             self.states = paper_states(held > 0)
         self.inclusion, self.inclusion_low, self.inclusion_high = (
-            _frozen(values.astype(np.float32)) for values in (inclusion, low, high)
+            frozen(values.astype(np.float32)) for values in (inclusion, low, high)
         )
-        self._raw = _frozen(np.stack([s.importance[chosen] for s in ordered]))
+        self._raw = frozen(np.stack([s.importance[chosen] for s in ordered]))
         states = self.states
         self.active, self.undecided, self.base = states.active, states.undecided, states.base
         self.emergent, self.retained, self.cohort = states.emergent, states.retained, states.cohort
@@ -355,9 +345,9 @@ class Timeline:
         retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
         of L the circuit carries alone, NaN where not measured); completeness_gap_median and
-        completeness_gap_max (over probes whose gap is a number; NaN if none is); seconds;
-        overhead (share of the training's time that snapshots had taken, NaN where unknown);
-        peak_memory_gib.
+        completeness_gap_max (over probes whose gap is a number; NaN if none is); points_median and
+        points_max (m over probes: points on the path); seconds; overhead (share of the training's
+        time that snapshots had taken, NaN where unknown); peak_memory_gib.
         """
         frame = pd.DataFrame({"step": self.steps})
         frame["active"] = self.active.sum(axis=(1, 2))
@@ -446,13 +436,8 @@ class Timeline:
         there too, or is active there. `undecided`: the control cannot tell. `""`: not born, or
         there are no control probes. As known at the last checkpoint.
         """
-        found = np.full(self.base.shape, "", dtype=object)
-        if self.control is not None:
-            born, control = self.cohort >= 0, self.control
-            shared = (control.cohort >= 0) | control.active[-1]
-            silent = ~shared & ~control.undecided[-1]
-            found[born] = np.select([shared, silent], ["shared", "specific"], "undecided")[born]
-        return found
+        control = None if self.control is None else self.control.states
+        return specificity(self.states, control)
 
     def importance_interval(
         self, checkpoint: int
@@ -468,7 +453,7 @@ class Timeline:
 
     def effect(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
         """E = (I_t - I_pre) / (I_t + I_pre + 1e-6), pre = first checkpoint (A.6); in [-1, 1]."""
-        return _effect(self.importance.astype(np.float64)).astype(np.float32)
+        return effect_of(self.importance.astype(np.float64)).astype(np.float32)
 
     def metrics(self) -> pd.DataFrame:
         """The trainer's log. Index: step; a column a metric; NaN where it was not logged.
@@ -517,7 +502,7 @@ class Timeline:
             [self._node_totals[:, :1], per_layer[:, :, :-1].sum(axis=2), per_layer[:, :, -1]],
             axis=1,
         )
-        share = _shares(parts)
+        share = shares(parts)
         names = ["embed", *["attention"] * layers, *["mlp"] * layers]
         layer = pd.array([None, *range(layers), *range(layers)], dtype="Int64")
         return pd.DataFrame(
@@ -526,7 +511,7 @@ class Timeline:
                 "component": names * len(self),
                 "layer": layer[np.tile(np.arange(len(names)), len(self))],
                 "share": share.ravel(),
-                "effect": _effect(share).ravel(),
+                "effect": effect_of(share).ravel(),
             }
         )
 
@@ -541,53 +526,3 @@ class Timeline:
     def _cohort_steps(self, cohort: Int[np.ndarray, " rows"]) -> Any:
         """Steps of cohort indices, as a nullable column."""
         return pd.arrays.IntegerArray(self.steps[cohort], cohort < 0)
-
-
-# -- numbers ---------------------------------------------------------------------------------
-
-
-def _measurements(
-    ordered: Sequence[Snapshot], chosen: np.ndarray
-) -> dict[str, Float[np.ndarray, " checkpoints"]]:
-    """Numbers of each checkpoint that are not about heads."""
-    gaps = [_numbers(snapshot.completeness_gap[chosen]) for snapshot in ordered]
-    return {
-        "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
-        "loss_corrupted": np.array(
-            [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
-        ),
-        "faithfulness": np.array(
-            [np.median(_numbers(snapshot.faithfulness[chosen])) for snapshot in ordered]
-        ),
-        "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
-        "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
-    }
-
-
-def _numbers(values: np.ndarray) -> Float[np.ndarray, " rest"]:
-    """Without NaN; a single NaN where nothing is left."""
-    kept = values[~np.isnan(values)].astype(np.float64)
-    return kept if kept.size else np.array([np.nan])
-
-
-def _shares(values: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
-    """Divided by their sum, a checkpoint at a time; zeros where the sum is 0 or not finite."""
-    total = values.sum(axis=tuple(range(1, values.ndim)), keepdims=True)
-    usable = np.isfinite(total) & (total > 0)
-    return np.divide(values, total, out=np.zeros_like(values), where=usable)
-
-
-def _effect(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
-    """A.6, against the first checkpoint."""
-    return (share - share[:1]) / (share + share[:1] + _EPSILON)
-
-
-def _by_heads(interval: Any, levels: np.ndarray, settings: int) -> Any:
-    """An interval over the axis of probes, [checkpoints, layers, heads] each end."""
-    ends = interval(levels.reshape(*levels.shape[:2], -1), settings)
-    return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
-
-
-def _frozen(values: Any) -> Any:
-    values.setflags(write=False)
-    return values

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, UInt8
 
+from sparks.calibration import CalibrationConfig
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import CONTROL_GROUP
@@ -99,6 +100,41 @@ def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> 
         lines.append(
             f"the scores are coarse at {steps_text(coarse)}: half of the probes miss at least "
             f"{gaps[worst]:.0%} of L at step {worst} (completeness gap); raise steps, now {points}"
+        )
+    return lines
+
+
+def doubts(
+    steps: Sequence[int], probes: int, settings: int, calibration: CalibrationConfig
+) -> list[str]:
+    """What the calibrated rule cannot decide, a line each.
+
+    Args:
+        steps: of the checkpoints.
+        probes: that are counted.
+        settings: circuit settings of the snapshots.
+        calibration: of the rule.
+    """
+    lines = []
+    if settings == 1:
+        lines.append(
+            "these snapshots hold no grid of circuit settings: inclusion is membership under one "
+            "setting, whose absolute n and tau follow the size of the model and of L; measure "
+            "again with `sparks replay` for the consensus"
+        )
+    fewest = calibration.fewest_probes()
+    last = calibration.fewest_probes(max(1, len(steps) - 1))
+    if probes < fewest:
+        lines.append(
+            f"{probes} probes cannot settle a birth or a pruning, none is called: at least "
+            f"{fewest} are needed, 16 are better (`--rule paper` shows the paper's rule)"
+        )
+    elif probes < last:
+        times = range(1, len(steps))
+        late = next(time for time in times if calibration.fewest_probes(time) > probes)
+        lines.append(
+            f"from step {steps[late]} on {probes} probes cannot settle a birth or a pruning: "
+            f"{last} are needed for {len(steps)} checkpoints"
         )
     return lines
 

@@ -87,6 +87,27 @@ def calibrated_states(decisions: Decisions) -> States:
     )
 
 
+def specificity(states: States, control: States | None) -> np.ndarray:
+    """Whether each born head is specific to the behaviour, as known at the last checkpoint.
+
+    Args:
+        states: of the probes of the behaviour.
+        control: of the control probes; None where there are none.
+
+    Returns:
+        [layers, heads] of strings: `specific` (on the control it was not born and is inactive),
+        `shared` (born or active there too), `undecided` (the control cannot tell), or `""` (not
+        born, or no control).
+    """
+    found = np.full(states.base.shape, "", dtype=object)
+    if control is not None:
+        born = states.cohort >= 0
+        shared = (control.cohort >= 0) | control.active[-1]
+        silent = ~shared & ~control.undecided[-1]
+        found[born] = np.select([shared, silent], ["shared", "specific"], "undecided")[born]
+    return found
+
+
 def _named(
     turned: Int[np.ndarray, "checkpoints layers heads"], old: Bool[np.ndarray, "layers heads"]
 ) -> dict[EventKind, Bool[np.ndarray, "checkpoints layers heads"]]:

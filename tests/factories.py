@@ -39,7 +39,7 @@ def make_snapshot(
     active: Heads = (),
     *,
     graph: Graph = SMALL,
-    probes: int = 16,
+    probes: int | None = None,
     grid: bool = True,
     groups: Sequence[str] | None = None,
     importance: Mapping[str, float] | None = None,
@@ -55,7 +55,7 @@ def make_snapshot(
         step: optimizer step.
         active: names of heads, or a mapping to the number of probes that hold each.
         graph: shape of the model.
-        probes: number of probes; 16 are enough for the calibrated rule.
+        probes: number of probes; None is one a group, or 16, enough for the calibrated rule.
         grid: each head is in the circuit under all settings of the grid or under none; False makes
             a snapshot as schema 1 had it.
         groups: group of each probe.
@@ -67,6 +67,7 @@ def make_snapshot(
         **meta: any other field of `SnapshotMeta`.
     """
     rng = np.random.default_rng([seed, step])
+    probes = probes or (16 if groups is None else len(groups))
     held = dict(active) if isinstance(active, Mapping) else dict.fromkeys(active, probes)
     heads = np.zeros((probes, graph.num_layers, graph.num_heads), dtype=bool)
     for name, count in held.items():

@@ -32,14 +32,14 @@ def test_a_group_counts_only_its_probes():
     groups = ["math", "math", "trivia", ""]
     held = {0: {"L0H0": 4}, 10: {"L0H0": 4, "L1H1": 2, "L2H2": 3}}
     run = make_run(held, groups=groups, gap=[0.1, 0.2, 0.3, 0.4])
-    everyone = Timeline(run)
+    everyone = Timeline(run, rule="paper")
     assert everyone.groups == ("", "math", "trivia")
     assert everyone.num_probes == 4
-    math = Timeline(run, group="math")
+    math = Timeline(run, group="math", rule="paper")
     assert (math.group, math.probe_ids) == ("math", ("probe-1", "probe-2"))
     assert math.frequency[1, 1, 1] == 1
     assert math.counts()["completeness_gap_max"].tolist() == pytest.approx([0.2, 0.2])
-    trivia = Timeline(run, group="trivia")
+    trivia = Timeline(run, group="trivia", rule="paper")
     assert names(trivia.active[1]) == {"L0H0", "L2H2"}
     assert trivia.counts()["edges"][1] == np.diff(run[1].edge_offsets)[2]
     assert Timeline(run, group="").num_probes == 1
@@ -103,9 +103,12 @@ def _no_probes() -> dict:
             "edge_source",
             "edge_destination",
             "edge_score",
+            "points",
         )
     }
     return arrays | {
+        "grid": (),
+        "grid_active": None,
         "probe_ids": (),
         "probe_groups": (),
         "edge_offsets": np.zeros(1, dtype=np.int64),
@@ -121,14 +124,14 @@ def test_different_probes_name_their_steps():
     run = [*make_run({0: [], 10: []}), make_snapshot(20, probes_hash="other")]
     with pytest.raises(
         SparksError,
-        match=r"same probes, got 4 of hash 'probes-4' at steps 0, 10; 4 of hash 'other' at step 20",
+        match=r"same probes, got 16 of hash 'probes-16' at steps 0, 10; 16 of hash 'other' at step 20",
     ):
         Timeline(run)
 
 
 def test_a_different_number_of_probes_under_one_hash():
-    run = [make_snapshot(0), make_snapshot(10, probes=3, probes_hash="probes-4")]
-    with pytest.raises(SparksError, match=r"same probes, got 4 of .* at step 0; 3 of"):
+    run = [make_snapshot(0), make_snapshot(10, probes=3, probes_hash="probes-16")]
+    with pytest.raises(SparksError, match=r"same probes, got 16 of .* at step 0; 3 of"):
         Timeline(run)
 
 

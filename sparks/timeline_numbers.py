@@ -1,0 +1,68 @@
+"""Numbers of a timeline that need no states: of a checkpoint, shares, effects, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from sparks.intervals import inclusion_interval
+from sparks.snapshot import Snapshot
+
+EPSILON = 1e-6
+"""Of the paper's A.6."""
+
+
+def measurements(
+    ordered: Sequence[Snapshot], chosen: np.ndarray
+) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+    """Numbers of each checkpoint that are not about heads."""
+    gaps = [_numbers(snapshot.completeness_gap[chosen]) for snapshot in ordered]
+    points = np.stack([np.asarray(snapshot.points)[chosen] for snapshot in ordered])
+    return {
+        "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
+        "loss_corrupted": np.array(
+            [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
+        ),
+        "faithfulness": np.array(
+            [np.median(_numbers(snapshot.faithfulness[chosen])) for snapshot in ordered]
+        ),
+        "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
+        "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
+        "points_median": np.median(points, axis=1),
+        "points_max": points.max(axis=1),
+    }
+
+
+def _numbers(values: np.ndarray) -> Float[np.ndarray, " rest"]:
+    """Without NaN; a single NaN where nothing is left."""
+    kept = values[~np.isnan(values)].astype(np.float64)
+    return kept if kept.size else np.array([np.nan])
+
+
+def shares(values: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
+    """Divided by their sum, a checkpoint at a time; zeros where the sum is 0 or not finite."""
+    total = values.sum(axis=tuple(range(1, values.ndim)), keepdims=True)
+    usable = np.isfinite(total) & (total > 0)
+    return np.divide(values, total, out=np.zeros_like(values), where=usable)
+
+
+def effect_of(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
+    """A.6, against the first checkpoint."""
+    return (share - share[:1]) / (share + share[:1] + EPSILON)
+
+
+def interval_of_levels(
+    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
+) -> list[Float[np.ndarray, "checkpoints layers heads"]]:
+    """Lower and upper end of each head's inclusion."""
+    ends = inclusion_interval(levels.reshape(*levels.shape[:2], -1), settings)
+    return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
+
+
+def frozen(values: Any) -> Any:
+    """The same array, read-only."""
+    values.setflags(write=False)
+    return values
