@@ -17,7 +17,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -29,6 +29,7 @@ from safetensors.numpy import save
 
 from sparks.errors import SparksError
 from sparks.files import remove_leftovers, write_atomically
+from sparks.null_bands import NullBand, from_json, to_json
 from sparks.snapshot import Snapshot
 
 FOLDER = "sparks"
@@ -50,6 +51,8 @@ class RunContents:
     """Rows of the trainer's log, each with a `step`."""
     problems: tuple[str, ...]
     """One line for each file that could not be read and was skipped."""
+    nulls: tuple[NullBand, ...] = ()
+    """What `sparks null` found."""
 
 
 class RunStore:
@@ -150,6 +153,16 @@ class RunStore:
         clean = [row | {"step": int(row["step"])} for row in numbers if "step" in row]
         self._write(self.path / "metrics.json", json.dumps(clean, allow_nan=False).encode())
 
+    def write_nulls(self, bands: Sequence[NullBand]) -> Path:
+        """Replace what `sparks null` found before; returns the file.
+
+        Raises:
+            SparksError: the file cannot be written.
+        """
+        target = self.path / "null.json"
+        self._write(target, to_json(bands).encode())
+        return target
+
     def write_probes(self, text: str) -> None:
         """Keep the probes beside what they measured.
 
@@ -242,12 +255,35 @@ class RunStore:
         except (OSError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             problems.append(f"{path}: damaged ({reason}); the trainer's curves are missing")
+        nulls: tuple[NullBand, ...] = ()
+        try:
+            nulls = self.read_nulls()
+        except SparksError as error:
+            problems.append(str(error))
         return RunContents(
             path=self.path,
             snapshots=tuple(snapshots),
             metrics=metrics,
             problems=tuple(problems),
+            nulls=nulls,
         )
+
+    def read_nulls(self) -> tuple[NullBand, ...]:
+        """What `sparks null` found; none where it was not asked.
+
+        Raises:
+            SparksError: the file is damaged or of a newer schema.
+        """
+        path = self.path / "null.json"
+        try:
+            return from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return ()
+        except (OSError, UnicodeDecodeError, SparksError) as error:
+            reason = " ".join(str(error).split())
+            raise SparksError(
+                f"{path}: {reason}; until then the null is that of the run's own probes"
+            ) from error
 
 
 def _log_rows(content: Any) -> tuple[dict[str, Any], ...]:

@@ -391,7 +391,7 @@ class Timeline:
         effect_mean (over the checkpoints after the first; NaN if there is none), active_at_end,
         state (at the last checkpoint: active, inactive, undecided), inclusion, inclusion_low,
         inclusion_high, importance_low, importance_high (at the last checkpoint), specificity
-        (`specificity()`).
+        (`specificity()`; None where it says nothing).
         """
         layer, index = np.indices(self.base.shape)
         low, high = self.importance_interval(-1)
@@ -419,7 +419,7 @@ class Timeline:
             "inclusion_high": self.inclusion_high[-1],
             "importance_low": low,
             "importance_high": high,
-            "specificity": self.specificity(),
+            "specificity": np.where(self.specificity() == "", None, self.specificity()),
         }
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 

@@ -63,7 +63,7 @@ def test_a_snapshot_without_edges_loads_equal(tmp_path):
 
 
 def test_gaps_that_are_no_numbers_survive(tmp_path):
-    snapshot = make_snapshot(0, ["L0H0"], gap=[np.nan, np.inf, 0.1, 0.2])
+    snapshot = make_snapshot(0, ["L0H0"], probes=4, gap=[np.nan, np.inf, 0.1, 0.2])
     RunStore(tmp_path).save(snapshot)
     assert_equal(RunStore(tmp_path).load(0), snapshot)
 
@@ -289,7 +289,7 @@ def test_a_misshapen_or_mistyped_array_is_named_with_both_values(tmp_path):
     totals = arrays["node_totals"][:, :15].copy()
     save_file(arrays | {"node_totals": totals}, store.file(0), metadata)
     with pytest.raises(
-        SparksError, match=r"node_totals must have shape \(4, 16\), found \(4, 15\)"
+        SparksError, match=r"node_totals must have shape \(16, 16\), found \(16, 15\)"
     ):
         store.load(0)
     wide = arrays["importance"].astype(np.float64)
