@@ -6,8 +6,10 @@ hold it (`circuit_grid`; with one setting, the share of probes). In order, for e
 1. Reading: `active` where the interval of the inclusion (`intervals`) lies above one half,
    `inactive` where it lies below, else `undecided`. So the number of active heads has an interval,
    and does not grow with the number of probes, as that of heads in ANY circuit does.
-2. A head is settled by its first reading that is not undecided. Base = settled active at the first
-   checkpoint.
+2. A head is settled by its first reading that is not undecided. Base = active at the first
+   checkpoint. A head that is undecided there, more likely inactive (inclusion below one half), and
+   active later is born once its inclusion has risen from the first checkpoint by more than luck
+   (as in 3); until then it is active with no date of birth.
 3. A settled head stays what it is (hysteresis) until its reading is the opposite AND its inclusion
    differs from that at the checkpoint where it was settled, probe by probe, by more than luck
    (`sign_flips`). Then it is born, revived or returned, pruned or silenced. Where the reading is
@@ -97,8 +99,8 @@ class Decisions:
     """1 where an inactive head became active at this checkpoint, -1 the other way round, else 0."""
     onset: Int[np.ndarray, "checkpoints layers heads"]
     """Index of the checkpoint since which the inclusion is on the side of one half where it is."""
-    first: Int8[np.ndarray, "layers heads"]
-    """The state at the first checkpoint."""
+    old: Bool[np.ndarray, "layers heads"]
+    """Active before any change: base, or active without a date of birth."""
 
 
 def decide(
@@ -119,17 +121,11 @@ def decide(
     inclusion = flat.mean(axis=1, dtype=np.float64) / settings
     low, high = inclusion_interval(flat, settings, level=config.level)
     reading = (low > HALF).astype(np.int8) - (high < HALF)
+    heads_now = _Heads(flat, reading[0], inclusion[0])
     state, change = np.zeros_like(reading), np.zeros_like(reading)
-    settled, since = reading[0].copy(), np.zeros(layers * heads, dtype=np.int64)
-    state[0] = settled
+    state[0] = reading[0]
     for time in range(1, times):
-        fresh = (settled == 0) & (reading[time] != 0)
-        settled[fresh], since[fresh] = reading[time][fresh], time
-        opposed = settled * reading[time] == -1
-        moved = _moved(flat, time, settled, since, opposed, config)
-        settled[moved], since[moved] = reading[time][moved], time
-        change[time][moved] = reading[time][moved]
-        state[time] = np.where(opposed & ~moved, 0, settled)
+        state[time], change[time] = heads_now.advance(time, reading[time], config.alpha(time))
     shape = (times, layers, heads)
     return Decisions(
         inclusion=inclusion.reshape(shape),
@@ -138,28 +134,64 @@ def decide(
         state=state.reshape(shape),
         change=change.reshape(shape),
         onset=_onset(inclusion >= HALF).reshape(shape),
-        first=state[0].reshape(layers, heads),
+        old=heads_now.old.reshape(layers, heads),
     )
 
 
-def _moved(
-    levels: UInt8[np.ndarray, "checkpoints probes all"],
-    time: int,
-    settled: Int8[np.ndarray, " all"],
-    since: Int[np.ndarray, " all"],
-    opposed: Bool[np.ndarray, " all"],
-    config: CalibrationConfig,
-) -> Bool[np.ndarray, " all"]:
-    """Heads whose reading is the opposite of what they were settled as, beyond luck."""
-    moved = np.zeros_like(opposed)
-    if not opposed.any():
+class _Heads:
+    """What every head is settled as, from one checkpoint to the next."""
+
+    def __init__(
+        self,
+        levels: UInt8[np.ndarray, "checkpoints probes all"],
+        reading: Int8[np.ndarray, " all"],
+        inclusion: Float[np.ndarray, " all"],
+    ) -> None:
+        self.levels = levels
+        self.settled = reading.copy()
+        self.since = np.zeros(len(reading), dtype=np.int64)
+        """Checkpoint at which it was settled."""
+        self.old = reading == 1
+        self.unborn = (reading == 0) & (inclusion < HALF)
+        """Undecided at first, more likely inactive: may still be born."""
+
+    def advance(
+        self, time: int, reading: Int8[np.ndarray, " all"], alpha: float
+    ) -> tuple[Int8[np.ndarray, " all"], Int8[np.ndarray, " all"]]:
+        """State and change of every head at the next checkpoint."""
+        fresh = (self.settled == 0) & (reading != 0)
+        self.settled[fresh], self.since[fresh] = reading[fresh], time
+        self.old |= fresh & (reading == 1)
+        self.unborn &= reading != -1
+        opposed = self.settled * reading == -1
+        rising = self.unborn & (self.settled == 1) & ~opposed
+        moved = self._moved(time, opposed, rising, rising & (reading == 1), alpha)
+        self.settled[moved], self.since[moved] = reading[moved], time
+        self.old[moved & rising] = False
+        self.unborn[moved] = False
+        change = np.where(moved, reading, 0).astype(np.int8)
+        return np.where(opposed & ~moved, 0, self.settled).astype(np.int8), change
+
+    def _moved(
+        self,
+        time: int,
+        opposed: Bool[np.ndarray, " all"],
+        rising: Bool[np.ndarray, " all"],
+        risen: Bool[np.ndarray, " all"],
+        alpha: float,
+    ) -> Bool[np.ndarray, " all"]:
+        """Heads that differ from what they are held against by more than luck."""
+        moved = np.zeros_like(opposed)
+        if not (opposed | risen).any():
+            return moved
+        known = np.flatnonzero(self.settled)
+        against = np.where(rising[known], 0, self.since[known])
+        before = self.levels[against, :, known].astype(np.int64)
+        now = self.levels[time][:, known].T.astype(np.int64)
+        towards = np.where(rising[known], 1, -self.settled[known].astype(np.int64))
+        candidates = (opposed | risen)[known]
+        moved[known] = changed((now - before) * towards[:, None], candidates, alpha)
         return moved
-    known = np.flatnonzero(settled)
-    before = levels[since[known], :, known].astype(np.int64)
-    now = levels[time][:, known].T.astype(np.int64)
-    towards = (before - now) * settled[known, None]
-    moved[known] = changed(towards, opposed[known], config.alpha(time))
-    return moved
 
 
 def _onset(above: Bool[np.ndarray, "checkpoints all"]) -> Int[np.ndarray, "checkpoints all"]:

@@ -111,7 +111,7 @@ def percentiles(
 ) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
     """Lower and upper end of what the resamples (first axis) gave."""
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def share_interval(
@@ -128,10 +128,9 @@ def share_interval(
     return percentiles(shares)
 
 
-def mean_interval(values: Float[np.ndarray, " probes"]) -> tuple[float, float]:
-    """Interval of a mean over probes; NaN where a value is NaN."""
-    known = values[~np.isnan(values)].astype(np.float64)
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = percentiles(resampled_counts(len(known)) @ known / len(known))
-    return float(low), float(high)
+def mean_interval(
+    values: Float[np.ndarray, "probes *any"],
+) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    """Interval of the mean over probes."""
+    draws = resampled_counts(len(values)) / len(values)
+    return percentiles(np.tensordot(draws, values, axes=1))

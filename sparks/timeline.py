@@ -54,6 +54,7 @@ from sparks.timeline_input import (
     rows_of_snapshots,
 )
 from sparks.timeline_numbers import (
+    circuit_heads,
     effect_of,
     frozen,
     interval_of_levels,
@@ -342,7 +343,9 @@ class Timeline:
         Columns: step; numbers of heads: active, undecided (so that the heads in more than half of
         the circuits are between `active` and `active` + `undecided`), likely (inclusion of at least
         one half: the best guess), base (active at the first checkpoint, constant), emergent,
-        retained, born, pruned, revived, silenced, returned; edges (mean of kept edges a
+        retained, born, pruned, revived, silenced, returned; circuit_heads (heads of a circuit, mean
+        over probes and settings) and circuit_growth (since the first checkpoint, probe by probe),
+        each with _low and _high (95 % bootstrap interval); edges (mean of kept edges a
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
         of L the circuit carries alone, NaN where not measured); completeness_gap_median and
         completeness_gap_max (over probes whose gap is a number; NaN if none is); points_median and
@@ -360,6 +363,8 @@ class Timeline:
         for kind in kinds:
             frame[kind] = self.changes(kind).sum(axis=(1, 2))
         for name, values in self._per_checkpoint.items():
+            frame[name] = values
+        for name, values in circuit_heads(self.levels, self.num_settings).items():
             frame[name] = values
         frame["seconds"] = [float(meta.seconds) for meta in self.metas]
         frame["overhead"] = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sparks.intervals import inclusion_interval
+from sparks.intervals import inclusion_interval, mean_interval
 from sparks.snapshot import Snapshot
 
 EPSILON = 1e-6
@@ -60,6 +60,22 @@ def interval_of_levels(
     """Lower and upper end of each head's inclusion."""
     ends = inclusion_interval(levels.reshape(*levels.shape[:2], -1), settings)
     return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
+
+
+def circuit_heads(
+    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
+) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+    """Heads of a circuit, the mean over probes and settings, and what they gained since the first.
+
+    No head is judged, so small rises of many heads show that no single test could settle. Ends are
+    95 % bootstrap intervals; the gain is that of each probe.
+    """
+    sizes = levels.sum(axis=(2, 3), dtype=np.int64) / settings
+    columns: dict[str, Float[np.ndarray, " checkpoints"]] = {}
+    for name, values in (("circuit_heads", sizes), ("circuit_growth", sizes - sizes[0])):
+        low, high = mean_interval(values.T)
+        columns |= {name: values.mean(axis=1), f"{name}_low": low, f"{name}_high": high}
+    return columns
 
 
 def frozen(values: Any) -> Any:

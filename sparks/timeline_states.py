@@ -5,8 +5,8 @@ Both give the same record, so that everything that shows a timeline reads either
 Paper ("Thinking Sparks!", https://arxiv.org/abs/2509.25758, "Heads over time"): active = in the
 circuit of at least one probe; base = active at the first checkpoint; emergent at t = active at t
 and not base; no state is undecided. Calibrated: `sparks.calibration`; emergent = active and born.
-A head that is undecided at the first checkpoint and settles as active later is neither base nor
-born: it is *undated*, and its changes are named like those of base heads.
+A head that is undecided at the first checkpoint and active later, without a rise beyond luck, is
+neither base nor born: it is *undated*, and its changes are named like those of base heads.
 """
 
 from __future__ import annotations
@@ -68,18 +68,16 @@ def paper_states(active: Bool[np.ndarray, "checkpoints layers heads"]) -> States
 def calibrated_states(decisions: Decisions) -> States:
     """By the calibrated rule."""
     active = decisions.state == 1
-    base = decisions.first == 1
-    settled = decisions.state != 0
-    first = np.take_along_axis(decisions.state, settled.argmax(axis=0)[None], axis=0)[0]
-    undated = (first == 1) & ~base
-    changes = _named(decisions.change, first == 1)
+    base = active[0].copy()
+    changes = _named(decisions.change, decisions.old)
     cohort = _first(changes["born"])
+    times = np.arange(len(active))[:, None, None]
     return States(
         active=active,
-        undecided=~settled,
+        undecided=decisions.state == 0,
         base=base,
-        undated=undated,
-        emergent=active & (cohort >= 0),
+        undated=decisions.old & ~base,
+        emergent=active & (cohort >= 0) & (times >= cohort),
         retained=active & base,
         cohort=cohort,
         onset=decisions.onset,

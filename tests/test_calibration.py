@@ -66,6 +66,20 @@ def test_a_head_that_is_undecided_first_is_not_born():
     assert timeline.events()[["step", "kind"]].values.tolist() == [[2, "silenced"]]
 
 
+def test_a_head_that_was_likely_inactive_is_born_once_its_rise_is_beyond_luck():
+    """Undecided at first (10 of 24); active without a date while only 9 more hold it."""
+    plan = {0: {"L0H0": 10}, 1: {"L0H0": 19}, 2: {"L0H0": 24}, 3: {}}
+    timeline = Timeline(make_run(plan, probes=24))
+    assert timeline.undecided[:, 0, 0].tolist() == [True, False, False, False]
+    assert timeline.active[:, 0, 0].tolist() == [False, True, True, False]
+    assert timeline.emergent[:, 0, 0].tolist() == [False, False, True, False]
+    events = timeline.events()[["step", "onset", "kind"]].values.tolist()
+    assert events == [[2, 1, "born"], [3, 3, "pruned"]]
+    assert not timeline.states.undated.any()
+    earlier = Timeline(timeline.snapshots[:2])
+    assert earlier.states.undated[0, 0]
+
+
 def test_a_change_that_is_settled_later_says_since_when_it_shows():
     timeline = Timeline(make_run({0: {}, 10: {"L0H0": 9}, 20: {"L0H0": 11}, 30: {"L0H0": 16}}))
     (event,) = timeline.event_list()

@@ -383,3 +383,13 @@ def test_reading_a_timeline_needs_no_torch():
         [sys.executable, "-c", command], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_heads_of_a_circuit_are_counted_probe_by_probe():
+    run = make_run({0: {"L0H0": 4}, 10: {"L0H0": 4, "L1H1": 2}, 20: {"L0H0": 3}}, probes=4)
+    counts = Timeline(run).counts()
+    assert counts["circuit_heads"].tolist() == [1.0, 1.5, 0.75]
+    assert counts["circuit_growth"].tolist() == [0.0, 0.5, -0.25]
+    assert (counts["circuit_growth_low"] <= counts["circuit_growth"]).all()
+    assert counts["circuit_growth_high"].tolist()[1] == 1.0
+    assert counts.loc[0, ["circuit_heads_low", "circuit_heads_high"]].tolist() == [1.0, 1.0]
