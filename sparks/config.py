@@ -9,9 +9,16 @@ from typing import Any, Literal, get_args
 
 from sparks.errors import SparksError
 
-Rule = Literal["midpoint", "left", "right"]
+Rule = Literal["midpoint", "left", "right", "pilot"]
 Positions = Literal["last", "all"]
 ThresholdMode = Literal["absolute", "relative"]
+ControlKind = Literal["both", "copying", "recall"]
+
+FIXED_STEPS = 100
+"""m where neither steps nor a tolerance is given."""
+FIRST_STEPS = 12
+"""m that a tolerance starts from where no steps are given: at 8, a gap was sometimes small by
+chance (`tests/bench/RECORD.md`)."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -27,9 +34,21 @@ class SnapshotConfig:
         SparksError: a value is outside its range.
     """
 
-    steps: int = setting(100, "points m on the path from corrupted to clean (paper A.5: 100)")
+    steps: int | None = setting(
+        None,
+        "points m on the path from corrupted to clean (100 where not given, as in paper A.5); with "
+        "a tolerance, the m to start from (12 where not given)",
+    )
+    tolerance: float | None = setting(
+        None,
+        "completeness gap aimed at, such as 0.05: m grows, probe by probe, until the gap is not "
+        "above it; without it, every probe has the same m",
+    )
+    max_steps: int = setting(324, "with a tolerance, m grows while it stays at most this")
     rule: Rule = setting(
-        "midpoint", "where the points lie: midpoint; left (official code); right (paper's Eq. 3)"
+        "midpoint",
+        "where the points lie: midpoint; left (official code); right (paper's Eq. 3); pilot "
+        "(closer where six forward passes see L move; pays below about 40 points)",
     )
     positions: Positions = setting(
         "last", "KL divergence at the last position, or its mean over all continuation positions"
@@ -54,7 +73,16 @@ class SnapshotConfig:
     )
 
     def __post_init__(self) -> None:
+        self._settle_steps()
         _whole("steps", self.steps, 1)
+        _whole("max_steps", self.max_steps, 1)
+        if self.tolerance is not None and not (_is_finite(self.tolerance) and self.tolerance > 0):
+            raise SparksError(f"tolerance must be a finite number above 0, got {self.tolerance!r}")
+        if self.most_steps < self.first_steps:
+            raise SparksError(
+                f"max_steps must be at least steps ({self.steps}), got {self.max_steps}: raise it, "
+                f"or leave tolerance out to have {self.steps} points whatever the gap"
+            )
         _whole("top_n", self.top_n, 1)
         _whole("max_suffix_tokens", self.max_suffix_tokens, 1)
         _choice("rule", self.rule, get_args(Rule))
@@ -77,6 +105,22 @@ class SnapshotConfig:
                 f"memory_gib must be a finite number above 0, got {self.memory_gib!r}"
             )
 
+    def _settle_steps(self) -> None:
+        if self.steps is None:
+            first = FIXED_STEPS if self.tolerance is None else FIRST_STEPS
+            object.__setattr__(self, "steps", first)
+
+    @property
+    def first_steps(self) -> int:
+        """m that every probe is given."""
+        assert self.steps is not None  # __post_init__ has settled it
+        return self.steps
+
+    @property
+    def most_steps(self) -> int:
+        """m that a probe is given at most."""
+        return self.first_steps if self.tolerance is None else self.max_steps
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
@@ -97,6 +141,8 @@ class SnapshotConfig:
         """The settings that change the scores: snapshots on one timeline must share them."""
         values = self.as_dict()
         del values["memory_gib"], values["faithfulness"]
+        if self.tolerance is None:
+            values["max_steps"] = None  # says nothing
         return values
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,19 @@ class Endpoints:
     precision: str
     """Type of the residual stream; under autocast, also that of the blocks."""
 
+    def only(self, rows: list[int]) -> Endpoints:
+        """Those of some pairs of the batch."""
+        return Endpoints(
+            embed_clean=self.embed_clean[rows],
+            embed_corrupted=self.embed_corrupted[rows],
+            delta_embed=self.delta_embed[rows],
+            delta_heads=[tensor[rows] for tensor in self.delta_heads],
+            delta_mlps=[tensor[rows] for tensor in self.delta_mlps],
+            p_clean=self.p_clean[rows],
+            loss_corrupted=self.loss_corrupted[rows],
+            precision=self.precision,
+        )
+
 
 @dataclass(eq=False)
 class Trace:
@@ -122,6 +136,15 @@ class Passes:
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.anatomy.device)
+
+    def only(self, rows: list[int]) -> Passes:
+        """The passes of some pairs of the batch; the prefix is not run again."""
+        some = copy(self)
+        some.num_pairs = len(rows)
+        for name in ("_ids_clean", "_ids_corrupted", "_ids_prefix", "_mask", "_positions"):
+            setattr(some, name, getattr(self, name)[rows])
+        some._prefix = [(keys[rows], values[rows]) for keys, values in self._prefix]
+        return some
 
     @property
     def device(self) -> torch.device:
@@ -278,8 +301,21 @@ class Passes:
 
     # -- path --------------------------------------------------------------------------------
 
-    def interpolate(self, ends: Endpoints, alphas: Sequence[float], *, nodes: bool) -> Trace:
+    @torch.no_grad()
+    def losses(self, ends: Endpoints, alphas: Sequence[float]) -> Float[Tensor, "pairs alphas"]:
+        """L of every pair at every alpha, nats, without gradients."""
+        embeds = self._embeds(ends, alphas)
+        logits = self._call(len(alphas), self._packing(len(alphas)), inputs_embeds=embeds)
+        found = logits.float().log_softmax(-1).unflatten(0, (self.num_pairs, -1))
+        clean = ends.p_clean[:, None]
+        return (torch.xlogy(clean, clean) - clean * found).sum(-1).mean(-1)
+
+    def interpolate(
+        self, ends: Endpoints, alphas: Sequence[float] | Tensor, *, nodes: bool
+    ) -> Trace:
         """Run every pair at every alpha; rows are laid out pair by pair, steps inside.
+
+        `alphas` are the same for every pair, or [pairs, steps].
 
         `nodes` keeps what node scores need (writes), else what edge scores need (reads).
         """
@@ -289,20 +325,22 @@ class Passes:
                 self._watch_writes(trace, handles)
             else:
                 self._watch_reads(trace, handles)
-            packed = self._packing(len(alphas))
-            trace.logits = self._call(len(alphas), packed, inputs_embeds=trace.embeds)
+            steps = len(trace.embeds) // self.num_pairs
+            packed = self._packing(steps)
+            trace.logits = self._call(steps, packed, inputs_embeds=trace.embeds)
         return trace
 
     def unpacked(self, tensor: Tensor) -> Tensor:
         """An activation or its gradient with one continuation a row, [rows, pos, features]."""
         return tensor.unflatten(1, (-1, self.suffix)).flatten(0, 1)
 
-    def _embeds(self, ends: Endpoints, alphas: Sequence[float]) -> Tensor:
+    def _embeds(self, ends: Endpoints, alphas: Sequence[float] | Tensor) -> Tensor:
         dtype = ends.embed_clean.dtype
-        alpha = torch.tensor(alphas, dtype=torch.float32, device=ends.delta_embed.device)
+        alpha = torch.as_tensor(alphas, dtype=torch.float32, device=ends.delta_embed.device)
+        alpha = alpha.reshape(-1, alpha.shape[-1], 1, 1)  # one row for all pairs, or a row each
         clean = ends.embed_clean.float()[:, None]
         # z' + alpha (z - z'), with the endpoints themselves reached exactly.
-        path = torch.lerp(ends.embed_corrupted.float()[:, None], clean, alpha[None, :, None, None])
+        path = torch.lerp(ends.embed_corrupted.float()[:, None], clean, alpha)
         return path.to(dtype).flatten(0, 1).requires_grad_()
 
     def _watch_reads(self, trace: Trace, handles: list[Any]) -> None:
@@ -327,17 +365,23 @@ class Passes:
             handles.append(on_output(layer.mlp, trace.mlp_out.append))
 
     def gradients(
-        self, trace: Trace, ends: Endpoints, with_respect_to: Sequence[Tensor]
+        self,
+        trace: Trace,
+        ends: Endpoints,
+        with_respect_to: Sequence[Tensor],
+        weights: Float[Tensor, "pairs steps"] | None = None,
     ) -> list[Tensor]:
         """`GRADIENT_SCALE` * dL/d(activation) of each row of its own L = KL(clean || row).
 
         L is the mean over targets: its gradient at the logits is (softmax(row) - p_clean) /
-        targets, written down rather than traced.
+        targets, written down rather than traced. `weights` multiply the rows.
         """
         logits = trace.logits
         with torch.no_grad():
             steps = logits.shape[0] // self.num_pairs
             seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
+            if weights is not None:
+                seed *= weights[..., None, None]
             seed = (seed.flatten(0, 1) * (GRADIENT_SCALE / self.targets)).to(logits.dtype)
         found = torch.autograd.grad(logits, list(with_respect_to), seed)
         return [self.unpacked(gradient) for gradient in found]

@@ -87,13 +87,13 @@ def replay_checkpoints(
     check_writable(store.path / "probes.jsonl")
     _refuse_other_settings(store, {checkpoint.step for checkpoint in found}, config)
     for checkpoint in found:
-        tokenizer = _load_tokenizer(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
         _refuse_other_probes(
             store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
         )
         if not overwrite and _is_done(store, checkpoint.step, config):
             continue
-        model = _load_model(checkpoint, device, autocast)
+        model = load_model(checkpoint, device, autocast)
         store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
         del model
     _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
@@ -236,14 +236,24 @@ def _write_log(store: RunStore, logs: Sequence[TrainerLog]) -> None:
 # -- loading ---------------------------------------------------------------------------------------
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's own tokenizer.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     with _naming(checkpoint):
         return AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision)
 
 
-def _load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
+def load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
+    """The checkpoint's model, in the type that its files have.
+
+    Raises:
+        SparksError: it cannot be loaded, or weights are missing.
+    """
     from transformers import AutoModelForCausalLM
 
     if device == "auto":

@@ -13,7 +13,7 @@ from torch import nn
 
 from sparks.anatomy import Anatomy
 from sparks.anatomy_check import take_apart
-from sparks.config import Positions
+from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.memory import GIB, RowBytes, SavedBytes, plan
 from sparks.passes import Endpoints, Passes
@@ -30,14 +30,12 @@ class Schedule:
         self,
         model: nn.Module,
         pairs: Sequence[TokenPair],
-        steps: int,
-        positions: Positions,
-        memory_gib: float,
+        config: SnapshotConfig,
     ) -> None:
         self.anatomy = take_apart(model)
         _check_pairs(self.anatomy, pairs)
-        self.pairs, self.positions = pairs, positions
-        self.budget = int(memory_gib * GIB)
+        self.pairs, self.positions = pairs, config.positions
+        self.budget = int(config.memory_gib * GIB)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
         self._prepared: tuple[Passes, Endpoints] | None = None
@@ -50,7 +48,8 @@ class Schedule:
             d_model=self.anatomy.d_model,
             suffix=suffix,
             row=row,
-            steps=steps,
+            steps=config.first_steps,
+            most_steps=config.most_steps,
             budget_bytes=self.budget,
             max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
         )

@@ -424,7 +424,7 @@ class Timeline:
             "inclusion_high": self.inclusion_high[-1],
             "importance_low": low,
             "importance_high": high,
-            "specificity": np.where(self.specificity() == "", None, self.specificity()),
+            "specificity": np.array([[name or None for name in row] for row in self.specificity()]),
         }
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -29,6 +29,7 @@ from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import take_apart
 from sparks.attribution import EdgeScores, iter_edge_attribution
 from sparks.circuit import Circuit, extract_circuit
+from sparks.circuit_grid import GRID, heads_of_grid
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.faithfulness import circuit_loss
@@ -144,9 +145,11 @@ class _ProbeResult:
     """What a snapshot keeps of one probe."""
 
     circuit: Circuit
+    heads_of_grid: np.ndarray
     node_totals: np.ndarray
     loss_corrupted: float
     completeness_gap: float
+    points: int
     loss_circuit: float
     """NaN where faithfulness is not wanted."""
 
@@ -166,7 +169,7 @@ def _measure(
     precision = ""
     own = [pairs[index] for index in indices]
     with tqdm(
-        total=len(own) * config.steps,
+        total=len(own) * config.first_steps,
         desc=f"sparks step {step}",
         unit="pt",
         leave=False,
@@ -176,10 +179,13 @@ def _measure(
             model,
             own,
             steps=config.steps,
+            tolerance=config.tolerance,
+            max_steps=config.max_steps,
             rule=config.rule,
             positions=config.positions,
             memory_gib=config.memory_gib,
             progress=bar.update,
+            planned=partial(_lengthen, bar),
         )
         for rows, scores in batches if own else ():
             precision = scores.precision
@@ -187,6 +193,12 @@ def _measure(
                 index = indices[place]
                 results[index] = _result(model, anatomy, pairs[index], scores, row, config)
     return _Part(anatomy.graph, precision, results, _peak_memory_gib())
+
+
+def _lengthen(bar: tqdm, rows: int) -> None:
+    """Probes need more points than was known when the bar began."""
+    bar.total += rows
+    bar.refresh()
 
 
 def _result(
@@ -199,11 +211,14 @@ def _result(
 ) -> _ProbeResult:
     matrix = scores.scores[row].numpy()
     circuit = extract_circuit(matrix, scores.graph, config)
+    loss = float(scores.loss_corrupted[row])
     return _ProbeResult(
         circuit=circuit,
+        heads_of_grid=heads_of_grid(matrix, scores.graph, loss),
         node_totals=np.abs(matrix).sum(axis=1),
-        loss_corrupted=float(scores.loss_corrupted[row]),
+        loss_corrupted=loss,
         completeness_gap=float(scores.completeness_gap[row]),
+        points=int(scores.points[row]),
         loss_circuit=(
             _loss_of_circuit(model, anatomy, pair, circuit, config)
             if config.faithfulness
@@ -234,10 +249,13 @@ def _assemble(parts: Sequence[_Part], probes: TokenizedProbes, meta: SnapshotMet
         probe_groups=tuple(probes.groups),
         importance=np.stack([circuit.importance for circuit in circuits]).astype(np.float32),
         active=np.stack([circuit.heads for circuit in circuits]),
+        grid=GRID,
+        grid_active=np.stack([result.heads_of_grid for result in results], axis=1),
         node_totals=np.stack([result.node_totals for result in results]).astype(np.float32),
         loss_circuit=np.array([result.loss_circuit for result in results], np.float32),
         loss_corrupted=np.array([result.loss_corrupted for result in results], np.float32),
         completeness_gap=np.array([result.completeness_gap for result in results], np.float32),
+        points=np.array([result.points for result in results], np.int32),
         edge_offsets=offsets.astype(np.int64),
         edge_source=np.concatenate([circuit.source for circuit in circuits]),
         edge_destination=np.concatenate([circuit.destination for circuit in circuits]),

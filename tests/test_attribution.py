@@ -665,7 +665,7 @@ def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
             "pair 0: 65 tokens, more than the model's context of 64: shorten its prompt",
         ),
         ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
-        ({"rule": "simpson"}, "rule must be one of midpoint, left, right, got 'simpson'"),
+        ({"rule": "simpson"}, "rule must be one of midpoint, left, right, pilot, got 'simpson'"),
         ({"positions": "first"}, "positions must be one of last, all, got 'first'"),
         ({"memory_gib": 0}, "memory_gib must be a finite number above 0, got 0"),
         ({"memory_gib": "4"}, "memory_gib must be a finite number above 0, got '4'"),
