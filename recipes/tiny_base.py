@@ -8,6 +8,7 @@ Writes into the output folder, and leaves alone what is complete:
 
     train.jsonl        sums with worked solutions: `prompt` and `completion`
     problems.jsonl     other sums, which no training sees, with `group`: for probes and evaluation
+    control.jsonl      control probes: copying the first number of a question, which it does already
     base/              4 layers of 8 heads, 0.5 million weights, 800 steps
     large/             6 layers of 6 heads, 1 million weights, 400 steps, mostly by steps
 
@@ -47,6 +48,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sparks.files import write_atomically
+from sparks.probes import CONTROL_GROUP
 
 DEFAULT_OUTPUT = Path(".cache/tiny")
 SHARE_WRONG = 0.5
@@ -132,7 +134,7 @@ def different(name: str, count: int, *, without: Collection[str] = ()) -> list[s
 
 
 def write_data(output: Path, train: int) -> None:
-    """Both files of problems, where one is missing."""
+    """Files of problems and of control probes, where one is missing."""
     secret = different("held out", HELD_OUT)
     for name, sums in (
         ("problems", secret),
@@ -143,6 +145,27 @@ def write_data(output: Path, train: int) -> None:
         if not path.is_file():
             dropped = ("group",) if name == "train" else ()
             write_atomically(path, to_jsonl(records, without=dropped))
+    if not (path := output / "control.jsonl").is_file():
+        write_atomically(path, to_jsonl(list(controls(make_tokenizer()))))
+
+
+def controls(tokenizer: Any, count: int = 24) -> Iterator[dict[str, Any]]:
+    """Control probes: a question against another of as many tokens, up to where it is copied.
+
+    The base knows no words and copies by place, so that the built-in ones tell it nothing.
+    """
+    source = expressions(random.Random("control"))
+    while count:
+        texts = [f" {next(source)}.<|assistant|>The result of" for _ in range(2)]
+        lengths = {len(tokenizer(f"<|user|>Calculate{text}")["input_ids"]) for text in texts}
+        if texts[0].split()[0] != texts[1].split()[0] and len(lengths) == 1:
+            count -= 1
+            yield {
+                "prompt": "<|user|>Calculate",
+                "clean": texts[0],
+                "corrupted": texts[1],
+                "group": CONTROL_GROUP,
+            }
 
 
 # -- tokenizer -------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
    Clean: the beginning of the reference answer, or what `clean_model` samples.
 3. A pair that no attribution could use (empty, equal, longer than the context) makes room for the
    next problem, and its reason is kept.
+4. Control probes, where asked for, stand behind them in the group `control`: plain recall and
+   copying (`control_probes.py`), or the user's own.
 
 A model whose chat template opens `<think>` is recorded with that `<think>`, so that the text stands
 for itself under any template; `ProbeSet.tokenize` drops it again where a template repeats it.
@@ -17,18 +19,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 from tqdm import tqdm
 
-from sparks.config import SnapshotConfig, setting
+from sparks.config import ControlKind, SnapshotConfig, setting
+from sparks.control_probes import Reading, control_probes
 from sparks.errors import SparksError
 from sparks.files import check_writable
-from sparks.probes import Probe, ProbeSet
+from sparks.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.problems import ANSWER_KEYS, Problem, one_line, read_problems
-from sparks.token_pairs import Message, PairEncoder, opened_thinking
+from sparks.token_pairs import Message, PairEncoder, TokenPair, opened_thinking
 
 # Passed-over problems after which building gives up, so that no hub data set is read to its end.
 _PATIENCE = 100
@@ -46,9 +49,11 @@ class ProbeBuildingConfig:
         SparksError: a value is outside its range.
     """
 
-    data: str = _required(
+    data: str | None = setting(
+        None,
         "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
-        "problem or question, and with completion, solution or answer"
+        "problem or question, and with completion, solution or answer; needed but for control "
+        "probes alone",
     )
     model: str = _required(
         "the model before training, a folder or hub id; its sampled beginnings are the corrupted "
@@ -60,7 +65,16 @@ class ProbeBuildingConfig:
     )
     subset: str | None = setting(None, "name of the subset of a hub data set")
     split: str = setting("train", "split of a hub data set")
-    count: int = setting(8, "probes to build")
+    count: int = setting(16, "probes to build from the data")
+    control: int = setting(
+        0, "control probes to build as well, of a behaviour that is not trained; they need no data"
+    )
+    control_kind: ControlKind = setting(
+        "both", "what control probes ask for: copying a list, recall of plain facts, or both"
+    )
+    control_probes: str | None = setting(
+        None, "JSONL file of probes of your own to take as control probes"
+    )
     group: str = setting("", "label of the probes; the problem's own `group` where not given")
     system_prompt: str | None = setting(
         None, "system message of chat prompts, in place of the problem's own"
@@ -81,6 +95,17 @@ class ProbeBuildingConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise SparksError(f"{name} must be a whole number, at least 1, got {value!r}")
+        if type(self.control) is not int or self.control < 0:
+            raise SparksError(f"control must be a whole number, at least 0, got {self.control!r}")
+        if self.control_kind not in get_args(ControlKind):
+            raise SparksError(
+                f"control_kind must be one of {', '.join(get_args(ControlKind))}, "
+                f"got {self.control_kind!r}"
+            )
+        if self.data is None and not self.control:
+            raise SparksError("no probes asked for: give problems with data, or control above 0")
+        if self.control_probes is not None and not self.control:
+            raise SparksError("control_probes needs control: how many of them to take")
         if not self.temperature > 0:
             raise SparksError(
                 f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
@@ -101,6 +126,8 @@ class BuiltProbes:
     probes: ProbeSet
     skipped: tuple[str, ...]
     """One line, place and reason, for each problem that was passed over."""
+    control_right: int | None = None
+    """Built-in control probes whose next word the model gets right; None where there are none."""
 
 
 def write_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
@@ -116,23 +143,73 @@ def write_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
 
 
 def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
-    """Build `config.count` probes. The global random states are left as found.
+    """Build the probes that `config` asks for. The global random states are left as found.
 
     Raises:
-        SparksError: data or a model cannot be loaded, a problem breaks a rule, or too few problems
-            give a usable pair.
+        SparksError: data or a model cannot be loaded, a problem or a control probe breaks a rule,
+            or too few give a usable pair.
     """
+    # What can be read is read before any model is loaded: most mistakes show there.
+    problems = _opened(config) if config.data is not None else None
+    own = _own_controls(config)
+    model = Sampler(config.model, config)
+    probes: list[Probe] = []
+    skipped: list[str] = []
+    if problems is not None:
+        probes, skipped = _from_problems(problems, model, config, progress)
+    right = None
+    if own is not None:
+        own.tokenize(model.tokenizer, **model.limits)
+        probes += own
+    elif config.control:
+        controls = control_probes(
+            model,
+            config.control,
+            kind=config.control_kind,
+            seed=config.seed,
+            max_suffix_tokens=config.max_suffix_tokens,
+            system_prompt=config.system_prompt,
+        )
+        probes += controls.probes
+        right = controls.right
+    return BuiltProbes(ProbeSet(tuple(probes)), tuple(skipped), right)
+
+
+def _opened(config: ProbeBuildingConfig) -> Iterator[Problem]:
+    """The problems of the data, after the first one could be read."""
+    assert config.data is not None
     problems = read_problems(
         config.data,
         subset=config.subset,
         split=config.split,
         system_prompt=config.system_prompt,
     )
-    # The first problem is read before any model is loaded: most mistakes show there.
     if (first := next(problems, None)) is None:
         raise SparksError(f"{config.data}: no problems in split {config.split!r}")
-    problems = itertools.chain([first], problems)
-    corrupted = Sampler(config.model, config)
+    return itertools.chain([first], problems)
+
+
+def _own_controls(config: ProbeBuildingConfig) -> ProbeSet | None:
+    """The first `config.control` probes of the user's file, as control probes."""
+    if config.control_probes is None:
+        return None
+    found = ProbeSet.load(config.control_probes).probes[: config.control]
+    if len(found) < config.control:
+        raise SparksError(
+            f"{config.control_probes}: {len(found)} probes, control asks for {config.control}"
+        )
+    return ProbeSet(
+        tuple(
+            replace(probe, id=f"control-{number}", group=CONTROL_GROUP)
+            for number, probe in enumerate(found, start=1)
+        )
+    )
+
+
+def _from_problems(
+    problems: Iterator[Problem], corrupted: Sampler, config: ProbeBuildingConfig, progress: bool
+) -> tuple[list[Probe], list[str]]:
+    """`config.count` probes, and the reasons of the problems that gave none."""
     clean = Sampler(config.clean_model, config) if config.clean_model else None
     probes: list[Probe] = []
     skipped: list[str] = []
@@ -153,7 +230,7 @@ def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
             f"{len(skipped)} problems were passed over{reason}; give more or other problems, or a "
             f"smaller count"
         )
-    return BuiltProbes(ProbeSet(tuple(probes)), tuple(skipped))
+    return probes, skipped
 
 
 def _probes_of(
@@ -219,7 +296,7 @@ class Sampler:
         # Half precision is slow on a CPU, and its rounding depends on the machine.
         dtype = torch.float32 if device == "cpu" else "auto"
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
             self._model = model.to(device).eval()
         except Exception as error:  # the hub, the files and the device fail in many classes
@@ -230,7 +307,7 @@ class Sampler:
         self._name = name
         self._config = config
         self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
-        self._stops = _stops(self._model.generation_config, self._tokenizer)
+        self._stops = _stops(self._model.generation_config, self.tokenizer)
         # The model's own sampling settings (top-k, penalties) give way to the config's.
         self._model.generation_config = GenerationConfig(
             max_new_tokens=config.max_new_tokens,
@@ -239,12 +316,13 @@ class Sampler:
             do_sample=not config.greedy,
             **({} if config.greedy else _sampling(config)),
         )
-        self.encoder = PairEncoder(
-            self._tokenizer,
-            max_suffix_tokens=config.max_suffix_tokens,
-            max_context=self._context,
-        )
-        """Makes pairs with this model's tokenizer, under its context."""
+        self.limits: dict[str, Any] = {
+            "max_suffix_tokens": config.max_suffix_tokens,
+            "max_context": self._context,
+        }
+        """How long pairs may be."""
+        self.encoder = PairEncoder(self.tokenizer, **self.limits)
+        """Makes pairs with this model's tokenizer, under `limits`."""
 
     def require_template(self, problem: Problem) -> None:
         """Refuse a chat prompt where the tokenizer has no chat template.
@@ -274,10 +352,10 @@ class Sampler:
 
     def cut(self, answer: str) -> str:
         """The beginning of a reference answer, `max_new_tokens` tokens long."""
-        ids = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if len(ids) <= self._config.max_new_tokens:
             return answer
-        kept = _decode(self._tokenizer, ids[: self._config.max_new_tokens])
+        kept = _decode(self.tokenizer, ids[: self._config.max_new_tokens])
         return answer[: len(kept.rstrip("\ufffd"))]
 
     def beginnings(self, prompts: Sequence[str | list[Message]], seed: str) -> list[str]:
@@ -314,9 +392,51 @@ class Sampler:
                 ) from error
         return [
             opened_thinking(self.encoder.prompt_text(prompt))
-            + text_after(self._tokenizer, row, _until_stop(answer, self._stops))
+            + text_after(self.tokenizer, row, _until_stop(answer, self._stops))
             for prompt, row, answer in zip(prompts, rows, output[:, width:].tolist(), strict=True)
         ]
+
+    def readings(self, pairs: Sequence[TokenPair]) -> list[Reading]:
+        """What the model predicts behind the continuations of each pair.
+
+        Raises:
+            SparksError: the model cannot be run (no memory).
+        """
+        rows = [pair.prefix + part for pair in pairs for part in (pair.clean, pair.corrupted)]
+        size = self._config.batch_size
+        behind = [
+            logits
+            for start in range(0, len(rows), size)
+            for logits in self._last_logits(rows[start : start + size])
+        ]
+        return [_reading(*two) for two in zip(behind[::2], behind[1::2], strict=True)]
+
+    def _last_logits(self, rows: list[list[int]]) -> Any:
+        """Logits behind each row, [row vocabulary], float32."""
+        import torch
+
+        width = max(map(len, rows))
+        device = self._model.device
+        # Padded on the right: nothing before it sees the padding.
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        try:
+            with torch.no_grad():
+                logits = self._model(input_ids=ids).logits
+        except RuntimeError as error:  # no memory left
+            raise SparksError(
+                f"cannot run {self._name}: {one_line(error)}; lower batch_size"
+            ) from error
+        return logits[torch.arange(len(rows), device=device), last].float()
+
+
+def _reading(clean: Any, corrupted: Any) -> Reading:
+    """Of logits, [vocabulary] each."""
+    from torch.nn.functional import kl_div
+
+    first, second = clean.log_softmax(-1), corrupted.log_softmax(-1)
+    loss = kl_div(second, first, reduction="sum", log_target=True)
+    return Reading(float(loss), int(first.argmax()), int(second.argmax()))
 
 
 def text_after(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:

@@ -23,6 +23,9 @@ from sparks.token_pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]
 
+CONTROL_GROUP = "control"
+"""Group of probes of another behaviour, measured beside those of the trained one."""
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _REQUIRED = ("prompt", "clean", "corrupted")

@@ -135,13 +135,13 @@ class PairEncoder:
         except Exception as error:  # a template is a program of its own and raises what it likes
             raise SparksError(f"the chat template refuses its prompt: {reason(error)}") from error
 
-    def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of the prompt alone.
+    def prompt_ids(self, prompt: str | Sequence[Message], answer: str = "") -> list[int]:
+        """Token ids of the prompt, with the beginning of an answer behind it where one is given.
 
         Raises:
             SparksError: the chat template refuses the messages.
         """
-        return self._ids(self.prompt_text(prompt), isinstance(prompt, str))
+        return self._ids(self.prompt_text(prompt) + answer, isinstance(prompt, str))
 
     def pair(self, prompt: str | Sequence[Message], clean: str, corrupted: str) -> TokenPair:
         """Token ids of a prompt and two beginnings of its answer.

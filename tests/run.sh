@@ -20,5 +20,5 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
 ruff format --check .
 ruff check .
 mypy
-for script in recipes/*.sh tests/*.sh .ci/run; do bash -n "$script"; done
+for script in recipes/*.sh recipes/common/*.sh tests/*.sh .ci/run; do bash -n "$script"; done
 python -m pytest "$@"

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from transformers import AutoTokenizer
 
 from sparks.errors import SparksError
+from sparks.probes import CONTROL_GROUP, ProbeSet
 from sparks.store import RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +35,9 @@ SHORT = {
     "logging_steps": 1,
     "per_device_train_batch_size": 4,
     "probe_count": 2,
+    "control_count": 1,
     "sparks_steps": 2,
+    "sparks_max_steps": 2,
     "sparks_faithfulness": "false",
 }
 
@@ -50,6 +54,7 @@ class Made:
             "model_name_or_path": self.path / "base",
             "dataset_name": self.path / "train.jsonl",
             "probe_data": self.path / "problems.jsonl",
+            "control_probes": self.path / "control.jsonl",
             "sparks_probes": output.with_name(f"{output.name}-probes.jsonl"),
             "output_dir": output,
         }
@@ -153,6 +158,24 @@ def test_a_killed_run_is_resumed_to_its_end(chains, regime):
     if regime == "grpo":
         rewards = {key for key in state["log_history"][0] if key.startswith("rewards/")}
         assert {"rewards/accuracy_reward/mean", "rewards/format_reward/mean"} <= rewards
+
+
+def test_control_probes_of_the_tiny_model_copy_numbers(made, chains):
+    """Where the copied number comes next: equally many tokens, another number."""
+    controls = ProbeSet.load(made.path / "control.jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(made.path / "base")
+    tokens = controls.tokenize(tokenizer, max_suffix_tokens=16)
+    assert len(controls) == 24
+    for probe, pair in zip(controls, tokens.pairs, strict=True):
+        clean, corrupted = (
+            tokenizer(probe.prompt + text)["input_ids"] for text in (probe.clean, probe.corrupted)
+        )
+        assert (pair.prefix + pair.clean, pair.prefix + pair.corrupted) == (clean, corrupted)
+        assert probe.clean.split()[0] != probe.corrupted.split()[0]
+        assert probe.clean.endswith("<|assistant|>The result of")
+    built = ProbeSet.load(chains["sft"].result().output.with_name("sft-probes.jsonl"))
+    assert [probe.group for probe in built] == ["chain_sum", "chain_sum", CONTROL_GROUP]
+    assert built.probes[-1].clean == controls.probes[0].clean
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -36,7 +36,15 @@ class RecipeArguments:
     probe_data: str | None = _option(None, "problems for probes, as dataset_name")
     probe_config: str | None = _option(None, "name of the subset of probe_data")
     probe_split: str = _option("train", "split of probe_data")
-    probe_count: int = _option(8, "probes to build")
+    probe_count: int = _option(
+        16, "probes to build; births are decided from about a dozen on, a snapshot costs by them"
+    )
+    control_count: int = _option(
+        12, "control probes behind them, of what is not trained: copying and plain recall"
+    )
+    control_probes: str | None = _option(
+        None, "JSONL file of control probes, in place of the built-in ones"
+    )
     probe_max_new_tokens: int = _option(32, "tokens of a beginning")
     probe_clean_model: str | None = _option(
         None, "a trained model whose beginnings are the clean ones, not the reference answers"

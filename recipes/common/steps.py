@@ -105,7 +105,11 @@ def _build_probes(
     if recipe.probe_data is None:
         raise SparksError(f"no probes: {path} does not exist, and no --probe_data to build it from")
     assert model.model_name_or_path is not None
-    print(f"building {recipe.probe_count} probes from {recipe.probe_data}", flush=True)
+    print(
+        f"building {recipe.probe_count} probes from {recipe.probe_data}, and "
+        f"{recipe.control_count} control probes",
+        flush=True,
+    )
     config = ProbeBuildingConfig(
         data=recipe.probe_data,
         subset=recipe.probe_config,
@@ -114,6 +118,8 @@ def _build_probes(
         clean_model=recipe.probe_clean_model,
         output=str(path),
         count=recipe.probe_count,
+        control=recipe.control_count,
+        control_probes=recipe.control_probes if recipe.control_count else None,
         system_prompt=system_prompt(recipe),
         max_new_tokens=recipe.probe_max_new_tokens,
         max_suffix_tokens=sparks.snapshot_config().max_suffix_tokens,

@@ -25,7 +25,11 @@ def add_probes(commands: Any) -> None:
   sparks probes --data problems.jsonl --model Qwen/Qwen2.5-1.5B --output probes.jsonl
       clean: the reference answers; corrupted: what the model writes before training
   sparks probes --data problems.jsonl --model BASE --clean-model TRAINED --output probes.jsonl
-      clean: what the trained model writes; corrupted: what the base writes""",
+      clean: what the trained model writes; corrupted: what the base writes
+  sparks probes --data problems.jsonl --model BASE --control 8 --output probes.jsonl
+      16 probes, and 8 control probes (group `control`: copying and plain recall) in one file
+  sparks probes --control 8 --model BASE --output control.jsonl
+      control probes alone: no data needed""",
     )
     add_settings(command, ProbeBuildingConfig)
 
@@ -37,8 +41,15 @@ def _run_probes(arguments: argparse.Namespace) -> int:
     built = write_probes(settings(arguments, ProbeBuildingConfig))
     for reason in built.skipped:
         print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+    if built.control_right is not None and built.control_right < arguments.control:
+        print(
+            f"sparks: in {arguments.control - built.control_right} of {arguments.control} control "
+            f"probes the model does not get the next word right: a weak control",
+            file=sys.stderr,
+        )
+    control = f", {arguments.control} of them control" if arguments.control else ""
     print(
-        f"{len(built.probes)} probes in {arguments.output} "
+        f"{len(built.probes)} probes in {arguments.output}{control} "
         f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
     )
     return 0
