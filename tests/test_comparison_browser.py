@@ -38,7 +38,7 @@ def test_one_run_shows_no_comparison(open_page: Open):
 def test_runs_that_do_not_fit_are_shown_with_the_reason(open_page: Open):
     page = open_page(timeline(SFT, "a"), timeline(STORY, "b", probes=5))
     assert page["compared-refused"].text.startswith(
-        "These runs are not compared: runs to compare must have the same probes, got 4"
+        "These runs are not compared: runs to compare must have the same probes, got 16"
     )
     assert not page["compared-tables"].is_displayed()
     page.choose("run", 1)

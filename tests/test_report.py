@@ -22,15 +22,20 @@ import pytest
 from factories import STORY, large_run, make_metrics, make_run, make_snapshot
 
 import sparks.report
+from sparks.circuit_grid import GRID
 from sparks.cohort_groups import cohort_groups, even_parts
 from sparks.errors import SparksError
 from sparks.graph import Graph
+from sparks.nulls import null_of, sentence
+from sparks.regimes import circuit_turnover
 from sparks.report import LOADER, SCRIPTS, render_report, write_report
+from sparks.report.circuits import TURNOVER
 from sparks.report.data import run_data, thin
 from sparks.report.packing import packed_numbers
 from sparks.report.words import clean_text, headline_numbers, notes, summary, trust
 from sparks.snapshot import Snapshot
 from sparks.timeline import EVENT_KINDS, Timeline
+from sparks.turnover import turnover_frame
 
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\">{{loader}}<!--\u2028&amp;"
 PACKAGE = Path(sparks.report.__file__).parent
@@ -61,14 +66,15 @@ def hostile_page() -> str:
 
 def test_hostile_text_stays_text():
     page = hostile_page()
-    assert page.count("<script") == page.count("</script>") == 3  # data, code, loader
+    assert page.count("<script") == page.count("</script>") == 4  # data, style, code, loader
     assert "<img" not in page
     assert page.count("<!--") == 0
     data = payload(page)
     shown = HOSTILE.replace("\u2028", " ")
     assert data["title"] == data["runs"][0]["name"] == shown
     assert data["runs"][0]["metrics"][0]["name"] == shown
-    assert data["runs"][0]["problems"] == [shown, "x"]
+    for look in data["runs"][0]["looks"].values():
+        assert look["problems"] == [shown, "x"]
     # The title's braces were not filled with anything of the page.
     title = re.search(r"<title>(.*?)</title>", page)
     assert title is not None
@@ -93,9 +99,9 @@ def source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def script_of(page: str) -> str:
-    """The script that the loader inflates."""
-    found = re.search(r'<script type="text/plain" id="code">([\w+/=]*)</script>', page)
+def script_of(page: str, name: str = "code") -> str:
+    """The script, or with "style" the style, that the loader inflates."""
+    found = re.search(rf'<script type="text/plain" id="{name}">([\w+/=]*)</script>', page)
     assert found is not None
     return raw(found[1]).decode("ascii")
 
@@ -118,10 +124,11 @@ def test_policy_allows_exactly_this_script_and_style():
     assert policy.pop("default-src") == "'none'"
     sources = {name: policy.pop(name).split() for name in ("script-src", "style-src")}
     assert sources["script-src"] == [source(element(page, "script")), source(script_of(page))]
-    assert sources["style-src"] == [source(element(page, "style"))]
+    assert sources["style-src"] == [source(script_of(page, "style"))]
     assert policy == {"base-uri": "'none'", "form-action": "'none'"}
     # Before anything that it has to govern.
-    assert page.index("Content-Security-Policy") < page.index("<style>") < page.index("<script")
+    assert page.index("Content-Security-Policy") < page.index("<script")
+    assert "<style" not in page
 
 
 def test_page_is_self_contained_ascii():
@@ -223,32 +230,150 @@ def curves_of(run: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
     return {curve["name"]: (np.cumsum(at).tolist(), found.tolist()) for curve, at, found in parts}
 
 
-@pytest.mark.parametrize("probes", [1, 8, 600])
-def test_arrays_survive_packing(probes: int):
+def turns(run: dict[str, Any], text: str) -> np.ndarray:
+    """Bits that were sent where they turn: [checkpoints, layers, heads]."""
+    times, rows = len(run["steps"]), run["layers"] * run["heads"]
+    bits = np.unpackbits(unpacked(text, "u1"), count=rows * times).reshape(rows, times)
+    holds = (np.cumsum(bits, axis=1) % 2).astype(bool)
+    return holds.T.reshape(times, run["layers"], run["heads"])
+
+
+def of_heads(run: dict[str, Any], text: str) -> np.ndarray:
+    """A bit a head."""
+    bits = np.unpackbits(unpacked(text, "u1"), count=run["layers"] * run["heads"])
+    return bits.astype(bool).reshape(run["layers"], run["heads"])
+
+
+def steady_run(probes: int, checkpoints: int = 7) -> list[Snapshot]:
+    """Heads in other shares of the circuits, each in other parts of the grid, five in none."""
     graph = Graph(num_layers=5, num_heads=3, num_kv_heads=1)
-    timeline = Timeline(large_run(checkpoints=7, graph=graph, probes=probes))
+    rng = np.random.default_rng(0)
+    run = large_run(checkpoints=checkpoints, graph=graph, probes=probes, emergent_share=0.3)
+    cut = rng.random((5, 3))
+    cut[[0, 1, 2, 3, 4], [0, 2, 1, 0, 2]] = 0
+    return [
+        replace(s, grid_active=np.sort(rng.random((9, probes, 5, 3)), axis=0) < cut) for s in run
+    ]
+
+
+@pytest.mark.parametrize("probes", [1, 8, 16, 600])
+def test_arrays_survive_packing(probes: int):
+    timeline = Timeline(steady_run(probes))
     run = payload(render_report([timeline]))["runs"][0]
     frequency, importance = cells(run)
-    np.testing.assert_array_equal(frequency > 0, timeline.active)
+    np.testing.assert_array_equal(frequency > 0, timeline.by("paper").active)
     limit = 1e-6 if probes <= 254 else 1 / 254
     np.testing.assert_allclose(frequency, timeline.frequency, atol=limit)
     np.testing.assert_allclose(importance, timeline.importance, atol=2e-5, rtol=1e-3)
-    base = np.unpackbits(unpacked(run["base"], "u1"), count=15).astype(bool).reshape(5, 3)
-    np.testing.assert_array_equal(base, timeline.base)
-    np.testing.assert_array_equal(unpacked(run["cohort"], "<i2").reshape(5, 3), timeline.cohort)
+    look = run["looks"]["calibrated"]
+    np.testing.assert_array_equal(turns(run, look["active"]), timeline.active)
+    np.testing.assert_array_equal(turns(run, look["undecided"]), timeline.undecided)
+    np.testing.assert_array_equal(of_heads(run, look["base"]), timeline.base)
+    np.testing.assert_array_equal(of_heads(run, look["undated"]), timeline.states.undated)
+    cohort = unpacked(look["cohort"], "<i2").reshape(5, 3)
+    np.testing.assert_array_equal(cohort, timeline.cohort)
+
+
+def wilson(mean: np.ndarray, count: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end, written out on their own."""
+    centre, whole = mean + z**2 / (2 * count), 1 + z**2 / count
+    half = z * np.sqrt(mean * (1 - mean) / count + z**2 / (4 * count**2))
+    return (centre - half) / whole, (centre + half) / whole
+
+
+def intervals_of_inclusion(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inclusion and its ends, read as the page reads them."""
+    times, shape = len(run["steps"]), (len(run["steps"]), run["layers"], run["heads"])
+    steps = unpacked(run["inclusion"], "u1").reshape(-1, times)
+    inclusion = np.cumsum(steps, axis=1, dtype=np.uint8) / run["inclusion_unit"]
+    count = np.full(inclusion.shape, float(run["probes"]))
+    if run["effective"]:
+        look = run["looks"]["calibrated"]
+        near = (turns(run, look["active"]) | turns(run, look["undecided"])).any(axis=0).ravel()
+        grown = np.zeros(inclusion.shape)
+        grown[near] = unpacked(run["effective"], "u1").reshape(-1, times)
+        partly = (inclusion > 0) & (inclusion < 1)
+        count[partly] = ((run["probes"] - 1) * 1.15**grown)[partly]
+    low, high = wilson(inclusion, count, run["z"])
+    return tuple(values.T.reshape(shape) for values in (inclusion, low, high))
+
+
+@pytest.mark.parametrize(("probes", "grid"), [(1, True), (8, True), (16, True), (16, False)])
+def test_intervals_of_inclusion_survive_packing(probes: int, grid: bool):
+    run = steady_run(probes)
+    if not grid:
+        run = [replace(s, grid=(), grid_active=s.grid_active[:0]) for s in run]
+    timeline = Timeline(run)
+    inclusion, low, high = intervals_of_inclusion(run_data(timeline))
+    near = np.broadcast_to((timeline.active | timeline.undecided).any(axis=0), low.shape)
+    assert near.any()
+    np.testing.assert_allclose(inclusion, timeline.inclusion, atol=1e-6)
+    for found, expected in ((low, timeline.inclusion_low), (high, timeline.inclusion_high)):
+        np.testing.assert_allclose(found[near], expected[near], atol=0.01)
+    # Of heads that never come near, the widest interval: it holds the true one.
+    assert (low[~near] <= timeline.inclusion_low[~near] + 1e-6).all()
+    assert (high[~near] >= timeline.inclusion_high[~near] - 1e-6).all()
+
+
+def test_intervals_of_importance_survive_packing():
+    timeline = Timeline(steady_run(16))
+    run = run_data(timeline)
+    frequency, importance = cells(run)
+    held = ((frequency > 0) | (importance > 0)).reshape(7, -1).T
+    ends = unpacked(run["importance_ends"], "u1").reshape(2, -1) / run["end_unit"]
+    expected = [np.stack(end).reshape(7, -1).T[held] for end in
+                zip(*(timeline.importance_interval(t) for t in range(7)), strict=True)]  # fmt: skip
+    mine = importance.reshape(7, -1).T[held]
+    assert len(mine) > 15
+    np.testing.assert_allclose(mine * ends[0] ** 2, expected[0], atol=0.04 * mine.max())
+    np.testing.assert_allclose(mine / ends[1] ** 2, expected[1], rtol=0.1)
+
+
+def test_large_runs_send_less(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sparks.report.cells.MOST_CELLS", 50)
+    timeline = Timeline(steady_run(16))
+    run, (frequency, _) = run_data(timeline), cells(run_data(timeline))
+    assert run["is_large"] is True
+    shown = timeline.active | timeline.undecided | (timeline.frequency > 0)
+    rows = int(shown.any(axis=0).sum())
+    assert 0 < rows < 15
+    assert len(unpacked(run["inclusion"], "u1")) == rows * 7
+    assert len(unpacked(run["importance_ends"], "u1")) == 2 * (frequency[-1] > 0).sum()
+
+
+def events_of(run: dict[str, Any]) -> list[tuple[int, str, str, int]]:
+    """Step, head, kind, step since which it shows."""
+    rows = unpacked(run["looks"]["calibrated"]["events"], "<u2").reshape(4, -1).T.tolist()
+    return [
+        (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind],
+         run["steps"][at - late])
+        for row, at, kind, late in rows
+    ]  # fmt: skip
 
 
 def test_events_of_the_story():
-    run = run_data(story())
-    triples = unpacked(run["events"], "<u2").reshape(3, -1).T.tolist()
-    found = [
-        (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind])
-        for row, at, kind in triples
-    ]
-    events = story().events()
-    expected = list(zip(events["step"], events["head"], events["kind"], strict=True))
+    found, events = events_of(run_data(story())), story().events()
+    columns = [events[name] for name in ("step", "head", "kind", "onset")]
     assert len(found) == 9
-    assert found == expected
+    assert found == list(zip(*columns, strict=True))
+
+
+def slow_birth() -> Timeline:
+    """L1H1 comes into one circuit more at each checkpoint: it shows before it is sure."""
+    counts = {step: {"L0H0": 16, "L1H1": step // 10} for step in range(0, 170, 10)}
+    return Timeline(make_run(counts), name="slow")
+
+
+def test_a_birth_that_is_settled_late_carries_its_onset():
+    timeline = slow_birth()
+    (found,) = events_of(run_data(timeline))
+    assert found[1:3] == ("L1H1", "born")
+    assert found[0] > found[3] == 80  # half of 16 probes
+    assert timeline.steps[timeline.cohort[1, 1]] == found[0]
+    assert (
+        "1 of these births was settled later than it shows: the step of a birth is the one at "
+        "which it was sure." in summary(timeline)
+    )
 
 
 def test_gaps_in_the_run_are_carried():
@@ -269,11 +394,19 @@ def test_checkpoint_without_scores_is_marked():
     assert run_data(timeline)["unscored"] == [2]
 
 
+def counts_of(run: dict[str, Any]) -> dict[str, list[float | None]]:
+    values = unpacked(run["counts"], "<f4").reshape(-1, len(run["steps"])).tolist()
+    return {
+        name: [float(f"{value:.5g}") if np.isfinite(value) else None for value in row]
+        for name, row in zip(run["count_names"], values, strict=True)
+    }
+
+
 @pytest.mark.parametrize("gap", [float("nan"), float("inf")])
 def test_numbers_that_json_lacks_become_null(gap: float):
     run = [make_snapshot(0, ["L0H0"], gap=gap), make_snapshot(10, ["L0H0"], gap=0.25)]
-    data = payload(render_report([Timeline(run)]))["runs"][0]
-    assert data["counts"]["completeness_gap_max"] == [None, 0.25]
+    page = render_report([Timeline(run)])
+    assert counts_of(payload(page)["runs"][0])["completeness_gap_max"] == [None, 0.25]
 
 
 def test_json_never_holds_nan():
@@ -351,7 +484,7 @@ def noisy_run(checkpoints: int, probes: int, seed: int = 0) -> list[Snapshot]:
 
 
 def test_cohort_groups_cover_every_cohort():
-    timeline = Timeline(noisy_run(checkpoints=40, probes=4))
+    timeline = Timeline(noisy_run(checkpoints=40, probes=4), rule="paper")
     cohorts = np.unique(timeline.cohort[timeline.cohort >= 0])
     groups = cohort_groups(timeline)
     assert len(cohorts) > 20
@@ -366,7 +499,7 @@ def test_size_of_a_long_run(tmp_path: Path):
         {"step": step} | {f"metric_{i}": float(rng.normal()) for i in range(30)}
         for step in range(1, 1476)
     ]
-    timeline = Timeline(noisy_run(checkpoints=60, probes=12), metrics=log)
+    timeline = Timeline(noisy_run(checkpoints=60, probes=12), metrics=log, rule="paper")
     assert timeline.active.mean() > 0.1
     out = write_report([timeline], tmp_path / "report.html")
     assert out.stat().st_size <= 150_000
@@ -399,15 +532,15 @@ def test_summary_where_little_happened():
 
 def test_top_numbers_show_gap_and_probes():
     timeline = Timeline(
-        make_run({0: ["L0H0"], 10: ["L0H0", "L1H1"]}, gap=[0.01, 0.02, 0.03, 0.5]), name="x"
+        make_run({0: ["L0H0"], 10: ["L0H0", "L1H1"]}, gap=[0.01, 0.02, 0.03, 0.5] * 4), name="x"
     )
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
     assert tiles["active heads"]["value"] == "1 \u2192 2"
     assert tiles["heads born"]["value"] == "1"
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
-    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0"
-    assert tiles["probes"]["value"] == "4"
+    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; m = 100"
+    assert tiles["probes"]["value"] == "16"
 
 
 def measured(overheads: Sequence[float | None], circuit: Sequence[float]) -> Timeline:
@@ -415,7 +548,7 @@ def measured(overheads: Sequence[float | None], circuit: Sequence[float]) -> Tim
     run = []
     for index, (overhead, loss) in enumerate(zip(overheads, circuit, strict=True)):
         snapshot = make_snapshot(10 * index, ["L0H0"], overhead=overhead)
-        ones = np.ones(4, np.float32)
+        ones = np.ones(16, np.float32)
         run.append(
             replace(snapshot, loss_corrupted=ones, loss_circuit=(loss * ones).astype(np.float32))
         )
@@ -433,9 +566,9 @@ def test_faithfulness_and_overhead_are_told_where_they_were_measured():
     assert tiles["faithfulness"]["value"] == "50 %"
     assert tiles["faithfulness"]["detail"] == "median; least 25 % at step 20"
     data = run_data(timeline)
-    assert data["summary"][-2:] == trust(timeline)
-    assert data["counts"]["faithfulness"] == [0.5, 0.9, 0.25]
-    assert data["counts"]["overhead"] == [None, 0.012, 0.034]
+    assert all(look["summary"][-2:] == trust(timeline) for look in data["looks"].values())
+    assert counts_of(data)["faithfulness"] == pytest.approx([0.5, 0.9, 0.25], rel=2e-5)
+    assert counts_of(data)["overhead"] == [None, 0.012, 0.034]
 
 
 def test_what_was_not_measured_is_not_told():
@@ -458,11 +591,92 @@ def test_component_shift_survives_packing():
     np.testing.assert_allclose(found, expected, atol=0.5 / 127 + 1e-6)
 
 
-def test_few_probes_are_named_as_a_limit():
+def test_notes_say_by_which_rule_and_how_sure():
     (note,) = notes(story())
-    assert "over 4 probes" in note
-    assert "differed by about 24" in note
-    assert "in any probe's circuit" in note
+    assert note.startswith("Calibrated rule: active = in more than half of the circuits")
+    assert "over 16 probes \u00d7 9 circuit settings" in note
+    assert "at most 5 % of those shown are expected to be false" in note
+    (note,) = notes(story(rule="paper"))
+    assert note.startswith("Paper\u2019s rule: active = in any of the circuits of 16 probes.")
+    assert "grows with that of the probes" in note
+
+
+def test_undecided_heads_are_counted_in_words():
+    timeline = Timeline(make_run({0: {"L0H0": 16, "L1H1": 8}, 10: {"L0H0": 16, "L1H1": 8}}))
+    assert summary(timeline)[1] == (
+        "1 more is undecided there, so 1 to 2; 2 by the best guess (inclusion of at least one "
+        "half)."
+    )
+    tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
+    assert tiles["active heads"]["detail"].endswith("of 12; 1 undecided")
+    assert "undecided" not in " ".join(summary(timeline.by("paper")))
+
+
+def test_the_null_is_told_beside_the_births():
+    timeline = story()
+    look = run_data(timeline)["looks"]["calibrated"]
+    band = null_of(timeline)
+    assert band is not None
+    assert look["null"]["births"] == [band.births_low, band.births_median, band.births_high]
+    assert look["notes"][1] == f"Null: {sentence(timeline, band)}."
+    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "heads born"]
+    ends = f"{band.births_low:.0f} to {band.births_high:.0f}"
+    assert tile["detail"] == f"2 active at the end; unchanged models: {ends}"
+    few = run_data(Timeline(make_run({0: ["L0H0"], 10: []}, probes=2)))["looks"]["paper"]
+    assert few["null"] is None
+    assert few["notes"][1] == "Null: 2 probes are too few for a null: 4 are needed."
+
+
+def test_both_rules_and_the_controls_are_sent():
+    groups = [""] * 16 + ["control"] * 16
+    whole = {"L0H0": 32, "L2H3": 32}
+    run = make_run({0: {"L0H0": 32}, 10: whole, 20: whole}, probes=32, groups=groups)
+    held = run[1].active.copy()
+    held[:16, 1, 1] = True  # born on the behaviour alone
+    run[1:] = [replace(s, active=held, grid_active=np.repeat(held[None], 9, axis=0))
+               for s in run[1:]]  # fmt: skip
+    timeline = Timeline(run)
+    data = run_data(timeline)
+    assert data["rule"] == "calibrated"
+    assert run_data(timeline.by("paper"))["rule"] == "paper"
+    for rule in ("calibrated", "paper"):
+        look = data["looks"][rule]
+        codes = unpacked(look["specificity"], "u1").reshape(3, 4)
+        assert (codes[1, 1], codes[2, 3], codes.sum()) == (1, 2, 3)
+        assert look["control"]["emergent"] == [0, 1, 1]
+        assert look["control"]["active"] == [1, 2, 2]
+    assert run_data(story())["looks"]["paper"]["specificity"] is None
+
+
+def test_turnover_and_settings_of_every_checkpoint_are_sent():
+    timeline = Timeline(steady_run(16))
+    data = run_data(timeline)
+    sent = np.cumsum(unpacked(data["turnover"], "u1").reshape(18, 7), axis=1, dtype=np.uint8)
+    frame = turnover_frame(circuit_turnover(timeline))
+    for index, name in enumerate(TURNOVER):
+        for place, end in enumerate(("", "_low", "_high")):
+            found, expected = sent[3 * index + place], frame[name + end].to_numpy()
+            np.testing.assert_array_equal(found == 255, np.isnan(expected))
+            known = found != 255
+            np.testing.assert_allclose(found[known] / 254, expected[known], atol=0.5 / 254 + 1e-6)
+    assert data["grid"]["settings"] == [list(setting) for setting in GRID]
+    held = np.stack([snapshot.grid_active.mean(axis=1) for snapshot in timeline.snapshots], axis=1)
+    for name, counted in (("half", held >= 0.5), ("any", held > 0)):
+        found = unpacked(data["grid"][name], "<u2").reshape(9, 7)
+        np.testing.assert_array_equal(found, counted.sum(axis=(2, 3)))
+        assert len(np.unique(found)) > 2
+
+
+def test_points_that_each_probe_got_are_told():
+    run = make_run({0: ["L0H0"], 10: ["L0H0"]}, probes=4)
+    run[1] = replace(run[1], points=np.array([36, 36, 108, 324], np.int32))
+    data = run_data(Timeline(run))
+    counts = counts_of(data)
+    found = [counts[f"points_{name}"] for name in ("min", "median", "max")]
+    assert found == [[100, 36], [100, 72], [100, 324]]
+    (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
+    assert tile["detail"].endswith("; m = 36 to 324")
+    assert dict(data["settings"])["Attribution"].startswith("EAP-IG, m = 36 to 324 points")
 
 
 def test_run_without_any_gap():
@@ -482,10 +696,10 @@ def test_titles_and_names_of_runs():
 
 
 def test_group_is_named():
-    run = make_run(STORY, groups=["a", "b", "b", "b"])
+    run = make_run(STORY, groups=["a"] + ["b"] * 15)
     data = run_data(Timeline(run, group="b"))
     assert data["group"] == "b"
-    assert data["probes"] == 3
+    assert data["probes"] == 15
     assert ("Probe group", "b") in data["settings"]
 
 
@@ -537,8 +751,14 @@ def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
     held = {file.distribution_path for file in builder.recurse_included_files()}
-    modules = ("__init__", "compared", "data", "edges", "packing", "words")
-    parts = {*(f"{name}.py" for name in modules), "page.html", "page.css", *LOADER, *SCRIPTS}
+    modules = "__init__ cells circuits compared data edges looks packing words"
+    parts = {
+        *(f"{name}.py" for name in modules.split()),
+        "page.html",
+        "page.css",
+        *LOADER,
+        *SCRIPTS,
+    }
     assert {f"sparks/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
 

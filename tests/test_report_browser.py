@@ -36,6 +36,7 @@ FLAGS = (
 )
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"><b>{{script}}</b>"
 GRAPH = Graph(num_layers=6, num_heads=8, num_kv_heads=2)
+PROBES = 16
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def timeline() -> Timeline:
-    run = large_run(checkpoints=9, graph=GRAPH, probes=8, emergent_share=0.3)
+    run = large_run(checkpoints=9, graph=GRAPH, probes=PROBES, emergent_share=0.3)
     return Timeline(run, metrics=make_metrics(range(10, 801, 10)), name="nine")
 
 
@@ -162,7 +163,8 @@ def test_counts_agree_with_the_timeline_at_every_step(open_page: Open, timeline:
         found = [int(page.data(k)) for k in ("step", "active", "emergent", "retained", "newly")]
         expected = [row["step"], row["active"], row["emergent"], row["retained"], row["born"]]
         assert found == expected
-        alive = [text.split("/")[0] for text in page.texts("#cohorts-legend b")[:-2]]
+        entries = page.texts("#cohorts-legend b")
+        alive = [text.split("/")[0] for text in entries if "/" in text]
         assert sum(map(int, alive)) == row["emergent"]
         page.press("cohorts-plot", Keys.ARROW_RIGHT)
 
@@ -205,17 +207,17 @@ def test_hostile_names_are_inert(open_page: Open):
 
 
 def test_probe_groups_are_inert(open_page: Open):
-    run = make_run(STORY, groups=[HOSTILE] * 4)
+    run = make_run(STORY, groups=[HOSTILE] * 16)
     page = open_page(Timeline(run, group=HOSTILE, name="x"))
     assert HOSTILE in page["about"].text
     assert page.browser.title == "x"
     assert page.browser.find_elements(By.TAG_NAME, "img") == []
 
 
-def test_paper_limits_and_problems_are_on_the_page(open_page: Open):
+def test_limits_and_problems_are_on_the_page(open_page: Open):
     page = open_page(Timeline(make_run({5: ["L0H0"], 10: []}), problems=["a file was skipped"]))
-    assert "over 4 probes" in page["notes"].text
-    assert "differed by about 24" in page["notes"].text
+    assert "over 16 probes" in page["notes"].text
+    assert "an unchanged model measured with other probes gives" in page["notes"].text
     assert page["problems"].is_displayed()
     assert page.texts("#problem-list li")[0] == "a file was skipped"
     assert "no snapshot of step 0" in page.texts("#problem-list li")[1]
@@ -281,13 +283,22 @@ def test_head_panel_shows_the_numbers_of_the_timeline(open_page: Open, timeline:
         layer, head = divmod(int(row), GRAPH.num_heads)
         page.press("grid-plot", *[Keys.ARROW_UP] * 6, *[Keys.ARROW_LEFT] * 8)
         page.press("grid-plot", *[Keys.ARROW_DOWN] * layer, *[Keys.ARROW_RIGHT] * head)
-        used, importance, change, active = page.texts("#head-facts dd")
-        assert used == f"{round(timeline.frequency[-1, layer, head] * 8)} of 8"
-        expected = 100 * timeline.importance[-1, layer, head]
-        assert float(importance.split(" %")[0]) == pytest.approx(expected, rel=6e-3, abs=1e-3)
-        shown = float(change.replace("\u2212", "-"))
+        names, texts = page.texts("#head-facts dt"), page.texts("#head-facts dd")
+        facts = dict(zip(names, texts, strict=True))
+        assert facts["State"] == timeline.state_names()[-1, layer, head]
+        used = f"{round(timeline.frequency[-1, layer, head] * PROBES)} of {PROBES}"
+        assert facts["Probes that use it"] == used
+        importance = [float(x) for x in re.findall(r"[\d.]+", facts["Importance (95 %)"])]
+        low, high = (end[layer, head] for end in timeline.importance_interval(-1))
+        mid = float(timeline.importance[-1, layer, head])
+        assert importance[0] == pytest.approx(100 * mid, rel=6e-3, abs=1e-3)
+        if mid:
+            assert importance[1] == pytest.approx(100 * low, abs=8 * mid)
+            assert importance[2] == pytest.approx(100 * high, rel=0.12)
+        shown = float(facts["Change since start"].replace("\u2212", "-"))
         assert shown == pytest.approx(effect[-1, layer, head], abs=0.006)
-        assert active == f"{timeline.active[:, layer, head].sum()} of 9 checkpoints"
+        held = f"{timeline.active[:, layer, head].sum()} of 9 checkpoints"
+        assert facts["Active at"].split(",")[0] == held
 
 
 @pytest.mark.parametrize("show", ["all", "ever", "born", "base", "end"])
@@ -340,7 +351,7 @@ def test_table_sorts(open_page: Open, timeline: Timeline):
     assert click("importance")[-3:] == strongest[:3].tolist()[::-1]
     most = heads.sort_values("checkpoints_active", ascending=False, kind="stable")["head"]
     assert click("checkpoints")[:5] == most[:5].tolist()
-    births = page.texts("#births tbody td:nth-child(2)")
+    births = [text.split()[0] for text in page.texts("#births tbody td:nth-child(2)")]
     assert sorted(map(int, births)) == sorted(heads["cohort_step"].tolist())
 
 
@@ -377,7 +388,9 @@ def test_click_pins_and_hover_only_reads(open_page: Open, timeline: Timeline):
     assert page.data("step") == "400"
     rows = page["rows-plot"]
     ActionChains(page.browser, duration=20).move_to_element_with_offset(rows, 60, 0).perform()
-    assert re.match(r"L\dH\d, (born at step \d+|base head)\nstep \d+: \d of 8", page["tip"].text)
+    kind = r"(born at step \d+.*|base head|active, birth not known.*)"
+    state = r"step 400: (active|undecided|inactive), inclusion \d+ % \(\d+\u2013\d+ %\)"
+    assert re.match(rf"L\dH\d, {kind}\n{state}\n\d+ of 16 probes", page["tip"].text)
 
 
 def test_any_metric_can_be_chosen(open_page: Open, timeline: Timeline):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import STORY, make_run, make_snapshot
+from factories import make_run, make_snapshot
 from test_report import payload, raw, summed, unpacked
 
 from sparks.graph import Graph
@@ -19,7 +19,6 @@ from sparks.report.edges import (
     FEWEST_EDGES,
     MOST_EDGES,
     consensus,
-    edge_data,
     most_edges,
 )
 from sparks.snapshot import Snapshot
@@ -62,12 +61,6 @@ def sent(run: dict[str, Any]) -> list[dict[tuple[str, str], tuple[float, ...]]]:
     return [dict(whole[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
-def with_edges(run: list[Snapshot], **keywords: Any) -> Timeline:
-    timeline = Timeline(run, **keywords)
-    timeline.snapshots = tuple(run)
-    return timeline
-
-
 def busy_snapshot(step: int = 0, probes: int = 5, seed: int = 0) -> Snapshot:
     rng = np.random.default_rng(seed)
     held = {
@@ -105,7 +98,7 @@ def test_a_score_that_is_no_number_counts_as_none():
 
 def test_edges_survive_packing():
     run = [busy_snapshot(step, seed=step) for step in (0, 10)]
-    data = payload(render_report([with_edges(run)]))["runs"][0]
+    data = payload(render_report([Timeline(run)]))["runs"][0]
     for snapshot, found in zip(run, sent(data), strict=True):
         expected = by_hand(snapshot, list(range(5)))
         assert set(found) == set(expected)  # few enough to be sent whole
@@ -115,10 +108,11 @@ def test_edges_survive_packing():
 
 
 def test_only_the_probes_of_the_group_count():
-    run = [make_snapshot(0, {"L0H0": 4, "L1H1": 2}, groups=["b", "b", "a", "a"])]
-    data = payload(render_report([with_edges(run, group="a")]))["runs"][0]
+    groups = ["b", "b", "a", "a"]
+    run = [make_snapshot(0, {"L0H0": 4, "L1H1": 2}, probes=4, groups=groups)]
+    data = payload(render_report([Timeline(run, group="a")]))["runs"][0]
     assert {source for source, _ in sent(data)[0]} <= {"embed", "L0H0"}
-    whole = payload(render_report([with_edges(run)]))["runs"][0]
+    whole = payload(render_report([Timeline(run)]))["runs"][0]
     assert "L1H1" in {source for source, _ in sent(whole)[0]}
 
 
@@ -169,8 +163,9 @@ def test_strongest_edges_those_through_heads_and_those_of_born_heads_are_sent(
 ):
     monkeypatch.setattr("sparks.report.edges.most_edges", lambda _: 4)
     run = crowded_run([0, 10, 20, 30])
-    timeline = with_edges(run)
-    assert timeline.cohort[5, 7] == 1
+    timeline = Timeline(run)
+    assert timeline.by("paper").cohort[5, 7] == 1
+    assert timeline.cohort[5, 7] == -1  # one probe settles nothing; the edges are sent all the same
     data = payload(render_report([timeline]))["runs"][0]
     for at, (snapshot, found) in enumerate(zip(run, sent(data), strict=True)):
         expected = by_hand(snapshot, [0])
@@ -184,11 +179,7 @@ def test_strongest_edges_those_through_heads_and_those_of_born_heads_are_sent(
     assert data["edges"]["of_a_head"] == EDGES_OF_A_HEAD
 
 
-def test_run_without_snapshots_at_hand_sends_no_edges():
-    assert edge_data(Timeline(make_run(STORY)), ()) is None
-
-
 def test_run_whose_circuits_are_empty_sends_no_edges():
-    data = payload(render_report([with_edges(make_run({0: [], 10: []}))]))["runs"][0]
+    data = payload(render_report([Timeline(make_run({0: [], 10: []}))]))["runs"][0]
     assert data["edges"]["counts"] == data["edges"]["found"] == [0, 0]
     assert data["edges"]["strength_max"] == 0

@@ -14,6 +14,7 @@ from test_comparison import timeline as regime
 from test_report_browser import (
     GRAPH,
     HOSTILE,
+    PROBES,
     Open,
     Page,
     browser,
@@ -22,7 +23,7 @@ from test_report_browser import (
     timeline,
     until,
 )
-from test_report_edges import by_hand, with_edges
+from test_report_edges import by_hand
 
 from sparks.comparison import Comparison
 from sparks.report import SCRIPTS, render_report
@@ -35,14 +36,12 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 # The fixtures are those of the report's own browser tests.
 __all__ = ["browser", "open_page", "pytestmark", "timeline"]
 
-PROBES = 8
-
 
 @pytest.fixture(scope="module")
 def run() -> Timeline:
     """Nine checkpoints with their edges."""
     found = large_run(checkpoints=9, graph=GRAPH, probes=PROBES, emergent_share=0.3)
-    return with_edges(found, metrics=make_metrics(range(10, 801, 10)), name="nine")
+    return Timeline(found, metrics=make_metrics(range(10, 801, 10)), name="nine")
 
 
 def at_link(page: Page, text: str) -> None:
@@ -79,7 +78,7 @@ def test_a_head_is_found_by_name_and_has_its_numbers(open_page: Open, run: Timel
     assert page["page-words"].text.startswith(f"Born at step {run.steps[run.cohort[layer, head]]};")
     facts = dict(zip(page.texts("#page-facts dt"), page.texts("#page-facts dd"), strict=True))
     share = run.importance[-1]
-    assert number(facts["Importance"]) == pytest.approx(100 * share[layer, head], rel=6e-3)
+    assert number(facts["Importance (95 %)"]) == pytest.approx(100 * share[layer, head], rel=6e-3)
     assert facts["Rank"] == f"{1 + (share > share[layer, head]).sum()} of {share.size}"
     mean = run.effect()[1:, layer, head].mean()
     assert number(facts["Mean change so far"]) == pytest.approx(mean, abs=0.006)
@@ -289,16 +288,6 @@ def test_hover_shows_the_edges_of_a_node_and_a_click_opens_it(open_page: Open, r
     assert (page.data("view"), page.data("head")) == ("head", name)
 
 
-def test_report_without_edges_says_so(open_page: Open):
-    bare = Timeline(make_run(STORY))
-    bare.snapshots = ()
-    page = open_page(bare)
-    page["tab-circuit"].click()
-    assert page["circuit-text"].text == "This report holds no edges."
-    page["tab-head"].click()
-    assert page["page-edges"].text == "This report holds no edges."
-
-
 # -- several runs ----------------------------------------------------------------------------
 
 
@@ -395,7 +384,7 @@ def test_links_and_views_work_in_a_sandboxed_frame(open_page: Open, run: Timelin
     try:
         page["tab-circuit"].click()
         link = link_of(page)
-        assert link.startswith("#view=circuit&step=800")
+        assert link.startswith("#rule=calibrated&view=circuit&step=800")
         page["tab-head"].click()
         until(lambda: page.data("view") == "head")
         page.browser.execute_async_script("setTimeout(arguments[0], 600)")  # the address follows
@@ -443,7 +432,7 @@ return found;
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_every_view(open_page: Open, run: Timeline, scheme: str):
     other = large_run(checkpoints=4, graph=GRAPH, probes=PROBES, emergent_share=0.2)
-    page = open_page(run, with_edges(other, name="other", problems=["a problem"]))
+    page = open_page(run, Timeline(other, name="other", problems=["a problem"]))
     page.media(prefers_color_scheme=scheme)
     until(lambda: page.data("theme") == scheme)
     for view in ("timeline", "head", "circuit"):

@@ -14,6 +14,7 @@ import pytest
 from factories import make_snapshot
 from test_report_browser import browser, needs_browser
 
+from sparks.circuit_grid import GRID
 from sparks.graph import Graph
 from sparks.report import write_report
 from sparks.snapshot import Snapshot
@@ -31,23 +32,28 @@ def run_of(
 ) -> list[Snapshot]:
     """A quarter of the heads, two thirds of them from the start, each in some probes' circuits.
 
-    A head keeps its frequency and its importance, both with noise, and every fourth emergent one
-    flickers. Edges are drawn anew at each checkpoint from a fixed stock that is half as large
-    again, with scores that have noise too.
+    A head keeps its strength in each probe, with a little noise at each checkpoint, and its
+    importance, with noise too; every setting of the grid holds what is strong enough for it, so
+    that other heads are in some circuits as well. Every fourth emergent head flickers. Edges are
+    drawn anew at each checkpoint from a fixed stock that is half as large again, with scores that
+    have noise too.
     """
     rng = np.random.default_rng(seed)
     shape = (graph.num_layers, graph.num_heads)
     kind = rng.choice(3, shape, p=[0.75, 0.16, 0.09])  # silent, base, emergent
     birth = np.where(kind == 2, rng.integers(1, max(2, checkpoints), shape), 0)
-    usual, weight = rng.uniform(0.1, 1, shape), rng.exponential(1, shape)
+    usual, weight = rng.uniform(0.4, 1, shape), rng.exponential(1, shape)
+    spread = rng.normal(0, 0.17, (probes, *shape))
+    cuts = np.linspace(0.35, 0.65, len(GRID))[:, None, None, None]
     stock = np.argwhere(graph.edge_mask)
     stock = stock[rng.choice(len(stock), 3 * edges // 2, replace=False)].astype(np.int32)
     strength = rng.normal(0, 1, len(stock))
     empty = make_snapshot(0, graph=graph, probes=probes)
     run = []
     for index in range(checkpoints):
-        on = (kind > 0) & (birth <= index) & ((kind < 2) | (rng.random(shape) < usual + 0.5))
-        held = on & (rng.random((probes, *shape)) < usual)
+        on = (kind > 0) & (birth <= index) & ((kind < 2) | (rng.random(shape) < usual + 0.3))
+        level = np.where(on, usual, 0.08) + spread + rng.normal(0, 0.04, spread.shape)
+        held = on & (level > 0.5)
         noise = rng.uniform(0.8, 1.25, held.shape)
         keep = rng.random((probes, len(stock))) < 2 / 3
         probe, edge = np.nonzero(keep)
@@ -57,6 +63,7 @@ def run_of(
                 empty,
                 meta=replace(empty.meta, step=25 * index),
                 active=held,
+                grid_active=level > cuts,
                 importance=np.where(held, weight * noise, 0).astype(np.float32),
                 node_totals=rng.exponential(1, (probes, graph.num_sources)).astype(np.float32),
                 edge_offsets=np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int64),
@@ -76,9 +83,7 @@ def timeline_of(run: Sequence[Snapshot], metrics: int, every_step: int) -> Timel
         {"step": step} | {f"metric_{i}": float(rng.normal()) for i in range(metrics)}
         for step in steps
     ]
-    timeline = Timeline(run, metrics=log, name="weight")
-    timeline.snapshots = tuple(run)
-    return timeline
+    return Timeline(run, metrics=log, name="weight")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """One HTML file that shows how attention heads came and went: no network, no server, no torch.
 
-The file holds a page (`page.html`, `page.css`), its script (the parts in `SCRIPTS`, deflated, and
-the small `LOADER` that inflates it) and the timelines as JSON. What a run wrote is never markup or
-code here:
+The file holds a page (`page.html`), its style (`page.css`) and script (the parts in `SCRIPTS`),
+both deflated, the small `LOADER` that inflates them, and the timelines as JSON. What a run wrote is
+never markup or code here:
 
 1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page
    puts text on screen through `textContent` only.
@@ -28,7 +28,7 @@ import numpy as np
 
 from sparks.errors import SparksError
 from sparks.files import write_atomically
-from sparks.report.compared import compared
+from sparks.report.compared import compared_by_rule
 from sparks.report.data import run_data
 from sparks.report.packing import packed
 from sparks.report.words import clean_text
@@ -40,6 +40,8 @@ LOADER = ("inflate.js", "load.js")
 """Parts of the script that starts the page."""
 SCRIPTS = (
     "decode.js",
+    "states.js",
+    "curves.js",
     "edges.js",
     "colours.js",
     "draw.js",
@@ -72,7 +74,7 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
         raise SparksError("a report needs at least one timeline, got none: give a run folder")
     runs = [run_data(timeline) for timeline in timelines]
     _make_names_unique(runs)
-    comparison = compared(timelines, [run["name"] for run in runs])
+    comparison = compared_by_rule(timelines, [run["name"] for run in runs])
     if title is None:
         title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
     title = clean_text(title, 200) or "Attention heads over training"
@@ -84,9 +86,9 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
             f"style-src {_source_hash(style)}; base-uri 'none'; form-action 'none'"
         ),
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
-        "style": style,
+        "style": _packed_text(style),
         "data": _script_safe_json({"title": title, "runs": runs, "comparison": comparison}),
-        "code": packed(np.frombuffer(script.encode("ascii"), dtype=np.uint8)),
+        "code": _packed_text(script),
         "loader": loader,
     }
     # One pass: a title that reads `{{script}}` is text, not a place to fill.
@@ -133,6 +135,10 @@ def _without_notes(text: str) -> str:
     """
     text = re.sub(r"^\s*(//.*|/\*.*\*/)?$", "", text, flags=re.MULTILINE)
     return "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())
+
+
+def _packed_text(text: str) -> str:
+    return packed(np.frombuffer(text.encode("ascii"), dtype=np.uint8))
 
 
 def _source_hash(text: str) -> str:

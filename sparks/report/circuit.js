@@ -137,10 +137,9 @@ function nodeMark(run, node, view, layout, palette, on) {
   if (node.kind === "embed" || node.kind === "logits") return shape("g", {});
   const [x, y] = layout.place(node), row = node.layer * run.heads + node.index;
   const isHead = node.kind === "head";
-  const fill = !isHead ? palette.soft : run.isBase[row] ? palette.base :
-    run.cohortOf[row] >= 0 ? palette.born : palette.soft;
+  const fill = isHead ? headColour(run, row, palette) : palette.soft;
   const group = shape("g", {class: "node", "data-name": node.name, "data-tip": node.name +
-    (isHead ? ", " + kindText(run, row) : node.kind === "kv" ? ", keys and values of " +
+    (isHead ? ", " + kindText(run, row) + "\n" + stateLine(run, view.cursor, row) : node.kind === "kv" ? ", keys and values of " +
     groupSize(run) + " heads" : "")});
   if (node.kind === "kv" || !layout.label) {
     const size = node.kind === "kv" ? Math.min(3.5, layout.tall * 0.16) :
@@ -156,6 +155,10 @@ function nodeMark(run, node, view, layout, palette, on) {
       text);
   }
   if (!isHead) return group;
+  if (isUndecided(run, view.cursor, row)) {
+    Object.entries({stroke: palette.ink, "stroke-width": 2, "stroke-dasharray": "3 2"})
+      .forEach(([key, value]) => group.firstChild.setAttribute(key, value));
+  }
   if (row === view.head) {
     group.firstChild.setAttribute("stroke", "#e69f00");
     group.firstChild.setAttribute("stroke-width", 2.5);

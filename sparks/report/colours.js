@@ -31,9 +31,9 @@ function cividis(part) {
   return mix(CIVIDIS[low], CIVIDIS[low + 1], place - low);
 }
 
-// Probes that use the head: base heads red, emergent heads blue, a trace where one fell silent.
-function usageColour(palette, isBase, part, wasActive) {
-  const full = isBase ? palette.baseRgb : palette.bornRgb;
+// How much of the circuits hold the head: base heads red, emergent heads blue, heads whose birth is
+// not known grey, a trace where one fell silent.
+function usageColour(palette, full, part, wasActive) {
   if (part > 0) return mix(palette.emptyRgb, full, 0.3 + 0.7 * part);
   return wasActive ? mix(palette.emptyRgb, full, 0.1) : palette.emptyRgb;
 }
@@ -49,7 +49,12 @@ function cellColour(run, palette, mode, at, row) {
   if (mode === "importance") return cividis(importancePart(run, shareAt(run, at, row)));
   if (mode === "effect") return effectColour(palette, effectAt(run, at, row));
   if (mode === "mean") return effectColour(palette, meanEffectAt(run, at, row));
-  const cohort = run.cohortOf[row];
-  const before = run.isBase[row] || (cohort >= 0 && cohort <= at);
-  return usageColour(palette, run.isBase[row], probesAt(run, at, row), before);
+  const cohort = run.cohortOf[row], wasBorn = cohort >= 0 && cohort <= at;
+  const full = run.isBase[row] ? palette.baseRgb : wasBorn ? palette.bornRgb : palette.softRgb;
+  const isShown = isActive(run, at, row) || isUndecided(run, at, row);
+  return usageColour(palette, full, isShown ? useAt(run, at, row) : 0, run.isBase[row] || wasBorn);
 }
+
+// Of lines and marks of a head.
+const headColour = (run, row, palette) => run.isBase[row] ? palette.base :
+  run.cohortOf[row] >= 0 ? palette.born : palette.soft;

@@ -14,14 +14,23 @@ import numpy as np
 from sparks.comparison import Comparison
 from sparks.errors import SparksError
 from sparks.report.words import clean_text
-from sparks.timeline import Timeline
+from sparks.timeline import RULES, Timeline
 
 COLUMNS = ("run", "steps", "born", "kept", "share kept", "pruned", "base retained")
 """Of the table of runs."""
 
 
-def compared(timelines: Sequence[Timeline], names: Sequence[str]) -> dict[str, Any] | None:
-    """What the page is given about several runs; None for a single one.
+def compared_by_rule(
+    timelines: Sequence[Timeline], names: Sequence[str]
+) -> dict[str, dict[str, Any]] | None:
+    """What the page is given about several runs, by each rule; None for a single run."""
+    if len(timelines) < 2:
+        return None
+    return {rule: compared([run.by(rule) for run in timelines], names) for rule in RULES}
+
+
+def compared(timelines: Sequence[Timeline], names: Sequence[str]) -> dict[str, Any]:
+    """What the page is given about several runs.
 
     Args:
         timelines: a run each.
@@ -33,8 +42,6 @@ def compared(timelines: Sequence[Timeline], names: Sequence[str]) -> dict[str, A
         order of `names`, cells are text; `layers` and `heads`; and `maps`, for "end" and "ever"
         the emergent heads of each run as layer * heads + head.
     """
-    if len(timelines) < 2:
-        return None
     try:
         comparison = Comparison.of(timelines, names)
     except SparksError as error:

@@ -4,13 +4,15 @@
 
 function chooseRun(index, link = {}) {
   stop();
+  if (RULES.includes(link.rule)) view.rule = link.rule;
   view.run = index;
   run = PAGE.runs[index];
-  markChosenRun(index);
-  if (!run.level) decodeRun(run);
+  if (!run.level) decodeRun(run, view.rule);
+  if (run.rule !== view.rule) applyRule(run, view.rule);
   Object.assign(view, {cursor: run.times - 1, hover: null, head: firstHead(run), from: run.from,
     to: run.to, low: 0, high: run.layers - 1, tableRows: FIRST_TABLE_ROWS});
   view.curve = firstCurve();
+  if (view.show === "ever" && !run.activeAt.some(times => times)) view.show = "open";
   applyLink(run, view, link);
   const layers = Array.from({length: run.layers}, (_, layer) => [layer, layer]);
   fillSelect(byId("low"), layers, view.low);
@@ -22,9 +24,26 @@ function chooseRun(index, link = {}) {
   byId("edge-through").value = view.through;
   byId("step").max = run.times - 1;
   byId("step").disabled = byId("play").disabled = run.times === 1;
+  showRule();
+}
+
+// Words and tables that the rule decides, then all views.
+function showRule() {
+  byId("rule").value = run.rule;
+  fillComparison(PAGE.runs, compared(), {run: chooseRun});
+  markChosenRun(view.run);
   fillHeader(run);
   fillCheckpointTable(run, FIRST_CHECKPOINTS, {cursor: chooseCursor});
   drawAll();
+}
+
+function chooseRule(rule) {
+  const name = run.curves[view.curve] && run.curves[view.curve].name;
+  view.rule = rule;
+  applyRule(run, rule);
+  view.curve = Math.max(0, run.curves.findIndex(curve => curve.name === name));
+  fillCurves();
+  showRule();
 }
 
 function chooseTab(tab) {
@@ -51,8 +70,9 @@ function firstCurve() {
 function fillCurves() {
   const option = index => make("option", {value: index, text: run.curves[index].name});
   const all = run.curves.map((_, index) => index);
-  const parts = [["training log", all.filter(i => i < run.logged)],
-    ["snapshots", all.filter(i => i >= run.logged)]].filter(([, found]) => found.length);
+  const groups = ["training log", "heads", "circuits", "control probes"];
+  const parts = groups.map(group => [group, all.filter(i =>
+    (run.curves[i].group || groups[0]) === group)]).filter(([, found]) => found.length);
   byId("metric").replaceChildren(...parts.map(([label, found]) =>
     make("optgroup", {label}, found.map(option))));
   byId("metric").value = String(view.curve);
@@ -209,6 +229,7 @@ function listenToControls() {
   byId("link").addEventListener("click", () =>
     copyLink(linkOf(linkText(run, view, PAGE.runs.length === 1))));
   window.addEventListener("hashchange", followLink);
+  byId("rule").addEventListener("change", event => chooseRule(event.target.value));
   byId("run").addEventListener("change", event => chooseRun(Number(event.target.value)));
   document.addEventListener("keydown", onKey);
 }
@@ -258,7 +279,6 @@ function start() {
   byId("title").textContent = PAGE.title;
   byId("run-choice").hidden = PAGE.runs.length < 2;
   fillSelect(byId("run"), PAGE.runs.map((item, index) => [index, item.name]), 0);
-  fillComparison(PAGE.runs, PAGE.comparison, {run: chooseRun});
   stop();
   listenToTheme();
   listenToControls();

@@ -1,48 +1,40 @@
 """What the page is given: a timeline as plain JSON values, with its arrays packed small.
 
-Cells are packed in the order layer, head, checkpoint. Only cells that hold something are sent: a
-bit a cell says which (`mask`, a bit that differs from that of the checkpoint before is 1), then
-come their activation frequency (`levels`, one byte, in units of 1 / `level_unit`) and importance
-(`importance`, differences of uint16: 65535 * sqrt(I / `importance_max`), which keeps small values
-apart). `sparks.report.packing` says how numbers become text. Definitions are those of
-`sparks.timeline`; the page computes sums and the effect E from these arrays, nothing else.
+`sparks.report.packing` says how numbers become text, `sparks.report.cells` what is sent of heads at
+checkpoints, `sparks.report.looks` what is sent of each rule. Definitions are those of
+`sparks.timeline`; the page computes sums, the states of the paper's rule, the ends of intervals of
+inclusion and the effect E from these arrays, nothing else.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, UInt8, UInt16
+from jaxtyping import Float, Int
 
-from sparks.cohort_groups import cohort_groups
+from sparks.report.cells import cells, differences_by_column
+from sparks.report.circuits import grid_data, shared_counts, turnover_data
 from sparks.report.edges import edge_data
+from sparks.report.looks import look
 from sparks.report.packing import differences, packed, packed_numbers, packed_planes
-from sparks.report.words import (
-    clean_text,
-    describe_settings,
-    headline_numbers,
-    notes,
-    summary,
-    trust,
-)
-from sparks.timeline import EVENT_KINDS, Timeline
+from sparks.report.words import circuit_words, clean_text, describe_settings
+from sparks.timeline import EVENT_KINDS, RULES, Timeline
 
 MOST_METRIC_POINTS = 300
 """Points a curve; a longer log is thinned to the lowest and highest value of each stretch."""
 MOST_POINTS_TOGETHER = 5000
 """Points of all curves of a run."""
-MOST_LEVELS = 254
-"""Steps of activation frequency that are told apart, where there are more probes."""
 _SNAPSHOT_FILE = re.compile(r"step-(\d+)\.safetensors")
 
 
 def run_data(timeline: Timeline) -> dict[str, Any]:
     """The record of one run, ready for `json.dumps(..., allow_nan=False)`."""
+    by_rule = {rule: timeline.by(rule) for rule in RULES}
+    calibrated = by_rule["calibrated"]
     return {
         "name": clean_text(timeline.name, 120) or "unnamed run",
         "model": clean_text(timeline.metas[-1].model_name, 120),
@@ -50,61 +42,29 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "heads": timeline.graph.num_heads,
         "kv_heads": timeline.graph.num_kv_heads,
         "probes": timeline.num_probes,
+        "circuit_words": circuit_words(timeline),
         "group": clean_text(timeline.group, 80) if timeline.group is not None else None,
         "steps": timeline.steps.tolist(),
         "missing_steps": _missing_steps(timeline),
         "unscored": _unscored(timeline),
-        **_cells(timeline),
-        "base": packed(np.packbits(timeline.base)),
-        "cohort": packed_planes(timeline.cohort.astype("<i2")),
-        "cohort_groups": cohort_groups(timeline),
+        **cells(calibrated),
         "event_kinds": list(EVENT_KINDS),
-        "events": packed_planes(_events(timeline).T),
-        "counts": _columns(timeline.counts().drop(columns="step")),
+        "rule": timeline.rule,
+        "looks": {rule: look(seen) for rule, seen in by_rule.items()},
+        **_columns(shared_counts(timeline)),
+        "turnover": turnover_data(timeline),
+        "grid": grid_data(timeline),
         **_metrics(timeline.metrics()),
         "shift": _shift(timeline),
-        "edges": edge_data(timeline, timeline.snapshots),
-        "numbers": headline_numbers(timeline),
-        "summary": summary(timeline) + trust(timeline),
-        "notes": notes(timeline),
+        "edges": edge_data(list(by_rule.values())),
         "settings": describe_settings(timeline),
-        "problems": [clean_text(problem, 600) for problem in timeline.problems],
     }
-
-
-def _levels(timeline: Timeline) -> tuple[UInt8[np.ndarray, "checkpoints layers heads"], int]:
-    """Frequency in whole units, and how many of them make 1; an active head never rounds to 0."""
-    unit = min(timeline.num_probes, MOST_LEVELS)
-    levels = np.rint(timeline.frequency.astype(np.float64) * unit).astype(np.uint8)
-    return np.maximum(levels, timeline.active.astype(np.uint8)), unit
-
-
-def _cells(timeline: Timeline) -> dict[str, Any]:
-    levels, unit = _levels(timeline)
-    importance = timeline.importance.astype(np.float64)
-    largest = float(importance.max())
-    root = np.sqrt(importance / largest) if largest > 0 else np.zeros_like(importance)
-    levels, root = (_by_head(values) for values in (levels, root))
-    held: Bool[np.ndarray, "rows checkpoints"] = (levels > 0) | (root > 0)
-    before = np.concatenate([np.zeros_like(held[:, :1]), held[:, :-1]], axis=1)
-    return {
-        "mask": packed(np.packbits(held ^ before)),
-        "levels": packed(levels[held]),
-        "level_unit": unit,
-        "importance": packed_planes(differences(np.rint(root[held] * 65535).astype("<u2"))),
-        "importance_max": largest,
-    }
-
-
-def _by_head(values: np.ndarray) -> np.ndarray:
-    """A row a head, a column a checkpoint."""
-    return values.reshape(len(values), -1).T
 
 
 def _unscored(timeline: Timeline) -> list[int]:
     """Checkpoints whose circuits have members but no score."""
     silent = timeline.importance.sum(axis=(1, 2), dtype=np.float64) == 0
-    return np.flatnonzero(timeline.active.any(axis=(1, 2)) & silent).tolist()
+    return np.flatnonzero((timeline.frequency > 0).any(axis=(1, 2)) & silent).tolist()
 
 
 def _shift(timeline: Timeline) -> str:
@@ -118,27 +78,11 @@ def _shift(timeline: Timeline) -> str:
     return packed(differences_by_column(whole))
 
 
-def differences_by_column(values: np.ndarray) -> np.ndarray:
-    """A column after another, each number less the one before in its column, wrapped around."""
-    return np.diff(values, axis=0, prepend=values.dtype.type(0)).T
-
-
 def _missing_steps(timeline: Timeline) -> list[int]:
     """Steps whose snapshot file is named among the problems: drawn as gaps, never bridged."""
     named = (_SNAPSHOT_FILE.search(problem) for problem in timeline.problems)
     steps = {int(match[1]) for match in named if match}
     return sorted(steps - set(timeline.steps.tolist()))
-
-
-def _events(timeline: Timeline) -> UInt16[np.ndarray, "events three"]:
-    """A row an event, in time: row of the head (layer * heads + head), checkpoint, kind."""
-    rows = []
-    for kind, name in enumerate(EVENT_KINDS):
-        time, layer, head = np.nonzero(timeline.changes(name))
-        row = layer * timeline.graph.num_heads + head
-        rows.append(np.stack([row, time, np.full_like(time, kind)], axis=1))
-    events = np.concatenate(rows)
-    return events[np.lexsort((events[:, 0], events[:, 2], events[:, 1]))].astype("<u2")
 
 
 def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
@@ -182,12 +126,10 @@ def thin(
     return steps[index], values[index]
 
 
-def _columns(frame: pd.DataFrame) -> dict[str, list[float | int | None]]:
-    return {str(name): [_short(value) for value in frame[name].tolist()] for name in frame.columns}
-
-
-def _short(value: float) -> float | int | None:
-    """Five significant digits; None where it is no finite number."""
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+    """`count_names`, and `counts`: a column after another, NaN where it is no finite number."""
+    values = frame.to_numpy(np.float64).T
+    return {
+        "count_names": [str(name) for name in frame.columns],
+        "counts": packed_numbers(np.where(np.isfinite(values), values, np.nan).ravel()),
+    }

@@ -3,26 +3,21 @@
 
 const bit = (bytes, index) => (bytes[index >> 3] >> (7 - (index & 7))) & 1;
 
-function decodeRun(run) {
-  const rows = run.layers * run.heads, times = run.steps.length;
-  run.rows = rows;
-  run.times = times;
-  decodeCells(run);
-  const base = unpack(run.base);
-  run.isBase = Array.from({length: rows}, (_, row) => bit(base, row) === 1);
-  run.cohortOf = unpackPlanes(run.cohort, Int16Array);
-  run.groupOf = Array.from(run.cohortOf, cohort => cohort < 0 ? -1 :
-    run.cohort_groups.findIndex(([first, last]) => first <= cohort && cohort <= last));
-  run.groupNames = run.cohort_groups.map(([first, last]) => first === last ?
-    String(run.steps[first]) : run.steps[first] + "\u2013" + run.steps[last]);
+function decodeRun(run, rule) {
+  run.rows = run.layers * run.heads;
+  run.times = run.steps.length;
+  const counts = Array.from(unpackPlanes(run.counts, Float32Array), value =>
+    Number.isFinite(value) ? Number(value.toPrecision(5)) : null);
+  run.shared = Object.fromEntries(run.count_names.map((name, i) =>
+    [name, counts.slice(i * run.times, (i + 1) * run.times)]));
   run.unscoredAt = new Set(run.unscored);
-  run.activeAt = new Int32Array(rows);  // how many checkpoints hold the head
-  for (let cell = 0; cell < run.level.length; cell++) {
-    if (run.level[cell]) run.activeAt[cell % rows]++;
-  }
-  decodeEvents(run);
+  decodeCells(run);
+  decodeLooks(run);
+  decodeInclusion(run);
   decodeShift(run);
-  decodeCurves(run);
+  decodeLog(run);
+  decodeTurnover(run);
+  applyRule(run, rule);
   decodeAxis(run);
   return run;
 }
@@ -33,6 +28,7 @@ function decodeCells(run) {
   const roots = sumUp(unpackPlanes(run.importance, Uint16Array));
   run.level = new Uint8Array(run.rows * run.times);
   run.share = new Float32Array(run.rows * run.times);
+  run.isHeld = new Uint8Array(run.rows * run.times);
   let next = 0;
   for (let row = 0; row < run.rows; row++) {
     let isHeld = 0;
@@ -40,6 +36,7 @@ function decodeCells(run) {
       isHeld ^= bit(mask, row * run.times + at);
       if (!isHeld) continue;
       const root = roots[next] / 65535, cell = at * run.rows + row;
+      run.isHeld[cell] = 1;
       run.level[cell] = levels[next++];
       run.share[cell] = run.importance_max * root * root;
     }
@@ -56,40 +53,33 @@ function decodeShift(run) {
   }
 }
 
-function decodeEvents(run) {
-  const sent = unpackPlanes(run.events, Uint16Array), count = sent.length / 3;
-  run.history = Array.from({length: run.rows}, () => []);
-  for (let i = 0; i < count; i++) {
-    run.history[sent[i]].push({at: sent[count + i], kind: run.event_kinds[sent[2 * count + i]]});
-  }
+// Six numbers a checkpoint, each with its interval: value, lower end, upper end.
+const TURNOVER = ["edges moved since the checkpoint before", "edges moved since the first checkpoint",
+  "stability of edges between probes (Jaccard)", "heads moved since the checkpoint before",
+  "heads moved since the first checkpoint", "stability of heads between probes (Jaccard)"];
+
+function decodeTurnover(run) {
+  const sent = unpack(run.turnover);
+  const columns = Array.from({length: 3 * TURNOVER.length}, (_, column) => {
+    const bytes = sumUp(sent.subarray(column * run.times, (column + 1) * run.times));
+    return Array.from(bytes, byte => byte === 255 ? null : byte / 254);
+  });
+  run.turnovers = TURNOVER.map((name, i) => ({name, values: columns[3 * i],
+    low: columns[3 * i + 1], high: columns[3 * i + 2]}));
+  if (!run.grid) return;
+  for (const name of ["half", "any"]) run.grid[name] = unpackPlanes(run.grid[name], Uint16Array);
 }
 
-// The trainer's curves, then those that the snapshots themselves give.
-const OWN_CURVES = [
-  ["active", "active heads"],
-  ["edges", "kept edges a probe (mean)"],
-  ["loss_corrupted", "KL clean \u2016 corrupted (mean, nats)"],
-  ["faithfulness", "faithfulness of the circuits (median)"],
-  ["completeness_gap_median", "completeness gap (median)"],
-  ["completeness_gap_max", "completeness gap (worst probe)"],
-  ["seconds", "seconds a snapshot"],
-];
-
-function decodeCurves(run) {
+function decodeLog(run) {
   const steps = unpackPlanes(run.metric_steps, Uint32Array);
   const values = unpackPlanes(run.metric_values, Float32Array);
   let next = 0;
-  run.curves = run.metrics.map(({name, count, thinned_from: thinnedFrom}) => {
+  run.log = run.metrics.map(({name, count, thinned_from: thinnedFrom}) => {
     const from = next, to = next += count;
     return {name, steps: Array.from(sumUp(steps.subarray(from, to))),
       values: Array.from(values.subarray(from, to)), thinnedFrom};
   });
-  run.logged = run.curves.length;
-  for (const [key, name] of OWN_CURVES) {
-    const at = run.steps.map((_, i) => i).filter(i => run.counts[key][i] !== null);
-    if (at.length) run.curves.push({name, steps: at.map(i => run.steps[i]),
-      values: at.map(i => run.counts[key][i])});
-  }
+  run.logged = run.log.length;
 }
 
 // Columns reach half-way to their neighbours; a step that could not be read keeps its own column.
@@ -113,7 +103,6 @@ function decodeAxis(run) {
 }
 
 const headName = (run, row) => "L" + Math.floor(row / run.heads) + "H" + row % run.heads;
-const isActive = (run, at, row) => run.level[at * run.rows + row] > 0;
 const probesAt = (run, at, row) => run.level[at * run.rows + row] / run.level_unit;
 const shareAt = (run, at, row) => run.share[at * run.rows + row];
 
@@ -153,6 +142,7 @@ const FILTERS = {
   born: (run, row) => run.cohortOf[row] >= 0,
   base: (run, row) => run.isBase[row],
   end: (run, row) => isActive(run, run.times - 1, row),
+  open: (run, row) => run.undecidedAt[row] > 0,
 };
 
 function inLayers(run, row, view) {
@@ -162,7 +152,7 @@ function inLayers(run, row, view) {
 
 const passes = (run, row, view) => inLayers(run, row, view) && FILTERS[view.show](run, row);
 
-// Born heads by birth, then base heads, then heads that never were; the longest active first.
+// Born heads by birth, then base heads, then all others; the longest active first.
 function birthKey(run, row) {
   const cohort = run.isBase[row] ? run.times : run.cohortOf[row] < 0 ? run.times + 1 :
     run.cohortOf[row];
@@ -175,7 +165,7 @@ function rowsOnView(run, view) {
     layer: () => 0,
     birth: row => birthKey(run, row),
     importance: row => -shareAt(run, end, row),
-    frequency: row => -probesAt(run, end, row),
+    frequency: row => -useAt(run, end, row),
     effect: row => -effectAt(run, end, row),
   };
   const key = Array.from({length: run.rows}, (_, row) => keys[view.order](row));
@@ -183,27 +173,33 @@ function rowsOnView(run, view) {
     .sort((a, b) => key[a] - key[b] || a - b);
 }
 
-// Of the layers on view: active heads of each cohort group, newly born and retained, a checkpoint.
+// Of the layers on view: active heads of each cohort group, newly born, retained and undecided, a
+// checkpoint.
 function tally(run, view) {
   const zeros = () => new Int32Array(run.times);
   const out = {groups: run.cohort_groups.map(zeros), sizes: run.cohort_groups.map(() => 0),
-    born: zeros(), retained: zeros(), emergent: zeros(), base: 0};
+    born: zeros(), retained: zeros(), emergent: zeros(), undecided: zeros(), doubted: zeros(),
+    base: 0};
   for (let row = 0; row < run.rows; row++) {
-    if (!run.activeAt[row] || !inLayers(run, row, view)) continue;
+    if (!(run.activeAt[row] || run.undecidedAt[row]) || !inLayers(run, row, view)) continue;
     const group = run.groupOf[row];
     if (group >= 0) {
       out.sizes[group]++;
       out.born[run.cohortOf[row]]++;
-    } else {
+    } else if (run.isBase[row]) {
       out.base++;
     }
     for (let at = 0; at < run.times; at++) {
+      if (isUndecided(run, at, row)) {
+        out.undecided[at]++;
+        if (group >= 0 && run.cohortOf[row] < at) out.doubted[at]++;
+      }
       if (!isActive(run, at, row)) continue;
-      if (group < 0) {
-        out.retained[at]++;
-      } else {
+      if (group >= 0) {
         out.groups[group][at]++;
         out.emergent[at]++;
+      } else if (run.isBase[row]) {
+        out.retained[at]++;
       }
     }
   }
@@ -228,13 +224,9 @@ function probesText(run, at, row) {
     percent(share);
 }
 
-function kindText(run, row) {
-  if (run.isBase[row]) return "base head";
-  return run.cohortOf[row] < 0 ? "never active" : "born at step " + run.steps[run.cohortOf[row]];
-}
-
 function historyText(run, row) {
   const all = run.history[row], more = all.length - FIRST_STEPS;
-  return all.slice(0, FIRST_STEPS).map(event => event.kind + " " + run.steps[event.at])
+  return all.slice(0, FIRST_STEPS).map(event => event.kind + " " + run.steps[event.at] +
+    sinceText(run, event))
     .join(" \u00b7 ") + (more > 0 ? " and " + more + " more" : "");
 }

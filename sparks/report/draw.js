@@ -121,33 +121,78 @@ function drawLine(pen, points, colour, dash, dots) {
   }
 }
 
+// From `low` to `high`, over the points at which both are known.
+function drawEnds(pen, x, low, high, colour) {
+  const known = x.map((_, i) => i).filter(i => Number.isFinite(low[i]) && Number.isFinite(high[i]));
+  if (!known.length) return;
+  pen.save();
+  pen.globalAlpha = 0.24;
+  pen.fillStyle = colour;
+  if (known.length === 1) {
+    pen.fillRect(x[known[0]] - 3, high[known[0]], 6, low[known[0]] - high[known[0]]);
+  }
+  pen.beginPath();
+  for (const i of known) pen.lineTo(x[i], high[i]);
+  for (const i of known.reverse()) pen.lineTo(x[i], low[i]);
+  pen.fill();
+  pen.restore();
+}
+
+// What an unchanged model gives, all along the axis: dotted edges, a line at the median.
+function drawNull(pen, area, births, y, palette) {
+  const [low, middle, high] = births.map(y);
+  pen.save();
+  pen.fillStyle = pen.strokeStyle = palette.soft;
+  pen.globalAlpha = 0.2;
+  pen.fillRect(area.left, high, area.right - area.left, Math.max(1, low - high));
+  pen.globalAlpha = 1;
+  for (const [place, dash] of [[low, [1, 3]], [high, [1, 3]], [middle, [8, 3]]]) {
+    pen.setLineDash(dash);
+    pen.beginPath();
+    pen.moveTo(area.left, place);
+    pen.lineTo(area.right, place);
+    pen.stroke();
+  }
+  pen.restore();
+}
+
 // -- the three plots over time ------------------------------------------------------------------
 
-function drawCurve(holder, curve, view, palette) {
+function drawCurve(holder, run, curve, view, palette) {
   const {pen, width, height} = sheet(holder, 138);
   const area = timeArea(width, 10, height - 32);
   if (!curve) {
     drawStepAxis(pen, area, view, palette, true, false);
     return area;
   }
-  const inside = curve.values.filter((_, i) =>
+  const within = values => values.filter((value, i) => Number.isFinite(value) &&
     view.from <= curve.steps[i] && curve.steps[i] <= view.to);
-  const seen = inside.length ? inside : curve.values;
+  const inside = within(curve.values);
+  const seen = [...inside.length ? inside : curve.values, ...within(curve.low || []),
+    ...within(curve.high || []), ...curve.isNull ? run.null.births : []];
   let low = Math.min(...seen), high = Math.max(...seen);
   const air = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   low -= air;
   high += air;
   drawStepAxis(pen, area, view, palette, true, false);
   const y = drawValueAxis(pen, area, low, high, palette, false);
-  const points = curve.steps.map((step, i) => [placeOf(area, view, step), y(curve.values[i])]);
-  clipTo(pen, area, () => drawLine(pen, points, palette.accent, [], inside.length < 45));
+  const x = curve.steps.map(step => placeOf(area, view, step));
+  clipTo(pen, area, () => {
+    if (curve.isNull) drawNull(pen, area, run.null.births, y, palette);
+    const ends = end => end.map(value => value === null ? NaN : y(value));
+    if (curve.low) drawEnds(pen, x, ends(curve.low), ends(curve.high), palette.accent);
+    drawLine(pen, x.map((place, i) => [place, y(curve.values[i])]), palette.accent, [],
+      inside.length < 45);
+  });
   return area;
 }
 
 function drawCohorts(holder, run, sums, view, palette) {
   const {pen, width, height} = sheet(holder, 250);
   const area = timeArea(width, 10, height - 32);
-  const high = Math.max(1, ...sums.emergent, ...sums.retained, ...sums.born) * 1.05;
+  const tops = sums.emergent.map((count, at) => count + sums.doubted[at]);
+  const high = Math.max(1, ...tops, ...sums.retained, ...sums.born,
+    ...run.null ? run.null.births : []) * 1.05;
   drawStepAxis(pen, area, view, palette, true, false);
   const y = drawValueAxis(pen, area, 0, high, palette, true);
   const x = run.steps.map(step => placeOf(area, view, step));
@@ -159,6 +204,10 @@ function drawCohorts(holder, run, sums, view, palette) {
       if (counts.length > 1) labelBand(pen, area, x, floor.map(y), top.map(y), group);
       top.forEach((value, at) => { floor[at] = value; });
     });
+    if (sums.doubted.some(count => count)) {
+      drawBand(pen, x, floor.map(y), tops.map(y), [doubt(pen, palette)], palette);
+    }
+    if (run.null) drawNull(pen, area, run.null.births, y, palette);
     drawGaps(pen, run, view, area, palette, 0.35);
     drawLine(pen, x.map((place, at) => [place, y(sums.retained[at])]), palette.base, [6, 4],
       run.times === 1);
@@ -205,17 +254,27 @@ function between(x, y, place) {
 }
 
 function hatch(pen, palette) {
+  return stripes(pen, 6, palette.missing, [[palette.hatch, 0]]);
+}
+
+// Over cells that are undecided: a dark and a light stripe, seen on every colour.
+const doubt = (pen, palette) => stripes(pen, 7, null, [[palette.ink, 0], [palette.paper, 1.6]]);
+
+function stripes(pen, size, ground, lines) {
   const tile = document.createElement("canvas");
-  tile.width = tile.height = 6;
+  tile.width = tile.height = size;
   const ink = tile.getContext("2d");
-  ink.fillStyle = palette.missing;
-  ink.fillRect(0, 0, 6, 6);
-  ink.strokeStyle = palette.hatch;
-  for (const start of [-6, 0, 6]) {
-    ink.beginPath();
-    ink.moveTo(start, 6);
-    ink.lineTo(start + 6, 0);
-    ink.stroke();
+  ink.fillStyle = ground || "transparent";
+  ink.fillRect(0, 0, size, size);
+  ink.lineWidth = lines.length > 1 ? 1.3 : 1;
+  for (const [colour, shift] of lines) {
+    ink.strokeStyle = colour;
+    for (let start = -2 * size; start <= size; start += size) {
+      ink.beginPath();
+      ink.moveTo(start + shift, size);
+      ink.lineTo(start + shift + size, 0);
+      ink.stroke();
+    }
   }
   return pen.createPattern(tile, "repeat");
 }
@@ -257,26 +316,48 @@ function drawRows(holder, run, rows, view, palette) {
   return area;
 }
 
-// One small picture, a pixel a cell, kept until something else than the zoom changes. Where there
-// are more rows than pixels, a pixel shows the strongest of its rows.
+// Two small pictures, a pixel a cell, kept until something else than the zoom changes: colours, and
+// who is undecided. Where there are more rows than pixels, a pixel shows the strongest of its rows.
 let rowsPicture = {};
 
 function paintCells(pen, run, rows, view, area, palette, ratio) {
   const lines = Math.min(rows.length, Math.floor((area.bottom - area.top) * ratio));
-  const key = [run.name, view.colour, view.show, view.order, view.low, view.high, lines,
+  const key = [run.name, run.rule, view.colour, view.show, view.order, view.low, view.high, lines,
     palette.paper].join();
   if (rowsPicture.key !== key) {
-    rowsPicture = {key, canvas: picture(run.times, lines, (line, at) => {
+    const rank = (at, row) => 2 * run.active[at * run.rows + row] +
+      run.undecided[at * run.rows + row] + useAt(run, at, row);
+    const rowAt = (line, at) => {
       const first = Math.floor(line * rows.length / lines);
       const stop = Math.max(first + 1, Math.floor((line + 1) * rows.length / lines));
       let row = rows[first];
       for (let i = first + 1; i < stop; i++) {
-        if (run.level[at * run.rows + rows[i]] > run.level[at * run.rows + row]) row = rows[i];
+        if (rank(at, rows[i]) > rank(at, row)) row = rows[i];
       }
-      return cellColour(run, palette, view.colour, at, row);
-    })};
+      return row;
+    };
+    const isOpen = rows.some(row => run.undecidedAt[row]);
+    rowsPicture = {key, canvas: picture(run.times, lines, (line, at) =>
+      cellColour(run, palette, view.colour, at, rowAt(line, at))),
+    undecided: isOpen ? picture(run.times, lines, (line, at) =>
+      [0, 0, 0, isUndecided(run, at, rowAt(line, at)) ? 255 : 0]) : null};
   }
   stretch(pen, rowsPicture.canvas, run, view, area, ratio);
+  if (rowsPicture.undecided) paintUndecided(pen, run, view, area, palette, ratio);
+}
+
+function paintUndecided(pen, run, view, area, palette, ratio) {
+  const layer = document.createElement("canvas");
+  layer.width = pen.canvas.width;
+  layer.height = pen.canvas.height;
+  if (!layer.width || !layer.height) return;
+  const ink = layer.getContext("2d");
+  ink.scale(ratio, ratio);
+  stretch(ink, rowsPicture.undecided, run, view, area, ratio);
+  ink.globalCompositeOperation = "source-in";
+  ink.fillStyle = doubt(ink, palette);
+  ink.fillRect(area.left, area.top, area.right - area.left, area.bottom - area.top);
+  pen.drawImage(layer, 0, 0, layer.width / ratio, layer.height / ratio);
 }
 
 function picture(width, height, colourOf) {
@@ -286,8 +367,8 @@ function picture(width, height, colourOf) {
   const ink = canvas.getContext("2d"), image = ink.createImageData(width, height);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      image.data.set(colourOf(y, x), 4 * (y * width + x));
       image.data[4 * (y * width + x) + 3] = 255;
+      image.data.set(colourOf(y, x), 4 * (y * width + x));
     }
   }
   ink.putImageData(image, 0, 0);
@@ -320,8 +401,8 @@ function separateRows(pen, area, count, palette) {
 function paintStrip(pen, run, rows, area, palette) {
   rows.forEach((row, i) => {
     const group = run.groupOf[row];
-    if (group < 0 && !run.isBase[row]) return;
-    pen.fillStyle = group < 0 ? palette.base : COHORT_COLOURS[group][0];
+    if (group < 0 && !run.isBase[row] && !run.isUndated[row]) return;
+    pen.fillStyle = group < 0 ? headColour(run, row, palette) : COHORT_COLOURS[group][0];
     pen.fillRect(area.left - 7, area.top + i * area.rowHeight, 5, area.rowHeight);
   });
 }

@@ -5,8 +5,8 @@
    that keep it. A probe that does not keep the edge counts as 0.
 2. What is sent: of each checkpoint its `most_edges(...)` strongest, as many of those that enter or
    leave a head (MLPs hold most of the strongest), and the `EDGES_OF_A_HEAD` strongest into and out
-   of each head that is active at the first or last checkpoint, or born at this one, so that a
-   head's page shows its edges at birth and at the end.
+   of each head that is active at the first or last checkpoint, or born at this one, by either rule,
+   so that a head's page shows its edges at birth and at the end.
 
 Keys and values are shared by a group of heads: an edge into `L5KV0.k` is an edge into each of them.
 """
@@ -70,13 +70,22 @@ def consensus(snapshot: Snapshot, chosen: Int[np.ndarray, " probes"]) -> Consens
     )
 
 
+def counted_probes(timeline: Timeline) -> Int[np.ndarray, " probes"]:
+    """Indices of the probes that were counted."""
+    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
+    return np.array([places[probe] for probe in timeline.probe_ids])
+
+
 def most_edges(checkpoints: int) -> int:
     """How many of a checkpoint's strongest edges are sent."""
     return int(np.clip(EDGES_TOGETHER // max(1, checkpoints), FEWEST_EDGES, MOST_EDGES))
 
 
-def edge_data(timeline: Timeline, snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
-    """The edges of a run, packed; None where its snapshots are not at hand.
+def edge_data(by_rule: Sequence[Timeline]) -> dict[str, Any]:
+    """The edges of a run, packed.
+
+    Args:
+        by_rule: the run, by each rule.
 
     Returns:
         `most` and `of_a_head`, the numbers of the module's text; `found`: edges of each consensus;
@@ -85,13 +94,12 @@ def edge_data(timeline: Timeline, snapshots: Sequence[Snapshot]) -> dict[str, An
         `strength` (uint16: 4095 * sqrt(strength / `strength_max`)); `balance` (int8, in 1 / 127);
         `share` (uint8, in 1 / 255).
     """
-    if not snapshots:
-        return None
+    timeline = by_rule[0]
     most = most_edges(len(timeline))
     found, parts = [], []
-    for at, edges in enumerate(_consensus_of_run(timeline, snapshots)):
+    for at, edges in enumerate(_consensus_of_run(timeline)):
         found.append(len(edges.source))
-        parts.append(_chosen(edges, _sent(edges, timeline, at, most)))
+        parts.append(_chosen(edges, _sent(edges, by_rule, at, most)))
     whole = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("source", "destination", "strength", "balance", "share")
@@ -112,31 +120,26 @@ def edge_data(timeline: Timeline, snapshots: Sequence[Snapshot]) -> dict[str, An
     }
 
 
-def _consensus_of_run(timeline: Timeline, snapshots: Sequence[Snapshot]) -> Iterator[Consensus]:
-    of_step = {snapshot.step: snapshot for snapshot in snapshots}
-    wanted = np.array(timeline.probe_ids, dtype=object)
-    for step in timeline.steps.tolist():
-        snapshot = of_step[step]
-        ids = np.array(snapshot.probe_ids, dtype=object)
-        chosen = np.flatnonzero(np.isin(ids, wanted))
-        if timeline.group is not None:
-            chosen = np.array(
-                [i for i in chosen if snapshot.probe_groups[i] == timeline.group], dtype=np.int64
-            )
+def _consensus_of_run(timeline: Timeline) -> Iterator[Consensus]:
+    chosen = counted_probes(timeline)
+    for snapshot in timeline.snapshots:
         yield consensus(snapshot, chosen)
 
 
-def _sent(edges: Consensus, timeline: Timeline, at: int, most: int) -> Int[np.ndarray, " sent"]:
+def _sent(
+    edges: Consensus, by_rule: Sequence[Timeline], at: int, most: int
+) -> Int[np.ndarray, " sent"]:
     """Indices of the edges that are sent, in their order."""
     strongest = np.argsort(-edges.strength, kind="stable")
     keep = np.zeros(len(strongest), dtype=bool)
     keep[strongest[:most]] = True
-    touches = _touch_heads(edges, timeline.graph)
+    graph = by_rule[0].graph
+    touches = _touch_heads(edges, graph)
     keep[strongest[touches[strongest]][:most]] = True
-    heads = timeline.cohort == at
-    if at in (0, len(timeline) - 1):
-        heads = heads | timeline.active[at]
-    for out_of, into in _edges_of_heads(edges, timeline.graph, np.argwhere(heads)):
+    heads = np.logical_or.reduce([timeline.cohort == at for timeline in by_rule])
+    if at in (0, len(by_rule[0]) - 1):
+        heads = np.logical_or.reduce([heads, *(timeline.active[at] for timeline in by_rule)])
+    for out_of, into in _edges_of_heads(edges, graph, np.argwhere(heads)):
         for mine in (out_of, into):
             keep[strongest[mine[strongest]][:EDGES_OF_A_HEAD]] = True
     return np.flatnonzero(keep)

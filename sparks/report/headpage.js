@@ -6,14 +6,20 @@ function drawImportance(holder, run, row, view, palette) {
   const {pen, width, height} = sheet(holder, 170);
   const area = timeArea(width, 10, height - 32);
   const values = run.steps.map((_, at) => 100 * shareAt(run, at, row));
-  const high = Math.max(...values) * 1.06 || 1;
+  const ends = run.steps.map((_, at) => hasEnds(run, at) && !run.unscoredAt.has(at) ?
+    endsAt(run, at, row).map(end => 100 * end) : [NaN, NaN]);
+  const tops = ends.map(([, high]) => high).filter(Number.isFinite);
+  const high = Math.max(...values, ...tops) * 1.06 || 1;
   drawStepAxis(pen, area, view, palette, true, false);
   const y = drawValueAxis(pen, area, 0, high, palette, false);
   clipTo(pen, area, () => {
     drawGaps(pen, run, view, area, palette, 1, true);
-    const points = run.steps.map((step, at) => [placeOf(area, view, step), y(values[at])])
+    const x = run.steps.map(step => placeOf(area, view, step));
+    const colour = headColour(run, row, palette);
+    drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, top]) => y(top)), colour);
+    const points = x.map((place, at) => [place, y(values[at])])
       .filter((_, at) => !run.unscoredAt.has(at));
-    drawLine(pen, points, run.isBase[row] ? palette.base : palette.born, [], run.times < 60);
+    drawLine(pen, points, colour, [], run.times < 60);
   });
   return area;
 }
@@ -33,30 +39,40 @@ function fillHeadPage(run, row, at, on) {
   byId("page-words").textContent = headSentence(run, row);
   fillList(byId("page-facts"), [
     ["At step", run.steps[at]],
-    ["Probes that use it", probesText(run, at, row)],
-    ["Importance", scored ? percent(shareAt(run, at, row)) + " of all heads" : "not measured"],
+    ...factsOfHead(run, row, at),
     ["Rank", scored && shareAt(run, at, row) > 0 ? rankOf(run, row, at) + " of " + run.rows :
       "\u2013"],
-    ["Change since start", scored ? signed(effectAt(run, at, row)) : "not measured"],
     ["Mean change so far", at ? signed(meanEffectAt(run, at, row)) : "\u2013"],
   ]);
   byId("page-history").replaceChildren(...(run.history[row].length ?
     run.history[row].map(event => {
-      const button = make("button", {type: "button", text: event.kind + " " + run.steps[event.at]});
+      const button = make("button", {type: "button", text: event.kind + " " + run.steps[event.at] +
+        sinceText(run, event)});
       button.addEventListener("click", () => on.cursor(event.at));
       return make("li", {}, [button]);
     }) : [make("li", {text: "No change of state in this run."})]));
+  byId("usage-title").textContent = run.rule === "paper" ? "Share of probes that use it" :
+    "Inclusion";
+  byId("usage-caption").textContent = usageCaption(run);
+  byId("importance-caption").textContent = "The head\u2019s part in the sum of |score| over kept " +
+    "edges that leave heads" + (run.is_large ? "; so large a report holds its interval at the last " +
+    "checkpoint only" : ", with its 95 % interval") + "; click to move the cursor, drag to zoom.";
   fillHeadEdges(run, row, at, on);
 }
 
 function headSentence(run, row) {
-  const held = run.activeAt[row], end = run.times - 1;
-  const start = run.isBase[row] ? "Active before anything was trained" :
-    run.cohortOf[row] < 0 ? "Never in a circuit" :
-      "Born at step " + run.steps[run.cohortOf[row]];
-  if (!held) return start + " of this run.";
-  return start + "; active at " + held + " of " + run.times + " checkpoints" +
-    (isActive(run, end, row) ? ", the last one included." : ", not at the last one.");
+  const held = run.activeAt[row], end = run.times - 1, open = run.undecidedAt[row];
+  const late = lateBirth(run, row);
+  const start = run.isBase[row] ? "Active before anything was trained" : run.isUndated[row] ?
+    "Undecided at the first checkpoint, so its birth is not known" : run.cohortOf[row] < 0 ?
+      run.rule === "paper" ? "Never in a circuit" : "Never active beyond doubt" :
+      "Born at step " + run.steps[run.cohortOf[row]] + (late ? ", where it was settled (it shows " +
+        "since step " + run.steps[late.onset] + ")" : "");
+  const specific = specificText(run, row);
+  return start + (held ? "; active at " + held + " of " + run.times + " checkpoints" +
+    (isActive(run, end, row) ? ", the last one included" : ", not at the last one") : "") +
+    (open ? "; undecided at " + open : "") + (specific ? "; " + specific : "") +
+    (held || open ? "." : " of this run.");
 }
 
 function rankOf(run, row, at) {
@@ -68,11 +84,6 @@ function rankOf(run, row, at) {
 
 function fillHeadEdges(run, row, at, on) {
   const holder = byId("page-edges");
-  if (!run.edges) {
-    holder.replaceChildren(make("p", {class: "soft", text: "This report holds no edges."}));
-    byId("page-edges-caption").textContent = "";
-    return;
-  }
   const birth = Math.max(0, run.cohortOf[row]);
   const moments = [[run.cohortOf[row] >= 0 ? "At birth, step " : "At the first checkpoint, step ",
     birth], ["At the cursor, step ", at]];

@@ -13,12 +13,16 @@ function drawGrid(holder, run, view, palette) {
   const unscored = view.colour !== "frequency" && run.unscoredAt.has(view.cursor);
   const gap = cell.width >= 8 && cell.height >= 7 ? 2 : cell.width >= 5 ? 1 : 0;
   const outlined = view.colour !== "importance";  // black on dark blue would not be seen
-  const grey = unscored ? hatch(pen, palette) : null;
+  const grey = unscored ? hatch(pen, palette) : null, doubts = doubt(pen, palette);
   for (let row = 0; row < run.rows; row++) {
     const [x, y] = cellCorner(run, grid, row);
     pen.globalAlpha = dimmed(run, row, view) ? 0.22 : 1;
     pen.fillStyle = grey || cssColour(cellColour(run, palette, view.colour, view.cursor, row));
     pen.fillRect(x, y, cell.width - gap, cell.height - gap);
+    if (isUndecided(run, view.cursor, row)) {
+      pen.fillStyle = doubts;
+      pen.fillRect(x, y, cell.width - gap, cell.height - gap);
+    }
     if (outlined && isActive(run, run.times - 1, row)) outline(pen, x, y, cell, gap, palette);
   }
   pen.globalAlpha = 1;
@@ -88,19 +92,22 @@ function headInGrid(run, grid, x, y) {
 
 function drawScale(holder, run, view, palette) {
   const ramps = {
-    frequency: () => [
-      ["base head", part => usageColour(palette, true, part, true), "silent", "all probes"],
-      ["emergent head", part => usageColour(palette, false, part, true), "silent", "all probes"],
-    ],
+    frequency: () => [["base head", palette.baseRgb], ["emergent head", palette.bornRgb],
+      ...run.rule === "paper" ? [] : [["birth not known", palette.softRgb]]].map(([name, full]) =>
+      [name, part => usageColour(palette, full, part, true), "silent",
+        run.rule === "paper" ? "all probes" : "all circuits"]),
     importance: () => [["square root", cividis, "0", percent(run.importance_max)]],
     mean: () => [["mean, 0 in the middle", part => effectColour(palette, 2 * part - 1),
       "\u22121 gone", "+1 new"]],
     effect: () => [["0 in the middle", part => effectColour(palette, 2 * part - 1),
       "\u22121 gone", "+1 new"]],
   }[view.colour]();
+  const open = run.rule === "paper" ? [] : [make("div", {class: "ramp"}, [
+    make("span", {text: "undecided"}), make("span", {class: "swatch doubt"}),
+    make("span", {text: "striped"})])];
   holder.replaceChildren(...ramps.map(([name, colour, low, high]) =>
     make("div", {class: "ramp"}, [make("span", {text: name}), make("span", {text: low}),
-      rampPicture(colour), make("span", {text: high})])));
+      rampPicture(colour), make("span", {text: high})])), ...open);
 }
 
 function rampPicture(colour) {
@@ -118,14 +125,16 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Red: base heads, fading as fewer probes use them; blue: emergent heads, deeper as " +
-    "more do; outlined: active at the last checkpoint; orange ring: the head below.",
-  importance: "Bright: a large share of the kept scores at this step; dark: none; orange ring: " +
-    "the head below.",
+  frequency: "Red: base heads, fading as fewer circuits hold them; blue: emergent heads, deeper " +
+    "as more do; grey: heads whose birth is not known; striped: undecided at this step; outlined: " +
+    "active at the last checkpoint; orange ring: the head below.",
+  importance: "Bright: a large share of the kept scores at this step; dark: none; striped: " +
+    "undecided; orange ring: the head below.",
   mean: "Effect map: mean change over the checkpoints after the first, up to this step; purple: " +
-    "more important than at the first, orange: less; outlined: active at the last checkpoint.",
-  effect: "Purple: more important than at the first checkpoint, orange: less; outlined: active " +
-    "at the last checkpoint; orange ring: the head below.",
+    "more important than at the first, orange: less; striped: undecided; outlined: active at the " +
+    "last checkpoint.",
+  effect: "Purple: more important than at the first checkpoint, orange: less; striped: undecided; " +
+    "outlined: active at the last checkpoint; orange ring: the head below.",
 };
 
 // -- the chosen head ----------------------------------------------------------------------------
@@ -138,34 +147,85 @@ function drawStrip(holder, run, row, view, palette) {
   return area;
 }
 
+// By the paper's rule a bar a checkpoint, else the inclusion with its interval.
 function drawUsageBars(pen, area, run, row, view, palette) {
-  const y = drawValueAxis(pen, area, 0, 1, palette, true);
+  const y = drawValueAxis(pen, area, 0, 1, palette, true), colour = headColour(run, row, palette);
   clipTo(pen, area, () => {
-    for (const column of run.columns) {
-      if (column.at < 0) continue;
-      const part = probesAt(run, column.at, row);
-      const from = placeOf(area, view, column.from), to = placeOf(area, view, column.to);
-      pen.fillStyle = run.isBase[row] ? palette.base : palette.born;
-      if (part > 0) pen.fillRect(from + 0.5, y(part), Math.max(1, to - from - 1), y(0) - y(part));
-    }
+    if (run.rule === "paper") drawBars(pen, area, run, row, view, y, colour);
+    else drawInclusion(pen, area, run, row, view, y, colour, palette);
     drawGaps(pen, run, view, area, palette, 1);
   });
 }
+
+function drawBars(pen, area, run, row, view, y, colour) {
+  pen.fillStyle = colour;
+  for (const column of run.columns) {
+    if (column.at < 0) continue;
+    const part = probesAt(run, column.at, row);
+    const from = placeOf(area, view, column.from), to = placeOf(area, view, column.to);
+    if (part > 0) pen.fillRect(from + 0.5, y(part), Math.max(1, to - from - 1), y(0) - y(part));
+  }
+}
+
+// Striped columns: undecided. A ring where a birth shows, a dot where it is settled.
+function drawInclusion(pen, area, run, row, view, y, colour, palette) {
+  if (!run.isKnown[row]) return;
+  pen.save();
+  pen.globalAlpha = 0.3;
+  pen.fillStyle = doubt(pen, palette);
+  for (const column of run.columns) {
+    if (column.at < 0 || !isUndecided(run, column.at, row)) continue;
+    const from = placeOf(area, view, column.from), to = placeOf(area, view, column.to);
+    pen.fillRect(from, area.top, to - from, area.bottom - area.top);
+  }
+  pen.restore();
+  const x = run.steps.map(step => placeOf(area, view, step));
+  const ends = run.steps.map((_, at) => inclusionEnds(run, at, row));
+  drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, high]) => y(high)), colour);
+  drawLine(pen, [[area.left, y(0.5)], [area.right, y(0.5)]], palette.soft, [2, 3], false);
+  drawLine(pen, x.map((place, at) => [place, y(inclusionAt(run, at, row))]), colour, [],
+    run.times < 45);
+  const late = lateBirth(run, row);
+  if (!late) return;
+  const path = [late.onset, late.at].map(at => [x[at], y(inclusionAt(run, at, row))]);
+  drawLine(pen, path, palette.ink, [2, 2], true);
+  pen.beginPath();
+  pen.arc(...path[0], 5, 0, 7);
+  pen.strokeStyle = palette.ink;
+  pen.stroke();
+}
+
+function factsOfHead(run, row, at) {
+  const scored = !run.unscoredAt.has(at), specific = specificText(run, row);
+  return [
+    ["State", stateText(run, at, row)],
+    ["Inclusion (95 %)", inclusionText(run, at, row)],
+    ["Probes that use it", probesText(run, at, row)],
+    ["Importance (95 %)", importanceText(run, at, row)],
+    ["Change since start", scored ? signed(effectAt(run, at, row)) : "not measured"],
+    ...specific ? [["Specificity", specific]] : [],
+  ];
+}
+
+const activeAtText = (run, row) => run.activeAt[row] + " of " + run.times + " checkpoint" +
+  (run.times === 1 ? "" : "s") +
+  (run.undecidedAt[row] ? ", undecided at " + run.undecidedAt[row] : "");
 
 function fillHeadPanel(run, row, at) {
   byId("head-title").textContent = "Head " + headName(run, row);
   byId("head-open").textContent = "Open the page of " + headName(run, row);
   byId("head-kind").textContent = kindText(run, row);
-  const scored = !run.unscoredAt.has(at);
-  fillList(byId("head-facts"), [
-    ["Probes that use it", probesText(run, at, row)],
-    ["Importance", scored ? percent(shareAt(run, at, row)) + " of all heads" : "not measured"],
-    ["Change since start", scored ? signed(effectAt(run, at, row)) : "not measured"],
-    ["Active at", run.activeAt[row] + " of " + run.times + " checkpoint" +
-      (run.times === 1 ? "" : "s")],
-  ]);
+  fillList(byId("head-facts"), [...factsOfHead(run, row, at),
+    ["Active at", activeAtText(run, row)]]);
   byId("head-history").textContent = historyText(run, row) || "No change of state in this run.";
+  byId("strip-caption").textContent = usageCaption(run);
 }
+
+const usageCaption = run => run.rule === "paper" ?
+  "Bars: share of probes whose circuit holds this head, on the axis of the charts." :
+  "Inclusion, the mean share of circuits (probes \u00d7 settings) that hold this head, with its " +
+  "95 % interval; dotted: one half; striped: undecided; ring and dot: a birth that shows earlier " +
+  "than it is settled.";
 
 // The most important newborn at the end, else the most important head.
 function firstHead(run) {

@@ -4,7 +4,7 @@ const CHOICES = ["show", "order", "colour"];
 
 function linkText(run, view, isOnlyRun) {
   const parts = {
-    run: isOnlyRun ? null : run.name, view: view.tab, step: run.steps[view.cursor],
+    run: isOnlyRun ? null : run.name, rule: run.rule, view: view.tab, step: run.steps[view.cursor],
     head: headName(run, view.head), heads: view.show, order: view.order, colour: view.colour,
     layers: view.low || view.high < run.layers - 1 ? view.low + "-" + view.high : null,
     curve: run.curves[view.curve] ? run.curves[view.curve].name : null,

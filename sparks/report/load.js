@@ -1,8 +1,13 @@
-// The script that draws the page stands packed in it; the page's policy knows its hash.
+// The style and the script that draws the page stand packed in it; the page's policy knows their
+// hashes. The style comes first, so that nothing is seen without it.
 
 {
-  const script = document.createElement("script");
-  const packed = document.getElementById("code").textContent;
-  script.textContent = new TextDecoder().decode(unpack(packed));
-  document.body.append(script);
+  const add = (tag, name, place) => {
+    const element = document.createElement(tag);
+    const packed = document.getElementById(name).textContent;
+    element.textContent = new TextDecoder().decode(unpack(packed));
+    place.append(element);
+  };
+  add("style", "style", document.head);
+  document.addEventListener("DOMContentLoaded", () => add("script", "code", document.body));
 }

@@ -11,10 +11,13 @@ function tip(event, text) {
   box.style.transform = "translate(" + Math.max(4, x) + "px," + y + "px)";
 }
 
+const stateLine = (run, at, row) => "step " + run.steps[at] + ": " + stateText(run, at, row) +
+  ", inclusion " + inclusionText(run, at, row);
+
 function tipText(row, at) {
-  return headName(run, row) + ", " + kindText(run, row) + "\nstep " + run.steps[at] + ": " +
+  return headName(run, row) + ", " + kindText(run, row) + "\n" + stateLine(run, at, row) + "\n" +
     probesText(run, at, row) + " probes" + (run.unscoredAt.has(at) ? "" : ", importance " +
-    percent(shareAt(run, at, row)) + ", change " + signed(effectAt(run, at, row)));
+    importanceText(run, at, row) + ", change " + signed(effectAt(run, at, row)));
 }
 
 function rowUnder(y) {
@@ -113,12 +116,12 @@ function listenToMap() {
   const holder = byId("map-plot");
   const under = event => {
     const box = holder.getBoundingClientRect();
-    return headInGrid(PAGE.comparison, mapGrid, event.clientX - box.left, event.clientY - box.top);
+    return headInGrid(compared(), mapGrid, event.clientX - box.left, event.clientY - box.top);
   };
   holder.addEventListener("pointermove", event => {
     const row = under(event);
     tip(event, row === null ? "" :
-      mapText(PAGE.runs, PAGE.comparison, byId("map-when").value, row));
+      mapText(PAGE.runs, compared(), byId("map-when").value, row));
   });
   holder.addEventListener("pointerleave", () => tip(null, ""));
   holder.addEventListener("click", event => {

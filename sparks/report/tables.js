@@ -41,8 +41,8 @@ function stepsOf(run, row, ...kinds) {
 const HEAD_COLUMNS = [
   {name: "head", text: true, key: (run, row) => row},
   {name: "born at", key: (run, row) => birthKey(run, row),
-    show: (run, row) => run.isBase[row] ? "base" : run.cohortOf[row] < 0 ? "\u2013" :
-      run.steps[run.cohortOf[row]]},
+    show: (run, row) => run.isBase[row] ? "base" : run.isUndated[row] ? "not known" :
+      run.cohortOf[row] < 0 ? "\u2013" : run.steps[run.cohortOf[row]] + lateText(run, row)},
   {name: "fell silent at", text: true, long: true,
     key: (run, row) => run.history[row].filter(e => /pruned|silenced/.test(e.kind)).length,
     down: true, show: (run, row) => stepsOf(run, row, "pruned", "silenced")},
@@ -50,30 +50,46 @@ const HEAD_COLUMNS = [
     key: (run, row) => run.history[row].filter(e => /revived|returned/.test(e.kind)).length,
     down: true, show: (run, row) => stepsOf(run, row, "revived", "returned")},
   {name: "checkpoints active", down: true, key: (run, row) => run.activeAt[row]},
+  {name: "state at the end", text: true, down: true,
+    key: (run, row) => 2 * isActive(run, run.times - 1, row) + isUndecided(run, run.times - 1, row),
+    show: (run, row) => stateText(run, run.times - 1, row)},
+  {name: "inclusion at the end (95 %)", down: true, key: (run, row) =>
+    inclusionAt(run, run.times - 1, row) || 0,
+  show: (run, row) => run.isKnown[row] ? inclusionText(run, run.times - 1, row) : "\u2013"},
   {name: "probes at the end", down: true, key: (run, row) => probesAt(run, run.times - 1, row),
     show: (run, row) => probesText(run, run.times - 1, row)},
-  {name: "importance at the end", down: true, key: (run, row) => shareAt(run, run.times - 1, row),
+  {name: "importance at the end (95 %)", down: true,
+    key: (run, row) => shareAt(run, run.times - 1, row),
     show: (run, row) => run.unscoredAt.has(run.times - 1) ? "\u2013" :
-      percent(shareAt(run, run.times - 1, row))},
+      importanceText(run, run.times - 1, row)},
   {name: "change since the start", down: true,
     key: (run, row) => effectAt(run, run.times - 1, row),
     show: (run, row) => run.unscoredAt.has(run.times - 1) ? "\u2013" :
       signed(effectAt(run, run.times - 1, row))},
+  {name: "specificity", text: true, isOfControl: true, key: (run, row) => run.specificOf[row] || 9,
+    show: (run, row) => SPECIFICITY[run.specificOf[row]] || "\u2013"},
 ];
 
+// The mark of a birth that was settled later than it shows.
+function lateText(run, row) {
+  const late = lateBirth(run, row);
+  return late ? " (late: shows since " + run.steps[late.onset] + ")" : "";
+}
+
 function fillHeadTable(run, rows, sort, limit, palette, on) {
-  const column = HEAD_COLUMNS[sort.column];
+  const columns = HEAD_COLUMNS.filter(item => !item.isOfControl || run.specificOf);
+  const column = columns[sort.column] || columns[0];
   const turn = (column.down ? -1 : 1) * (sort.reversed ? -1 : 1);
   const ordered = rows.slice().sort((a, b) =>
     turn * (column.key(run, a) - column.key(run, b)) || a - b).slice(0, limit);
-  const heading = make("tr", {}, HEAD_COLUMNS.map((item, i) => {
+  const heading = make("tr", {}, columns.map((item, i) => {
     const arrow = i !== sort.column ? "" : (turn > 0 ? " \u2191" : " \u2193");
     const button = make("button", {type: "button", text: item.name + arrow});
     button.addEventListener("click", () => on.sort(i));
     const state = i !== sort.column ? "none" : turn > 0 ? "ascending" : "descending";
     return make("th", {class: item.text ? "text" : "", scope: "col", "aria-sort": state}, [button]);
   }));
-  const body = ordered.map(row => make("tr", {"data-row": row}, HEAD_COLUMNS.map((item, i) => {
+  const body = ordered.map(row => make("tr", {"data-row": row}, columns.map((item, i) => {
     if (i === 0) return headCell(run, row, palette, on);
     const kind = (item.text ? "text" : "") + (item.long ? " long" : "");
     return make("td", {class: kind, text: (item.show || item.key)(run, row)});
@@ -86,7 +102,7 @@ function headCell(run, row, palette, on) {
   button.addEventListener("click", () => on.head(row));
   const group = run.groupOf[row];
   const colour = group >= 0 ? COHORT_COLOURS[group][0] :
-    run.isBase[row] ? palette.base : palette.empty;
+    run.isBase[row] ? palette.base : run.isUndated[row] ? palette.soft : palette.empty;
   return make("td", {class: "text"}, [swatch(colour), button]);
 }
 
@@ -99,31 +115,77 @@ function markChosenRow(row) {
 // -- a row a checkpoint -------------------------------------------------------------------------
 
 const CHECKPOINT_COLUMNS = [
-  ["active", "active"], ["emergent", "emergent"], ["born", "born"], ["pruned", "pruned"],
+  ["active", "active"], ["undecided", "undecided"], ["emergent", "emergent"], ["born", "born"], ["pruned", "pruned"],
   ["revived", "revived"], ["retained", "base retained"], ["silenced", "base silenced"],
   ["returned", "base returned"], ["edges", "edges a probe"], ["loss_corrupted", "KL, nats"],
   ["faithfulness", "faithful, median"], ["completeness_gap_median", "gap, median"],
-  ["completeness_gap_max", "gap, worst"],
+  ["completeness_gap_max", "gap, worst"], ["points", "points, m"], ["moved", "edges moved"],
+  ["stability", "edges alike"],
   ["seconds", "seconds"], ["overhead", "overhead"],
 ];
-const SHARES = /^(completeness|faithfulness|overhead)/;
+const SHARES = /^(completeness|faithfulness|overhead|moved|stability)/;
+
+function countText(run, key, at) {
+  const of = name => run.counts[name][at];
+  if (key === "points") {
+    return of("points_min") === of("points_max") ? number(of("points_min")) : number(of("points_min")) +
+      " \u00b7 " + number(of("points_median")) + " \u00b7 " + number(of("points_max"));
+  }
+  const value = key === "moved" ? run.turnovers[0].values[at] :
+    key === "stability" ? run.turnovers[2].values[at] : of(key);
+  if (value === null || value === undefined) return "\u2013";
+  return SHARES.test(key) ? percent(value) : number(Number(value.toPrecision(3)));
+}
 
 function fillCheckpointTable(run, limit, on) {
-  const names = ["step", ...CHECKPOINT_COLUMNS.map(column => column[1])];
-  const heading = make("tr", {}, names.map(text => make("th", {scope: "col", text})));
+  const columns = CHECKPOINT_COLUMNS.filter(([key]) => key !== "undecided" || run.rule !== "paper");
+  const heading = make("tr", {}, ["step", ...columns.map(([, text]) => text)].map(text =>
+    make("th", {scope: "col", text})));
   const body = run.steps.slice(0, limit).map((step, at) => {
     const button = make("button", {type: "button", text: step});
     button.addEventListener("click", () => on.cursor(at));
-    return make("tr", {}, [make("td", {}, [button]), ...CHECKPOINT_COLUMNS.map(([key]) => {
-      const value = run.counts[key][at];
-      const text = SHARES.test(key) && value !== null ? percent(value) :
-        number(value === null ? value : Number(value.toPrecision(3)));
-      return make("td", {text});
-    })]);
+    return make("tr", {}, [make("td", {}, [button]),
+      ...columns.map(([key]) => make("td", {text: countText(run, key, at)}))]);
   });
   byId("checkpoints").replaceChildren(make("thead", {}, [heading]), make("tbody", {}, body));
   byId("checkpoints-more").hidden = run.times <= limit;
   byId("checkpoints-more").textContent = "Show all " + run.times;
+}
+
+// -- circuit settings, regime -------------------------------------------------------------------
+
+// A row a share of edges, a column a tau: heads in at least half of the probes' circuits.
+function fillSettings(run, at) {
+  byId("settings-title").textContent = "Heads under each circuit setting at step " + run.steps[at];
+  const {grid} = run, half = Array.from({length: run.rows}, (_, row) => probesAt(run, at, row))
+    .filter(share => share >= 0.5).length;
+  const paper = "The paper\u2019s numbers are those of one setting with absolute n and \u03c4 (" +
+    run.circuit_words + "), counted where any probe\u2019s circuit holds the head: " +
+    run.looks.paper.sums.active[at] + " here, " + half + " in at least half of the circuits.";
+  byId("settings-caption").textContent = paper + (grid ? " Inclusion is the mean over probes and " +
+    "these settings; " + run.shared.likely[at] + " heads have at least one half." :
+    " These snapshots hold no grid of settings.");
+  byId("circuit-settings").parentElement.hidden = !grid;
+  if (!grid) return;
+  const values = place => [...new Set(grid.settings.map(setting => setting[place]))];
+  const heading = ["edges kept", ...values(1).map(tau => "\u03c4 = " + percent(tau) + " of L")]
+    .map((text, i) => make("th", {class: i ? "" : "text", scope: "col", text}));
+  const body = values(0).map(share => make("tr", {}, [make("td", {class: "text",
+    text: percent(share) + " of all"}), ...values(1).map(tau => {
+    const place = grid.settings.findIndex(([a, b]) => a === share && b === tau) * run.times + at;
+    return make("td", {text: grid.half[place] + " (" + grid.any[place] + ")"});
+  })]));
+  byId("circuit-settings").replaceChildren(make("thead", {}, [make("tr", {}, heading)]),
+    make("tbody", {}, body));
+}
+
+const VERDICTS = {accumulates: "Heads accumulate", searches: "Heads are tried and dropped",
+  undecided: "Regime: undecided"};
+
+function fillRegime(run) {
+  byId("regime-title").textContent = VERDICTS[run.regime.verdict];
+  byId("regime-reason").textContent = run.regime.reason;
+  byId("regime-evidence").replaceChildren(...run.regime.evidence.map(text => make("li", {text})));
 }
 
 // -- several runs -------------------------------------------------------------------------------

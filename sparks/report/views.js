@@ -4,7 +4,7 @@ const root = document.documentElement;
 const PAGE = JSON.parse(byId("data").textContent);
 const FIRST_TABLE_ROWS = 50, FIRST_CHECKPOINTS = 100;
 const FEWEST_SHOWN = 5;
-const view = {tab: "timeline", cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0,
+const view = {rule: PAGE.runs[0].rule, tab: "timeline", cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0,
   show: "ever", order: "birth", colour: "frequency", curve: 0, edges: 40, share: 0.5,
   through: "heads",
   sort: {column: 1, reversed: false}, tableRows: FIRST_TABLE_ROWS};
@@ -35,6 +35,7 @@ function drawAll() {
     drawScale(byId("scale"), run, view, palette);
     drawShiftScale(byId("shift-scale"), run, palette);
     byId("grid-caption").textContent = GRID_CAPTIONS[view.colour];
+    fillRegime(run);
     fillHeadRows();
     markChosenRow(view.head);
   }
@@ -46,7 +47,7 @@ function drawPlots() {
   byId("unzoom").disabled = view.from === run.from && view.to === run.to;
   if (view.tab === "head") drawHeadPlots();
   if (view.tab !== "timeline") return;
-  areas["metric-plot"] = drawCurve(byId("metric-plot"), run.curves[view.curve], view, palette);
+  areas["metric-plot"] = drawCurve(byId("metric-plot"), run, run.curves[view.curve], view, palette);
   areas["cohorts-plot"] = drawCohorts(byId("cohorts-plot"), run, sums, view, palette);
   areas["rows-plot"] = drawRows(byId("rows-plot"), run, rows, view, palette);
   areas["shift-plot"] = drawShift(byId("shift-plot"), run, view, palette);
@@ -58,7 +59,8 @@ function drawPlots() {
     "Any logged number, on the axis of every view here." :
     "The run has no training log; these are the snapshots\u2019 own numbers.") +
     " Hover to read, click to move the cursor, drag to zoom." +
-    (thinned ? " Drawn from " + thinned + " values: lowest and highest of each stretch." : "");
+    (thinned ? " Drawn from " + thinned + " values: lowest and highest of each stretch." : "") +
+    curveNote(run, run.curves[view.curve]);
   drawHead();
 }
 
@@ -67,21 +69,18 @@ function drawHeadPlots() {
   areas["usage-plot"] = drawUsage(byId("usage-plot"), run, view.head, view, palette);
 }
 
+const compared = () => PAGE.comparison && PAGE.comparison[view.rule];
+
 function drawComparedMap() {
-  if (!PAGE.comparison || PAGE.comparison.refused) return;
+  if (!compared() || compared().refused) return;
   const when = byId("map-when").value;
-  mapGrid = drawMap(byId("map-plot"), PAGE.comparison, when, view, palette);
-  fillMapLegend(PAGE.runs, PAGE.comparison, when);
+  mapGrid = drawMap(byId("map-plot"), compared(), when, view, palette);
+  fillMapLegend(PAGE.runs, compared(), when);
 }
 
 function showCircuit() {
   byId("circuit-title").textContent = "Circuit at step " + run.steps[view.cursor];
-  const has = Boolean(run.edges), on = {head: openHead};
-  byId("circuit-controls").hidden = byId("circuit-words").hidden = !has;
-  if (!has) {
-    byId("circuit-text").textContent = "This report holds no edges.";
-    return;
-  }
+  const on = {head: openHead};
   const {shown, passing} = drawCircuit(byId("circuit-plot"), run, view, palette, on);
   const held = edgesAt(run, view.cursor).length;
   byId("edge-count").max = Math.max(FEWEST_SHOWN, held);
@@ -93,7 +92,8 @@ function showCircuit() {
     "No edge here is kept by so many probes.";
   byId("circuit-caption").textContent = "Read from bottom to top: what a node writes is read " +
     "where its line ends; thick: a large mean |score| over probes; purple lines: positive mean " +
-    "score, orange: negative; red heads: base, blue: emergent; small squares: keys and values " +
+    "score, orange: negative; red heads: base, blue: emergent, grey: neither; dashed frame: " +
+    "undecided; small squares: keys and values " +
     "that heads share. Hover to read, choose a head to open its page. " + edgesCaption(run) +
     " The probes of this step keep " + run.edges.found[view.cursor] + " different edges in all.";
   if (byId("circuit-words").open) fillCircuitTable(byId("circuit-table"), run, shown, on);
@@ -131,7 +131,10 @@ function fillLegend() {
   });
   byId("cohorts-legend").replaceChildren(...groups,
     entry(line("swatch line", palette.ink), "newly active"),
-    entry(line("swatch line dashed", palette.base), "base retained"));
+    entry(line("swatch line dashed", palette.base), "base retained"),
+    ...run.rule === "paper" ? [] : [entry(make("span", {class: "swatch doubt"}),
+      "born, now undecided"), entry(make("span"), "undecided in all")],
+    ...run.null ? [entry(make("span", {class: "swatch null"}), "null (unchanged model)")] : []);
 }
 
 // Everything that follows the cursor.
@@ -143,6 +146,7 @@ function moveCursor() {
   if (view.tab === "timeline") {
     byId("grid-title").textContent = "Layer \u00d7 head at step " + run.steps[view.cursor];
     grid = drawGrid(byId("grid-plot"), run, view, palette);
+    fillSettings(run, view.cursor);
     fillHeadPanel(run, view.head, view.cursor);
   } else if (view.tab === "head") {
     fillHeadPage(run, view.head, view.cursor, {cursor: chooseCursor, head: openHead});
@@ -166,17 +170,13 @@ function showNumbers() {
   });
   numbers[sums.groups.length].textContent = sums.born[at];
   numbers[sums.groups.length + 1].textContent = sums.retained[at];
-  byId("metric-text").textContent = curveText(run.curves[view.curve], step);
+  if (run.null) numbers[numbers.length - 1].textContent = nullText(run);
+  if (run.rule !== "paper") {
+    numbers[sums.groups.length + 2].textContent = sums.doubted[at];
+    numbers[sums.groups.length + 3].textContent = sums.undecided[at];
+  }
+  byId("metric-text").textContent = curveText(run, run.curves[view.curve], step);
   return placeLines();
-}
-
-function curveText(curve, step) {
-  if (!curve) return "";
-  let best = 0;
-  curve.steps.forEach((other, i) => {
-    if (Math.abs(other - step) <= Math.abs(curve.steps[best] - step)) best = i;
-  });
-  return "step " + curve.steps[best] + ": " + number(curve.values[best]);
 }
 
 function placeLines() {
@@ -226,10 +226,11 @@ function stamp() {
   const last = run.times - 1;
   Object.assign(root.dataset, {runs: PAGE.runs.length, run: view.run, checkpoints: run.times,
     layers: run.layers, heads: run.heads, step: run.steps[view.cursor], rows: rows.length,
-    head: headName(run, view.head), active: run.counts.active[view.cursor],
+    head: headName(run, view.head), active: run.sums.active[view.cursor],
+    undecided: run.sums.undecided[view.cursor], rule: run.rule,
     emergent: sums.emergent[view.cursor], retained: sums.retained[view.cursor],
     newly: sums.born[view.cursor], born: sums.sizes.reduce((a, b) => a + b, 0),
-    activeAtEnd: run.counts.active[last], groups: run.cohort_groups.length,
+    activeAtEnd: run.sums.active[last], groups: run.cohort_groups.length,
     problems: run.problems.length, curves: run.curves.length,
     from: view.from, to: view.to, view: view.tab});
 }

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
+from sparks.null_bands import NullBand
 from sparks.timeline import Timeline
-
-NUM_PROBES_MEASURED = 12
-"""Probes a set in the measurement that `notes` quotes."""
 
 
 def clean_text(text: str, limit: int) -> str:
@@ -39,14 +38,22 @@ def summary(timeline: Timeline) -> list[str]:
         f"Of {total} heads, {start} {_were(start)} active {when} and {end} {_are(end)} at step "
         f"{last}."
     ]
+    if open_now := int(timeline.undecided[-1].sum()):
+        likely = int(timeline.counts()["likely"].iloc[-1])
+        lines.append(
+            f"{open_now} more {_are(open_now)} undecided there, so {end} to {end + open_now}; "
+            f"{likely} by the best guess (inclusion of at least one half)."
+        )
     if len(born):
         lines.append(
             f"{len(born)} {_plural(len(born), 'head')} {_were(len(born))} born "
             f"on the way; {stayed} {_are(stayed)} active at the end, "
             f"{len(born) - stayed} not."
         )
+        lines += _late_births(timeline)
     else:
-        lines.append("No new head became active.")
+        is_open = bool(timeline.undecided.any())
+        lines.append("No birth is settled." if is_open else "No new head became active.")
     if start:
         share = _percent(kept / start)
         lines.append(f"{kept} of the {start} base heads ({share}) {_are(kept)} still active.")
@@ -54,6 +61,18 @@ def summary(timeline: Timeline) -> list[str]:
         half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
         lines.append(f"Half of the births had happened by step {half}.")
     return lines
+
+
+def _late_births(timeline: Timeline) -> list[str]:
+    time, layer, head = np.nonzero(timeline.changes("born"))
+    late = int((timeline.states.onset[time, layer, head] < time).sum())
+    if not late:
+        return []
+    since = "it shows" if late == 1 else "they show"
+    return [
+        f"{late} of these births {_were(late)} settled later than {since}: the step of a birth is "
+        "the one at which it was sure."
+    ]
 
 
 def trust(timeline: Timeline) -> list[str]:
@@ -74,18 +93,31 @@ def trust(timeline: Timeline) -> list[str]:
 
 
 def notes(timeline: Timeline) -> list[str]:
-    """What a reader must know before believing a single birth."""
-    probes = timeline.num_probes
+    """By which rule the births are called, and what that means for a single one."""
+    probes = f"{timeline.num_probes} {_plural(timeline.num_probes, 'probe')}"
+    if timeline.rule == "paper":
+        return [
+            f"Paper\u2019s rule: active = in any of the circuits of {probes}. It has no test: the "
+            "number of active heads grows with that of the probes, and a single birth is a hint, "
+            "not a finding."
+        ]
+    settings = timeline.num_settings
+    circuits = probes + (f" \u00d7 {settings} circuit settings" if settings > 1 else "")
     return [
-        f"Births here follow the paper's rule (active = in any probe's circuit) over {probes} "
-        f"{_plural(probes, 'probe')}: on one unchanged model, two sets of {NUM_PROBES_MEASURED} "
-        "probes already differed by about 24 \u201cemergent\u201d heads of 128, "
-        "so take a single birth as a hint, not a finding."
+        "Calibrated rule: active = in more than half of the circuits beyond doubt (95 % interval "
+        f"over {circuits}). Births and prunings are paired tests over the probes; at most "
+        f"{_percent(timeline.calibration.fdr)} of those shown are expected to be false. What the "
+        "probes cannot tell is undecided."
     ]
 
 
-def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
-    """The few numbers at the top of the page: `value`, `label`, and `detail` below it."""
+def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[dict[str, str]]:
+    """The few numbers at the top of the page: `value`, `label`, and `detail` below it.
+
+    Args:
+        timeline: by the rule of the numbers.
+        null: of the same rule; None where there is none.
+    """
     counts = timeline.counts()
     born = int((timeline.cohort >= 0).sum())
     start = int(timeline.base.sum())
@@ -93,13 +125,17 @@ def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
         _tile(
             f"{start} \u2192 {int(timeline.active[-1].sum())}",
             "active heads",
-            f"first \u2192 last checkpoint, of {timeline.base.size}",
+            f"first \u2192 last checkpoint, of {timeline.base.size}{_open(timeline.undecided[-1])}",
         ),
-        _tile(str(born), "heads born", f"{int(timeline.emergent[-1].sum())} active at the end"),
+        _tile(
+            str(born),
+            "heads born",
+            f"{int(timeline.emergent[-1].sum())} active at the end{_beside(null)}",
+        ),
         _tile(
             f"{int(timeline.retained[-1].sum())} of {start}",
             "base heads retained",
-            "active at start and end",
+            f"active at start and end{_open(timeline.undecided[-1] & timeline.base)}",
         ),
     ]
     tiles.append(_faithfulness_tile(timeline, counts))
@@ -111,7 +147,8 @@ def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
             _tile(
                 _percent(float(np.nanmedian(median))),
                 "completeness gap",
-                f"median; worst {_percent(worst[at])} at step {timeline.steps[at]}",
+                f"median; worst {_percent(worst[at])} at step {timeline.steps[at]}; "
+                f"{points_text(timeline)}",
             )
         )
     else:
@@ -127,28 +164,26 @@ def headline_numbers(timeline: Timeline) -> list[dict[str, str]]:
     return tiles
 
 
+def points_text(timeline: Timeline) -> str:
+    """How many points on the path the probes were given: `m = 100`, `m = 36 to 324`."""
+    used = np.concatenate([np.asarray(snapshot.points) for snapshot in timeline.snapshots])
+    least, most = int(used.min()), int(used.max())
+    return f"m = {least}" if least == most else f"m = {least} to {most}"
+
+
 def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     """How the numbers were made: name and text."""
     meta, counts = timeline.metas[-1], timeline.counts()
     config: dict[str, Any] = dict(meta.config)
-    size = f"top {config.get('top_n')} edges"
-    if config.get("top_share") is not None:
-        size = f"top {_percent(config['top_share'])} of the edges"
-    relative = config.get("threshold_mode") == "relative"
     swapped = any(item.roles_swapped for item in timeline.metas)
     rows = [
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, m = {config.get('steps')} points ({config.get('rule')}), KL divergence at "
+            f"EAP-IG, {points_text(timeline)} points ({config.get('rule')}), KL divergence at "
             + ("the last position" if config.get("positions") == "last" else "all positions"),
         ),
-        (
-            "Circuit of a probe",
-            f"{size}, |score| at least {config.get('threshold')}"
-            + (" of the probe's largest" if relative else "")
-            + ", isolated nodes removed",
-        ),
+        ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),
         ("Probes", f"{timeline.num_probes}, hash {meta.probes_hash}"),
         ("Roles", "clean and corrupted swapped at step 0" if swapped else "fixed over time"),
         (
@@ -162,6 +197,28 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     if timeline.group is not None:
         rows.insert(4, ("Probe group", timeline.group))
     return [(name, clean_text(text, 400)) for name, text in rows if text]
+
+
+def circuit_words(timeline: Timeline) -> str:
+    """Which edges a probe's circuit keeps: `top 5000 edges, |score| at least 0.1`."""
+    config: dict[str, Any] = dict(timeline.metas[-1].config)
+    size = f"top {config.get('top_n')} edges"
+    if config.get("top_share") is not None:
+        size = f"top {_percent(config['top_share'])} of the edges"
+    relative = config.get("threshold_mode") == "relative"
+    floor = str(config.get("threshold")) + (" of the probe's largest" if relative else "")
+    return clean_text(f"{size}, |score| at least {floor}", 120)
+
+
+def _beside(null: NullBand | None) -> str:
+    if null is None:
+        return ""
+    return f"; unchanged models: {null.births_low:.0f} to {null.births_high:.0f}"
+
+
+def _open(undecided: Bool[np.ndarray, "layers heads"]) -> str:
+    count = int(undecided.sum())
+    return f"; {count} undecided" if count else ""
 
 
 def _faithfulness_tile(timeline: Timeline, counts: pd.DataFrame) -> dict[str, str]:

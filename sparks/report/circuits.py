@@ -1,0 +1,80 @@
+"""Numbers of checkpoints that no rule changes: measurement, turnover of edges, circuit settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from sparks.calibration import HALF
+from sparks.regimes import circuit_turnover
+from sparks.report.cells import packed_shares
+from sparks.report.edges import counted_probes
+from sparks.report.packing import packed_planes
+from sparks.timeline import Timeline
+from sparks.turnover import turnover_frame
+
+TURNOVER = (
+    "edges_from_previous", "edges_from_first", "edges_stability",
+    "heads_from_previous", "heads_from_first", "heads_stability",
+)  # fmt: skip
+"""In the order in which they are sent."""
+_LEFT_OUT = (
+    "step", "peak_memory_gib", "active", "emergent", "retained", "base", "undecided",
+    "born", "pruned", "revived", "silenced", "returned",
+)  # fmt: skip
+
+
+def shared_counts(timeline: Timeline) -> pd.DataFrame:
+    """`Timeline.counts()` without what the page does not show, or sums up itself.
+
+    More columns: points_min, points_median, points_max (m of the probes).
+    """
+    counts = timeline.counts().drop(columns=list(_LEFT_OUT))
+    points = points_of(timeline)
+    for name, values in zip(("min", "median", "max"), points, strict=True):
+        counts[f"points_{name}"] = values
+    return counts
+
+
+def points_of(timeline: Timeline) -> Float[np.ndarray, "three checkpoints"]:
+    """Least, median and most points on the path of the counted probes."""
+    chosen = counted_probes(timeline)
+    found = np.stack([np.asarray(snapshot.points)[chosen] for snapshot in timeline.snapshots])
+    ends: Float[np.ndarray, "three checkpoints"] = np.quantile(found, [0, 0.5, 1], axis=1)
+    return ends
+
+
+def turnover_data(timeline: Timeline) -> str:
+    """Of each of `TURNOVER` its values, then the lower, then the upper ends of their intervals."""
+    frame = turnover_frame(circuit_turnover(timeline))
+    names = [name + end for name in TURNOVER for end in ("", "_low", "_high")]
+    return packed_shares(frame[names].to_numpy(np.float64).T)
+
+
+def grid_data(timeline: Timeline) -> dict[str, Any] | None:
+    """Active heads under each circuit setting; None where the snapshots have no common grid.
+
+    Returns:
+        `settings`: share of edges and tau / L of each; `half`: heads in at least half of the
+        probes' circuits, and `any`: in any of them, each a row a setting, uint16 one checkpoint
+        after another.
+    """
+    grid = timeline.snapshots[0].grid
+    if timeline.num_settings == 1 or not grid:
+        return None
+    chosen = counted_probes(timeline)
+    share = np.stack(
+        [
+            np.asarray(snapshot.grid_active)[:, chosen].mean(axis=1)
+            for snapshot in timeline.snapshots
+        ],
+        axis=1,
+    )
+    return {
+        "settings": [list(setting) for setting in grid],
+        "half": packed_planes((share >= HALF).sum(axis=(2, 3)).astype("<u2")),
+        "any": packed_planes((share > 0).sum(axis=(2, 3)).astype("<u2")),
+    }
