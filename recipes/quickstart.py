@@ -49,7 +49,14 @@ def main() -> None:
         ),
         train_dataset=load_dataset("json", data_files=str(arguments.data), split="train"),
         processing_class=tokenizer,
-        callbacks=[SparksCallback(probes=arguments.probes, steps=arguments.attribution_steps)],
+        callbacks=[
+            SparksCallback(
+                probes=arguments.probes,
+                tolerance=arguments.tolerance,
+                max_steps=arguments.most_points,
+                rule="pilot",
+            )
+        ],
     )
     trainer.train(resume_from_checkpoint=arguments.resume)
 
@@ -65,7 +72,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save-steps", type=int, default=8, help="a snapshot each (default: 8)")
     parser.add_argument("--batch-size", type=int, default=2, help="sequences a step (default: 2)")
     parser.add_argument(
-        "--attribution-steps", type=int, default=20, help="points m on the path (default: 20)"
+        "--tolerance", type=float, default=0.05, help="completeness gap aimed at (default: 0.05)"
+    )
+    parser.add_argument(
+        "--most-points", type=int, default=324, help="most points m on a path (default: 324)"
     )
     parser.add_argument("--report-to", default="none", help="none, wandb, trackio ...")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -41,10 +41,10 @@ say() { printf '\n== %s\n' "$*"; }
 # Passive waiting: on a shared machine, threads that spin cost more than they gain.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
 model=.cache/smollm2-135m-instruct data=.cache/reasoning
-count=16 control=12 training=(--attribution-steps 20)
+count=16 control=12 training=()
 if [ -n "$short" ]; then
   count=2 control=1
-  training=(--attribution-steps 8 --max-steps 4 --save-steps 2)
+  training=(--most-points 12 --max-steps 4 --save-steps 2)
 fi
 probes=$data/probes-$count-$control.jsonl
 
@@ -62,7 +62,7 @@ say '4/6 probes'
 say '5/6 training, watched'
 [ -z "$fresh" ] || rm -rf "$output"
 python recipes/quickstart.py --model "$model" --data "$data/train.jsonl" --probes "$probes" \
-  --output "$output" "${training[@]}" ${rest[@]+"${rest[@]}"}
+  --output "$output" ${training[@]+"${training[@]}"} ${rest[@]+"${rest[@]}"}
 say '6/6 what happened'
 sparks timeline "$output"
 sparks report "$output" --title 'SmolLM2-135M-Instruct, SFT on worked solutions' >/dev/null

@@ -6,52 +6,77 @@ Every name that a file may hold passes `inert` first (`text_page`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Num
 
+from sparks.beside import (
+    control_in_words,
+    head_range,
+    null_in_words,
+    paper_counts,
+    range_in_words,
+    rule_in_words,
+    with_onset,
+)
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.regimes import Regime, circuit_turnover
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
 from sparks.timeline import EVENT_KINDS, Timeline
 
-FEW_PROBES = 12
-"""At most this many probes: the note on noisy births is shown. It was measured with 12."""
-NOISE_NOTE = (
-    "births by the paper's rule are noisy: on one unchanged model (SmolLM2-135M), two disjoint "
-    'sets of 12 probes differ by about 24 "emergent" heads of 128'
-)
-
 _CURVES = ("loss", "reward")
 _BARS = "▁▂▃▄▅▆▇█"
-_GIVEN_UP_FIRST = ("seconds", "revived", "gap", "reward", "loss", "pruned", "born")
+_GIVEN_UP_FIRST = (
+    "seconds", "points", "alike", "revived", "likely", "gap", "moved", "paper", "reward", "loss",
+    "pruned", "born",
+)  # fmt: skip
+_MEANINGS = {
+    "active": "from - to, with the undecided",
+    "likely": "inclusion of one half or more",
+    "paper": "active by the paper's rule",
+    "moved": "share of edges that changed since the checkpoint before",
+    "alike": "agreement of the circuits of two probes",
+}
+"""Of columns whose name does not say it."""
+_LESS_ABOUT_HEADS = ("importance", "specificity", "born")
 
 
 def render(
-    timeline: Timeline, *, width: int | None = None, color: bool = False, max_events: int = 40
+    timeline: Timeline,
+    *,
+    width: int | None = None,
+    color: bool = False,
+    max_events: int = 40,
+    max_heads: int = 20,
 ) -> str:
-    """Title, table of checkpoints, strips, cohorts and events, as text that ends in a newline.
+    """Title, checkpoints, strips, regime, cohorts, heads, events, as text that ends in a newline.
 
     Args:
         timeline: what to show.
         width: characters a line; None takes the terminal's. Columns are left out where it is small.
         color: with ANSI colours. They add nothing that the text does not say.
         max_events: heads named in the list of events; the rest is counted.
+        max_heads: rows of the table of heads.
 
     Raises:
-        SparksError: `width` is under 40, or `max_events` is negative.
+        SparksError: `width` is under 40, or `max_events` or `max_heads` is negative.
     """
-    if max_events < 0:
-        raise SparksError(f"max_events must be at least 0, got {max_events!r}")
+    for name, value in (("max_events", max_events), ("max_heads", max_heads)):
+        if value < 0:
+            raise SparksError(f"{name} must be at least 0, got {value!r}")
     page = Page(width, color)
     counts = timeline.counts()
     _title(page, timeline, counts)
     _table(page, timeline, counts)
-    _notes(page, timeline)
+    _problems(page, timeline)
     _strips(page, counts)
+    _regime(page, timeline)
     _cohorts(page, timeline)
+    _heads(page, timeline, max_heads)
     _events(page, timeline, max_events)
     return "\n".join(page.lines) + "\n"
 
@@ -74,7 +99,13 @@ def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     hash_text = inert(meta.probes_hash[:12])
     page.labelled("Probes     ", f"{timeline.num_probes}{group}, set {hash_text}")
     page.labelled("Settings   ", settings_in_words(timeline))
+    page.labelled("Rule       ", rule_in_words(timeline))
     page.labelled("Heads      ", _heads_in_words(timeline, counts))
+    if timeline.rule != "paper":
+        page.labelled("Paper      ", _paper_in_words(timeline))
+    if control := control_in_words(timeline):
+        page.labelled("Control    ", control)
+    page.labelled("Null       ", null_in_words(timeline))
     page.labelled("Exactness  ", _gap_in_words(counts) + _faithfulness_in_words(counts))
 
 
@@ -97,16 +128,33 @@ def settings_in_words(timeline: Timeline) -> str:
 def _heads_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     first, last = counts.iloc[0], counts.iloc[-1]
     when = "before training" if first["step"] == 0 else f"at step {first['step']:.0f}"
-    total = timeline.graph.num_layers * timeline.graph.num_heads
-    text = f"{first['active']:.0f} of {total} in a circuit {when} (base)"
+    text = f"{_range(first)} of {timeline.base.size} active {when} (base)"
     if len(counts) == 1:
         return f"{text}; one checkpoint, so nothing to compare yet"
     sums = {kind: int(counts[kind].sum()) for kind in EVENT_KINDS}
+    undated = int((timeline.active[-1] & timeline.states.undated).sum())
+    more = f", {undated} that the first checkpoint could not place" if undated else ""
     return (
-        f"{text}, {last['active']:.0f} at step {last['step']:.0f}: {last['retained']:.0f} retained "
-        f"and {last['emergent']:.0f} emergent. On the way {sums['born']} born, {sums['pruned']} "
-        f"pruned, {sums['revived']} revived; of the base {sums['silenced']} silenced, "
-        f"{sums['returned']} returned"
+        f"{text}, {_range(last)} at step {last['step']:.0f}: {last['retained']:.0f} retained "
+        f"and {last['emergent']:.0f} emergent{more}. On the way {sums['born']} born, "
+        f"{sums['pruned']} pruned, {sums['revived']} revived; of the base {sums['silenced']} "
+        f"silenced, {sums['returned']} returned"
+    )
+
+
+def _range(row: pd.Series) -> str:
+    return range_in_words(*(int(row[name]) for name in ("active", "undecided", "likely")))
+
+
+def _paper_in_words(timeline: Timeline) -> str:
+    counts = paper_counts(timeline)
+    active = " to ".join(str(value) for value in dict.fromkeys(counts["active"].iloc[[0, -1]]))
+    text = f"by the paper's rule (active = in the circuit of any probe) {active} active"
+    if len(counts) == 1:
+        return text
+    return (
+        f"{text}, {counts['emergent'].iloc[-1]} emergent at the end; {counts['born'].sum()} born, "
+        f"{counts['pruned'].sum()} pruned"
     )
 
 
@@ -129,8 +177,13 @@ def _gap_in_words(counts: pd.DataFrame) -> str:
     return (
         f"completeness gap at worst {percent(gaps[worst])} (step {counts['step'][worst]}), median "
         f"{percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
-        "the path miss"
+        f"the path miss ({_points_in_words(counts)})"
     )
+
+
+def _points_in_words(counts: pd.DataFrame) -> str:
+    median, most = counts["points_median"].median(), counts["points_max"].max()
+    return f"{most:.0f} points" if median == most else f"{median:.0f} points, at most {most:.0f}"
 
 
 # -- table -----------------------------------------------------------------------------------
@@ -142,20 +195,37 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
         columns[name] = [number(_latest(curves[name], step)) for step in counts["step"]]
-    for name in ("active", "emergent", "born", "pruned", "revived"):
+    columns["active"] = list(map(head_range, counts["active"], counts["undecided"]))
+    if timeline.rule != "paper":
+        columns["likely"] = [str(value) for value in counts["likely"]]
+        columns["paper"] = [str(value) for value in paper_counts(timeline)["active"]]
+    for name in ("emergent", "born", "pruned", "revived"):
         columns[name] = [str(value) for value in counts[name]]
     columns["retained"] = [
         f"{kept}/{base}" for kept, base in zip(counts["retained"], counts["base"], strict=True)
     ]
+    circuits = circuit_turnover(timeline)
+    columns["moved"] = [percent(round(row.edges_from_previous.value, 3)) for row in circuits]
+    columns["alike"] = [_two(row.edges_stability.value) for row in circuits]
     columns["gap"] = [percent(value) for value in counts["completeness_gap_max"]]
+    columns["points"] = [f"{value:.0f}" for value in counts["points_max"]]
     columns["seconds"] = [f"{value:.1f}" for value in counts["seconds"]]
     page.heading(f"Checkpoints ({' and '.join(logged)}: last logged)" if logged else "Checkpoints")
-    page.grid(_grid(columns, page.width))
+    page.grid(_grid(columns, page.width, _GIVEN_UP_FIRST))
+    shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
+    meant = [f"{name}: {text}" for name, text in _MEANINGS.items() if name in shown]
+    page.labelled(" ", "; ".join(meant), style="quiet")
 
 
-def _grid(columns: dict[str, list[str]], width: int) -> Iterator[str]:
+def _two(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _grid(
+    columns: dict[str, list[str]], width: int, given_up_first: Sequence[str] = ()
+) -> Iterator[str]:
     """Header and rows, right-aligned; the least important columns go until the rest fits."""
-    sizes = column_sizes(columns, width, _GIVEN_UP_FIRST)
+    sizes = column_sizes(columns, width, given_up_first)
     yield "".join(f"  {name:>{size}}" for name, size in sizes.items())
     for row in zip(*(columns[name] for name in sizes), strict=True):
         yield "".join(f"  {cell:>{size}}" for cell, size in zip(row, sizes.values(), strict=True))
@@ -168,18 +238,14 @@ def _latest(curve: pd.Series, step: int) -> float:
     return float(known.iloc[-1]) if len(known) else math.nan
 
 
-def _notes(page: Page, timeline: Timeline) -> None:
-    if timeline.num_probes <= FEW_PROBES:
-        text = f"with {count(timeline.num_probes, 'probe')}, {NOISE_NOTE}."
-        page.lines.append("")
-        page.labelled("Note", text, style="warning")
+def _problems(page: Page, timeline: Timeline) -> None:
     if timeline.problems:
         page.lines.append("")
     for problem in timeline.problems:
         page.labelled("Problem", inert(problem), style="warning")
 
 
-# -- strips, cohorts, events -----------------------------------------------------------------
+# -- strips, regime, cohorts, heads, events ---------------------------------------------------
 
 
 def _strips(page: Page, counts: pd.DataFrame) -> None:
@@ -203,6 +269,17 @@ def strip(values: Num[np.ndarray, " checkpoints"], room: int) -> str:
     return "".join(_BARS[round(value * (len(_BARS) - 1))] for value in scaled)
 
 
+def _regime(page: Page, timeline: Timeline) -> None:
+    if len(timeline) < 2:
+        return
+    regime = Regime.of(timeline)
+    page.heading(f"Regime: {regime.verdict}")
+    if regime.reason:
+        page.labelled("Why", inert(regime.reason, 600), style="warning", indent=2)
+    for line in regime.evidence:
+        page.labelled("-", inert(line), style="quiet", indent=2)
+
+
 def _cohorts(page: Page, timeline: Timeline) -> None:
     heads = timeline.heads().dropna(subset="cohort_step")
     if heads.empty:
@@ -218,6 +295,39 @@ def _cohorts(page: Page, timeline: Timeline) -> None:
     page.grid(_grid(columns, page.width))
 
 
+def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
+    """Heads that are active or may be, or that were born: the most important first."""
+    heads = timeline.heads()
+    heads = heads[(heads["state"] != "inactive") | heads["cohort_step"].notna()]
+    if heads.empty or not max_heads:
+        return
+    rows = heads.nlargest(max_heads, "importance_last").to_dict("records")
+    columns = {
+        "head": [row["head"] for row in rows],
+        "state": [row["state"] for row in rows],
+        "born": [_born(row) for row in rows],
+        "inclusion": [_with_ends(row, "inclusion", "inclusion") for row in rows],
+        "importance": [_with_ends(row, "importance_last", "importance") for row in rows],
+    }
+    if timeline.control is not None:
+        columns["specificity"] = [row["specificity"] or "–" for row in rows]
+    page.heading(f"Heads at step {timeline.steps[-1]}, with 95% intervals over probes")
+    page.grid(_grid(columns, page.width, _LESS_ABOUT_HEADS))
+    if left := len(heads) - len(rows):
+        page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
+
+
+def _born(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["cohort_step"]):
+        return "base" if row["base"] else "–"
+    return with_onset(str(row["cohort_step"]), row["onset_step"], row["cohort_step"])
+
+
+def _with_ends(row: Mapping[Any, Any], name: str, ends: str) -> str:
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    return f"{row[name]:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _events(page: Page, timeline: Timeline, max_events: int) -> None:
     events = timeline.events()
     if events.empty:
@@ -228,7 +338,8 @@ def _events(page: Page, timeline: Timeline, max_events: int) -> None:
     width, shown, last = len(str(events["step"].iloc[-1])), events.head(max_events), None
     for (step, kind), group in shown.groupby(["step", "kind"], sort=False):
         label = f"{'' if step == last else step:>{width}}  {kind:<8}"
-        page.labelled(label, ", ".join(group["head"]), style=str(kind), indent=2)
+        named = map(with_onset, group["head"], group["onset"], group["step"])
+        page.labelled(label, ", ".join(named), style=str(kind), indent=2)
         last = step
     if left := len(events) - len(shown):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))

@@ -106,6 +106,21 @@ def test_the_stored_sample_of_schema_1_loads(tmp_path):
     )
 
 
+def test_the_stored_sample_of_schema_2_loads(tmp_path):
+    """Written by `make_snapshot` when schema 2 was current; never rewrite it."""
+    store = RunStore(tmp_path)
+    store.file(10).write_bytes((DATA / "snapshot-v2.safetensors").read_bytes())
+    sample = store.load(10)
+    assert sample.probe_groups == ("math", "math", "control")
+    assert sample.grid[0] == (0.02, 0.003)
+    levels, settings = sample.levels
+    assert settings == len(sample.grid) == 9
+    assert levels[:, 0, 1].tolist() == [9, 9, 0]
+    assert levels[:, 2, 3].tolist() == [9, 9, 9]
+    assert levels.sum() == 45
+    assert sample.points.tolist() == [100, 100, 100]
+
+
 # -- atomic writes ---------------------------------------------------------------------------
 
 
