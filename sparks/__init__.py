@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sparks.patching import patch_edges
     from sparks.probe_building import ProbeBuildingConfig, build_probes
     from sparks.probes import Probe, ProbeSet
+    from sparks.regimes import Regime
     from sparks.replay import replay_checkpoints
     from sparks.report import write_report
     from sparks.snapshot import Snapshot
@@ -51,6 +52,7 @@ _HOMES = {
     "Probe": "probes",
     "ProbeBuildingConfig": "probe_building",
     "ProbeSet": "probes",
+    "Regime": "regimes",
     "RunStore": "store",
     "Snapshot": "snapshot",
     "SnapshotConfig": "config",
@@ -81,6 +83,7 @@ __all__ = [
     "Probe",
     "ProbeBuildingConfig",
     "ProbeSet",
+    "Regime",
     "RunStore",
     "Snapshot",
     "SnapshotConfig",

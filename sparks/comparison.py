@@ -12,6 +12,12 @@ timelines that were measured alike. Definitions, and our names:
 3. Shared by chance: two draws of a and b heads from the n that are not base share a * b / n in the
    mean. Without it an overlap of large sets says nothing. Ours, not the paper's.
 4. Exclusive to a run: emergent there, and in no other run that is compared.
+5. Undecided in a run: not base, and its probes cannot tell whether the head is emergent there
+   (undecided at the last checkpoint, or active but not placed by the first). A head that is
+   emergent in one run and undecided in another is neither shared nor exclusive: it is counted
+   apart, and not in the union. By the paper's rule there is none.
+
+Runs are judged by one rule. Verdicts on regimes are those of `sparks.regimes`.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,9 +34,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from sparks.beside import paper_counts
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.timeline import Timeline
+from sparks.nulls import null_of
+from sparks.regimes import Regime, circuit_turnover
+from sparks.timeline import Rule, Timeline
 
 When = Literal["end", "ever"]
 """Emergent at the last checkpoint, or ever born."""
@@ -76,40 +86,49 @@ class Comparison:
             SparksError: fewer than two runs; given names that are alike; runs that differ in
                 probes, graph or settings.
         """
-        given = [*names, *[None] * (len(timelines) - len(names))]
-        taken = {name for name in given if name is not None}
-        chosen: list[str] = []
-        for name, timeline in zip(given, timelines, strict=True):
-            if name is None:
-                name = _free_name(timeline.name or "unnamed run", taken)
-                taken.add(name)
-            chosen.append(name)
-        return cls(timelines, chosen)
+        return cls(timelines, distinct_names(timelines, names))
 
     def __len__(self) -> int:
         return len(self.timelines)
+
+    @property
+    def rule(self) -> Rule:
+        """By which all runs are judged."""
+        return self.timelines[0].rule
 
     # -- frames ------------------------------------------------------------------------------
 
     def runs(self) -> pd.DataFrame:
         """A row a run.
 
-        Columns: run; checkpoints; first_step; last_step; base (heads active at the first
-        checkpoint); active (heads, at the last); born (heads that ever emerged); kept (those of
-        them active at the last checkpoint); kept_share (kept / born, NaN without births); pruned
-        and revived (times that an emergent head fell silent, came back); retained (base heads
-        active at the last checkpoint); retained_share (NaN without base heads); reward_first,
-        reward_last, loss_first, loss_last (first and last logged number; NaN if there is none).
+        Columns: run; rule; checkpoints; first_step; last_step; base (heads active at the first
+        checkpoint); active (heads, at the last), undecided, likely (as in `Timeline.counts`, at the
+        last); born (heads that ever emerged); kept (those of them active at the last checkpoint);
+        kept_share (kept / born, NaN without births); pruned and revived (times that an emergent
+        head fell silent, came back); retained (base heads active at the last checkpoint);
+        retained_share (NaN without base heads); paper_active (at the last) and paper_born by the
+        paper's rule; null_births_low, null_births_high (emergent heads on an unchanged model,
+        `sparks.nulls`; NaN with too few probes); specific (born heads that were not born on the
+        control probes too; NaN without any); regime (`accumulates`, `searches`, `undecided`),
+        survival, survival_low, survival_high (share of births that survive to the regime's
+        horizon), half_life (steps; NaN where not reached); edges_turnover, edges_stability (means
+        over checkpoints, `sparks.turnover`); reward_first, reward_last, loss_first, loss_last
+        (first and last logged number; NaN if there is none).
         """
-        return pd.DataFrame(
-            [_row(*pair) for pair in zip(self.names, self.timelines, strict=True)]
-        ).astype({"run": object})
+        rows = zip(self.names, self.timelines, self.regimes, strict=True)
+        return pd.DataFrame([_row(*row) for row in rows]).astype({"run": object})
+
+    @cached_property
+    def regimes(self) -> tuple[Regime, ...]:
+        """What kind of run each was, with its evidence."""
+        return tuple(Regime.of(timeline) for timeline in self.timelines)
 
     def overlap(self) -> pd.DataFrame:
         """A row a pair of runs and a set of emergent heads, pairs in the order of the runs.
 
         Columns: run, other; heads ("end" or "ever"); count, other_count (emergent heads of either);
-        shared; union; jaccard (NaN where neither has any); shared_by_chance (mean of two random
+        shared; undecided (emergent in one run, undecided in the other: in neither `shared` nor
+        `union`); union; jaccard (NaN where neither has any); shared_by_chance (mean of two random
         draws of that size; NaN where the runs' base heads differ).
         """
         rows = []
@@ -117,7 +136,8 @@ class Comparison:
             get_args(When), itertools.combinations(range(len(self)), 2)
         ):
             a, b = self._emergent(left, when), self._emergent(right, when)
-            shared, union = int((a & b).sum()), int((a | b).sum())
+            apart = (a & self._undecided(right, when)) | (b & self._undecided(left, when))
+            shared, union = int((a & b).sum()), int(((a | b) & ~apart).sum())
             rows.append(
                 {
                     "run": self.names[left],
@@ -126,6 +146,7 @@ class Comparison:
                     "count": int(a.sum()),
                     "other_count": int(b.sum()),
                     "shared": shared,
+                    "undecided": int(apart.sum()),
                     "union": union,
                     "jaccard": shared / union if union else math.nan,
                     "shared_by_chance": self._by_chance(left, right, int(a.sum()), int(b.sum())),
@@ -137,7 +158,8 @@ class Comparison:
         """A row a run and head: the columns of `Timeline.heads`, and in front of them the run.
 
         Three more columns follow: born (it ever emerged), exclusive_at_end (emergent at this run's
-        last checkpoint, at no other's) and exclusive_ever (born in this run alone).
+        last checkpoint, at no other's, and undecided in none) and exclusive_ever (born in this run
+        alone).
         """
         frames = []
         for index, timeline in enumerate(self.timelines):
@@ -153,6 +175,8 @@ class Comparison:
 
     def exclusive(self, name: str, when: When = "end") -> list[str]:
         """Heads that only this run brought to life, layer by layer, such as `L5H1`.
+
+        Heads that are undecided in another run are left out.
 
         Args:
             name: of the run.
@@ -177,9 +201,19 @@ class Comparison:
     def _sets(self, when: When) -> Bool[np.ndarray, "runs layers heads"]:
         return np.stack([self._emergent(index, when) for index in range(len(self))])
 
+    def _undecided(self, index: int, when: When) -> Bool[np.ndarray, "layers heads"]:
+        """Heads of which the run cannot tell whether they are emergent."""
+        timeline = self.timelines[index]
+        if when == "end":
+            unplaced = timeline.active[-1] & timeline.states.undated
+            return (timeline.undecided[-1] | unplaced) & ~timeline.base
+        unborn = (timeline.cohort < 0) & ~timeline.base
+        return unborn & (timeline.undecided[-1] | timeline.states.undated)
+
     def _only(self, index: int, when: When) -> Bool[np.ndarray, "layers heads"]:
         sets = self._sets(when)
-        return sets[index] & (sets.sum(axis=0) == 1)
+        doubt = np.stack([self._undecided(other, when) for other in range(len(self))])
+        return sets[index] & (sets.sum(axis=0) == 1) & ~doubt.any(axis=0)
 
     def _named(self, chosen: Bool[np.ndarray, "layers heads"]) -> list[str]:
         return [f"L{layer}H{head}" for layer, head in np.argwhere(chosen).tolist()]
@@ -209,6 +243,8 @@ class Comparison:
             ],
             "heads of different architectures have no counterpart, compare each with its own kind",
         )
+        rules = [timeline.rule for timeline in self.timelines]
+        self._refuse_mixed("the same rule", rules, "read all of them with the same --rule")
         settings = [
             SnapshotConfig.from_dict(timeline.metas[0].config).measurement()
             for timeline in self.timelines
@@ -253,6 +289,24 @@ class Comparison:
         return lines
 
 
+def distinct_names(timelines: Sequence[Timeline], names: Sequence[str | None] = ()) -> list[str]:
+    """The given names; where one is None or missing, that of its timeline, with a number if taken.
+
+    Args:
+        timelines: a run each.
+        names: at most as many; given ones stay as they are, alike or not.
+    """
+    given = [*names, *[None] * (len(timelines) - len(names))]
+    taken = {name for name in given if name is not None}
+    chosen: list[str] = []
+    for name, timeline in zip(given, timelines, strict=True):
+        if name is None:
+            name = _free_name(timeline.name or "unnamed run", taken)
+            taken.add(name)
+        chosen.append(name)
+    return chosen
+
+
 def named_runs(texts: Sequence[str]) -> list[tuple[str | None, str]]:
     """Names and folders of `NAME=RUN` or `RUN`, as the command line gives them.
 
@@ -273,17 +327,20 @@ def named_runs(texts: Sequence[str]) -> list[tuple[str | None, str]]:
     return found
 
 
-def _row(name: str, timeline: Timeline) -> Mapping[str, object]:
-    curves = timeline.metrics()
+def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
+    curves, last = timeline.metrics(), timeline.counts().iloc[-1]
     born, kept = int((timeline.cohort >= 0).sum()), int(timeline.emergent[-1].sum())
     base, retained = int(timeline.base.sum()), int(timeline.retained[-1].sum())
     row: dict[str, object] = {
         "run": name,
+        "rule": timeline.rule,
         "checkpoints": len(timeline),
         "first_step": int(timeline.steps[0]),
         "last_step": int(timeline.steps[-1]),
         "base": base,
-        "active": int(timeline.active[-1].sum()),
+        "active": int(last["active"]),
+        "undecided": int(last["undecided"]),
+        "likely": int(last["likely"]),
         "born": born,
         "kept": kept,
         "kept_share": kept / born if born else math.nan,
@@ -291,12 +348,39 @@ def _row(name: str, timeline: Timeline) -> Mapping[str, object]:
         "revived": int(timeline.changes("revived").sum()),
         "retained": retained,
         "retained_share": retained / base if base else math.nan,
+        **_beside(timeline),
+        "regime": regime.verdict,
+        "survival": regime.survival.value,
+        "survival_low": regime.survival.low,
+        "survival_high": regime.survival.high,
+        "half_life": math.nan if math.isinf(regime.half_life.value) else regime.half_life.value,
     }
+    circuits = circuit_turnover(timeline)
+    row["edges_turnover"] = _mean([moved.edges_from_previous.value for moved in circuits])
+    row["edges_stability"] = _mean([moved.edges_stability.value for moved in circuits])
     for curve in ("reward", "loss"):
         logged = curves[curve].dropna().tolist() if curve in curves.columns else []
         row[f"{curve}_first"] = logged[0] if logged else math.nan
         row[f"{curve}_last"] = logged[-1] if logged else math.nan
     return row
+
+
+def _beside(timeline: Timeline) -> Mapping[str, object]:
+    """What the paper's rule, an unchanged model and the control probes give."""
+    paper, band = paper_counts(timeline), null_of(timeline)
+    specific = int((timeline.specificity() == "specific").sum())
+    return {
+        "paper_active": int(paper["active"].iloc[-1]),
+        "paper_born": int(paper["born"].sum()),
+        "null_births_low": math.nan if band is None else band.births_low,
+        "null_births_high": math.nan if band is None else band.births_high,
+        "specific": math.nan if timeline.control is None else specific,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _probes_text(timeline: Timeline) -> str:

@@ -6,18 +6,32 @@ Every name that a file or a caller gives passes `inert` first, as everywhere in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from sparks.beside import head_range, null_in_words, rule_in_words
 from sparks.comparison import Comparison, When
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
-from sparks.timeline_text import FEW_PROBES, NOISE_NOTE, settings_in_words
+from sparks.timeline_text import settings_in_words
 
 _LONGEST_NAME = 24
-_GIVEN_UP_FIRST = ("revived", "loss", "reward", "base", "active", "by chance", "pruned", "steps")
+_GIVEN_UP_FIRST = (
+    "alike", "moved", "survival", "revived", "loss", "reward", "base", "paper", "active",
+    "by chance", "specific", "pruned", "steps", "null", "regime", "undecided",
+)  # fmt: skip
 _CURVES = ("reward", "loss")
+_MEANINGS = {
+    "active": "from - to, with the undecided",
+    "paper": "active by the paper's rule",
+    "null": "emergent heads on an unchanged model",
+    "specific": "births that the control probes do not show",
+    "survival": "of births, to the horizon of `sparks regimes`",
+    "moved": "share of edges that change between checkpoints",
+    "alike": "agreement of two probes' circuits",
+}
+"""Of columns whose name does not say it."""
 _SETS: Mapping[When, str] = {
     "end": "emergent at the end of each run",
     "ever": "born at any time",
@@ -79,6 +93,7 @@ def _title(page: Page, comparison: Comparison) -> None:
     )
     page.labelled("Probes     ", f"{first.num_probes}{group}, set {inert(meta.probes_hash[:12])}")
     page.labelled("Settings   ", settings_in_words(first))
+    page.labelled("Rule       ", rule_in_words(first))
     for warning in comparison.warnings:
         page.labelled("Warning", inert(warning, 600), style="warning")
 
@@ -89,19 +104,49 @@ def _runs(page: Page, runs: pd.DataFrame) -> None:
         "run": [_name(page, row["run"]) for row in rows],
         "steps": [f"{row['first_step']}-{row['last_step']}" for row in rows],
         "base": [str(row["base"]) for row in rows],
-        "active": [str(row["active"]) for row in rows],
+        "active": [head_range(row["active"], row["undecided"]) for row in rows],
+        **_by_paper(rows),
         "born": [str(row["born"]) for row in rows],
+        "null": [_null(row) for row in rows],
         "kept": [str(row["kept"]) for row in rows],
         "kept/born": [percent(row["kept_share"]) for row in rows],
         "pruned": [str(row["pruned"]) for row in rows],
         "revived": [str(row["revived"]) for row in rows],
         "retained": [f"{row['retained']}/{row['base']}" for row in rows],
+        "regime": [row["regime"] for row in rows],
+        "survival": [percent(round(row["survival"], 3)) for row in rows],
+        "moved": [percent(round(row["edges_turnover"], 3)) for row in rows],
+        "alike": [_two(row["edges_stability"]) for row in rows],
     }
+    if runs["specific"].notna().any():
+        columns["specific"] = [_whole(row["specific"]) for row in rows]
     logged = [name for name in _CURVES if runs[f"{name}_first"].notna().any()]
     for name in logged:
         columns[name] = [_span(row, name, " > ") for row in rows]
     more = f" ({' and '.join(logged)}: first > last logged)" if logged else ""
     _table(page, f"Runs, each to its own end{more}", columns)
+    shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
+    meant = [f"{name}: {text}" for name, text in _MEANINGS.items() if name in shown]
+    page.labelled(" ", "; ".join(meant), style="quiet")
+
+
+def _by_paper(rows: Sequence[Mapping[Any, Any]]) -> dict[str, list[str]]:
+    if rows[0]["rule"] == "paper":
+        return {}
+    return {"paper": [str(row["paper_active"]) for row in rows]}
+
+
+def _null(row: Mapping[Any, Any]) -> str:
+    ends = dict.fromkeys(_whole(row[f"null_births_{end}"]) for end in ("low", "high"))
+    return "-".join(ends)
+
+
+def _whole(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0f}"
+
+
+def _two(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _sentences(page: Page, runs: pd.DataFrame) -> None:
@@ -118,8 +163,9 @@ def _overlap(page: Page, rows: pd.DataFrame, words: str) -> None:
         ],
         "heads": [f"{a}, {b}" for a, b in zip(rows["count"], rows["other_count"], strict=True)],
         "shared": [str(shared) for shared in rows["shared"]],
+        "undecided": [str(apart) for apart in rows["undecided"]],
         "by chance": [number(value) for value in rows["shared_by_chance"]],
-        "Jaccard": ["–" if math.isnan(value) else f"{value:.2f}" for value in rows["jaccard"]],
+        "Jaccard": [_two(value) for value in rows["jaccard"]],
     }
     _table(page, f"Overlap of heads {words}", columns)
 
@@ -135,13 +181,14 @@ def _exclusive(page: Page, comparison: Comparison, when: When) -> None:
 
 
 def _notes(page: Page, comparison: Comparison) -> None:
-    probes = comparison.timelines[0].num_probes
     page.lines.append("")
-    few = f"with {count(probes, 'probe')}, " if probes <= FEW_PROBES else ""
+    for name, timeline in zip(comparison.names, comparison.timelines, strict=True):
+        page.labelled(f"Null of {_name(page, name)}", f"{null_in_words(timeline)}.")
     page.labelled(
         "Note",
-        f"{few}{NOISE_NOTE}; so heads exclusive to one of two runs can be noise. By chance: what "
-        "two random draws of as many heads that are not base would share.",
+        "by chance: what two random draws of as many heads that are not base would share. "
+        "Undecided: emergent in one run, and the other's probes cannot tell: neither shared nor "
+        "of one run alone.",
         style="warning",
     )
     for name, timeline in zip(comparison.names, comparison.timelines, strict=True):

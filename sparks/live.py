@@ -23,13 +23,13 @@ import numpy as np
 from sparks.errors import SparksError
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import FOLDER, RunContents, RunStore
-from sparks.timeline import Timeline
+from sparks.timeline import Rule, Timeline
 from sparks.trainer_log import STATE_FILE
 
 Mark = tuple[int, int, int]
 """Time of change in ns, size in bytes, inode."""
 
-_READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|metrics\.json)\Z")
+_READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|(?:metrics|null)\.json)\Z")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\Z")
 _INTERVALS = 5  # the pace is that of the last ones
 
@@ -76,25 +76,29 @@ class Changes:
 class RunFollower:
     """Reads a run folder again and again, each snapshot once.
 
-    Edges are not kept: the timeline's `edges` read 0.
+    Edges are kept of the first snapshot and the last two alone: the timeline's `edges` read 0.
 
     Args:
         path: the run folder, or a trainer's output folder that holds one as `sparks`. Neither has
             to exist yet.
         group: count only the probes of this group.
+        rule: how heads are judged.
 
     Raises:
         SparksError: `path` is a file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, group: str | None = None) -> None:
-        self.path, self.group = Path(path), group
+    def __init__(
+        self, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+    ) -> None:
+        self.path, self.group, self.rule = Path(path), group, rule
         if self.path.is_file():
             raise SparksError(f"{path} is a file: give a run folder, or a trainer's output folder")
         self.folder: Path | None = None
         """Where the snapshots lie; None while there are none."""
         self._marks: dict[str, Mark] = {}
         self._snapshots: dict[int, Snapshot] = {}
+        self._whole: dict[int, Snapshot] = {}
         self._damaged: dict[int, str] = {}
         self._log: RunContents | None = None
         self._told: set[str] = set()
@@ -122,6 +126,7 @@ class RunFollower:
         gone = [step for step in before if step not in steps]
         for step in gone:
             self._snapshots.pop(step, None)
+            self._whole.pop(step, None)
             self._damaged.pop(step, None)
         logs = [{n: m for n, m in all_.items() if ".saf" not in n} for all_ in (found, self._marks)]
         if logs[0] != logs[1] or self._log is None:
@@ -146,14 +151,40 @@ class RunFollower:
         replaced: list[int] = []
         for step in steps:
             known = self._snapshots.pop(step, None)
+            self._whole.pop(step, None)
             self._told.discard(self._damaged.pop(step, ""))
             try:
-                self._snapshots[step] = _without_edges(store.load(step))
+                snapshot = store.load(step)
             except SparksError as error:
                 self._damaged[step] = str(error)
             else:
+                self._keep(snapshot)
                 (replaced if known else landed).append(step)
         return landed, replaced
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._snapshots[snapshot.step] = _without_edges(snapshot)
+        self._whole[snapshot.step] = snapshot
+        for step in self._whole.keys() - set(self._ends()):
+            del self._whole[step]
+
+    def _ends(self) -> list[int]:
+        """The first step and the last two."""
+        steps = sorted(self._snapshots)
+        return sorted({*steps[:1], *steps[-2:]})
+
+    def ends(self) -> list[Snapshot]:
+        """The first snapshot and the last two, each once, with their edges.
+
+        Those that were not among them when they were read are read again.
+
+        Raises:
+            SparksError: such a file is gone or damaged by now.
+        """
+        for step in self._ends():
+            if step not in self._whole and self.folder is not None:
+                self._whole[step] = RunStore(self.folder).load(step)
+        return [self._whole[step] for step in self._ends()]
 
     def _untold(self) -> tuple[str, ...]:
         fresh = tuple(problem for problem in self.problems if problem not in self._told)
@@ -174,11 +205,13 @@ class RunFollower:
             name=RunStore(self.folder).name,
             problems=self.problems,
             group=self.group,
+            rule=self.rule,
+            nulls=self._log.nulls if self._log else (),
         )
 
 
 class _LogOnly(RunStore):
-    """Reads the trainer's log and the failures, and no snapshot."""
+    """Reads the trainer's log, the failures and the null, and no snapshot."""
 
     def steps(self) -> list[int]:
         return []

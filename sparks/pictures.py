@@ -1,7 +1,8 @@
 """Two small pictures of a timeline, for trackers: heads over training, and layer x head now.
 
-Colour is the activation frequency: the share of circuits that hold the head. matplotlib is imported
-when a picture is first drawn, never with the module.
+Colour is the activation frequency: the share of circuits that hold the head. What the rule leaves
+undecided is paler in the first, and marked in the second. matplotlib is imported when a picture is
+first drawn, never with the module.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from sparks.beside import RULE_NAMES, head_range
 from sparks.timeline import Timeline
 from sparks.trackers_data import optional_module
 
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 PICTURES = ("sparks/heads_over_training", "sparks/heads_now")
 """Keys of `draw`."""
 
+_BASE, _UNDATED = -2, -1
+"""In the place of a cohort: active at the first checkpoint; active later, and never born."""
 _SIZE, _DPI = (6.4, 3.8), 100
 _PIXELS = (250, 350)  # rows and columns of the picture of heads over training, at most
 _PALETTE = 48  # colours of a file: those below, and the greys of smooth letters
 _LEVELS = 8  # colours of a share: enough to read, and they keep the files small
-_SILENT, _EMERGENT, _LOST = "#dcdcdc", "#d55e00", "#000000"
+_SILENT, _EMERGENT, _LOST, _OPEN = "#dcdcdc", "#d55e00", "#000000", "#cc79a7"
 
 
 def draw(timeline: Timeline) -> dict[str, Image]:
@@ -44,20 +48,21 @@ def draw(timeline: Timeline) -> dict[str, Image]:
 
 def caption(timeline: Timeline) -> str:
     """What stands below both."""
-    return f"step {timeline.steps[-1]}"
+    return f"step {timeline.steps[-1]}, {RULE_NAMES[timeline.rule]}"
 
 
 def _heads_over_training(timeline: Timeline) -> Figure:
     """Rows: heads active so far, base heads first, then cohort by cohort. x: training step."""
     ever = timeline.active.any(axis=0)
-    cohort = timeline.cohort[ever]
+    cohort = np.where(timeline.base, _BASE, timeline.cohort)[ever]
     order = np.argsort(cohort, kind="stable")
     figure, axes = _figure([0.19, 0.13, 0.66, 0.77])
-    num_base, num_emergent = int((cohort < 0).sum()), int((cohort >= 0).sum())
+    num_base, num_emergent = int(timeline.base.sum()), int((cohort >= 0).sum())
     axes.set_title(
         f"{num_base} base heads and {num_emergent} emergent ones, of {timeline.base.size}"
     )
-    axes.set_xlabel("training step")
+    paler = "; paler: undecided" if timeline.undecided[:, ever].any() else ""
+    axes.set_xlabel(f"training step ({RULE_NAMES[timeline.rule]}{paler})")
     if not len(order):
         return _nothing(figure, axes)
     ends = _column_ends(timeline.steps)
@@ -67,10 +72,20 @@ def _heads_over_training(timeline: Timeline) -> Figure:
         extent=(float(ends[0]), float(ends[-1]), len(order), 0),
         **_colours(),
     )
+    if paler:
+        open_ones = timeline.undecided[:, ever][:, order].T.astype(float)
+        _veil(axes, _resampled(open_ones, timeline.steps, ends) >= 0.5, image)
     _step_axis(axes)
     _mark_cohorts(axes, cohort[order], timeline.steps)
     _colour_bar(figure, image)
     return figure
+
+
+def _veil(axes: Axes, chosen: Bool[np.ndarray, "rows columns"], image: AxesImage) -> None:
+    """White over a part of the picture, so that it is paler."""
+    white = np.ones((*chosen.shape, 4))
+    white[..., 3] = 0.6 * chosen
+    axes.imshow(white, extent=image.get_extent(), aspect="auto", interpolation="nearest")
 
 
 def _column_ends(steps: Int[np.ndarray, " checkpoints"]) -> Float[np.ndarray, " ends"]:
@@ -108,18 +123,20 @@ def _mark_cohorts(
             axes.axhline(start, color=colour, linewidth=min(1, 0.2 * row))
         middle = start + size / 2
         if not labels or middle - labels[-1][0] > 0.055 * len(cohort):
-            name = "base" if member < 0 else f"step {steps[member]}"
+            name = {_BASE: "base", _UNDATED: "undated"}.get(member) or f"step {steps[member]}"
             labels.append((middle, f"{name} ({size})"))
     axes.set_yticks([middle for middle, _ in labels], [label for _, label in labels])
     axes.tick_params(axis="y", length=0, labelsize="small")
 
 
 def _heads_now(timeline: Timeline) -> Figure:
-    """Layer x head at the last checkpoint; emergent heads and silent base heads are marked."""
+    """Layer x head at the last checkpoint; emergent, silent base and undecided heads are marked."""
     figure, axes = _figure([0.08, 0.24, 0.77, 0.66])
     layers, heads = timeline.base.shape
-    active = timeline.active[-1]
-    axes.set_title(f"{int(active.sum())} active heads at step {timeline.steps[-1]}")
+    active, undecided = timeline.active[-1], timeline.undecided[-1]
+    found = head_range(int(active.sum()), int(undecided.sum()))
+    name = RULE_NAMES[timeline.rule]
+    axes.set_title(f"{found} active heads at step {timeline.steps[-1]} ({name})")
     axes.set_xlabel("layer")
     axes.set_ylabel("head")
     image = axes.imshow(
@@ -128,16 +145,20 @@ def _heads_now(timeline: Timeline) -> Figure:
     place = axes.get_position()
     cell = 72 * min(place.width * _SIZE[0] / layers, place.height * _SIZE[1] / heads)  # points
     size = min(7.0, 0.7 * cell)
-    for marker, label, colour, chosen in (
+    marks = [
         ("o", "emergent", _EMERGENT, timeline.emergent[-1]),
-        ("x", "base, now silent", _LOST, timeline.base & ~active),
-    ):
+        ("x", "base, now silent", _LOST, timeline.base & ~active & ~undecided),
+    ]
+    if undecided.any():
+        marks.append(("D", "undecided", _OPEN, undecided))
+    for marker, label, colour, chosen in marks:
         x, y = np.nonzero(chosen)
-        axes.plot(x, y, marker, label=label, color=colour, markersize=size)
+        face = "none" if marker == "D" else colour
+        axes.plot(x, y, marker, label=label, color=colour, markersize=size, markerfacecolor=face)
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.17),
-        ncols=2,
+        ncols=3,
         frameon=False,
         markerscale=7 / size,
     )

@@ -32,7 +32,7 @@ from sparks.errors import SparksError
 from sparks.live import marks
 from sparks.report import render_report
 from sparks.store import RunStore
-from sparks.timeline import Timeline
+from sparks.timeline import Rule, Timeline
 
 POLL_SECONDS = 2
 """How often an open page asks for the version."""
@@ -122,6 +122,7 @@ def serve(
     port: int = 8765,
     title: str | None = None,
     group: str | None = None,
+    rule: Rule = "calibrated",
     out: TextIO | None = None,
 ) -> None:
     """Serve the report of `runs` until Ctrl-C.
@@ -133,13 +134,14 @@ def serve(
         port: 0 for any that is free.
         title: of the page.
         group: count only the probes of this group.
+        rule: by which the page judges heads when it is opened.
         out: where the address is told; None for standard output.
 
     Raises:
         SparksError: a run has no snapshot, the report cannot be rendered, or the address is taken
             or not of this machine.
     """
-    server = make_server(runs, host=host, port=port, title=title, group=group)
+    server = make_server(runs, host=host, port=port, title=title, group=group, rule=rule)
     print(f"{server.url} shows the report; Ctrl-C ends", file=out or sys.stdout, flush=True)
     try:
         server.serve_forever()
@@ -156,6 +158,7 @@ def make_server(
     port: int = 0,
     title: str | None = None,
     group: str | None = None,
+    rule: Rule = "calibrated",
 ) -> ReportServer:
     """A server that listens and has rendered the report once; `serve_forever` runs it.
 
@@ -166,7 +169,7 @@ def make_server(
         raise SparksError(f"port must be 0 to 65535, got {port}: give another --port")
     if not host:
         raise SparksError("host must be an address or a name of this machine, got none")
-    report = LiveReport(runs, title=title, group=group)
+    report = LiveReport(runs, title=title, group=group, rule=rule)
     try:
         return ReportServer(report, host, port)
     except OSError as error:
@@ -189,9 +192,10 @@ class LiveReport:
         *,
         title: str | None = None,
         group: str | None = None,
+        rule: Rule = "calibrated",
     ) -> None:
         self._folders = [RunStore.find(run).path for run in runs]
-        self._title, self._group = title, group
+        self._title, self._group, self._rule = title, group, rule
         self._lock = threading.Lock()
         self._tried = self.version()
         self._page, self._tag, self._text = b"", "", ""
@@ -230,7 +234,10 @@ class LiveReport:
             return self._page, self._tag
 
     def _render(self) -> None:
-        timelines = [Timeline.from_run(folder, group=self._group) for folder in self._folders]
+        timelines = [
+            Timeline.from_run(folder, group=self._group, rule=self._rule)
+            for folder in self._folders
+        ]
         self._page = _with_bridge(render_report(timelines, title=self._title)).encode("ascii")
         steps = ", ".join(str(timeline.steps[-1]) for timeline in timelines)
         self._text = f"up to step {steps}" if len(timelines) == 1 else f"up to steps {steps}"

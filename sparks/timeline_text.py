@@ -310,7 +310,9 @@ def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
         "importance": [_with_ends(row, "importance_last", "importance") for row in rows],
     }
     if timeline.control is not None:
-        columns["specificity"] = [row["specificity"] or "–" for row in rows]
+        columns["specificity"] = [
+            "–" if pd.isna(row["specificity"]) else row["specificity"] for row in rows
+        ]
     page.heading(f"Heads at step {timeline.steps[-1]}, with 95% intervals over probes")
     page.grid(_grid(columns, page.width, _LESS_ABOUT_HEADS))
     if left := len(heads) - len(rows):

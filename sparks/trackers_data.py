@@ -6,11 +6,13 @@ A history only grows: what is logged at a checkpoint is known at that checkpoint
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from sparks.beside import circuits_now, paper_counts, with_onset
+from sparks.nulls import null_of
 from sparks.optional import import_optional
 from sparks.timeline import Timeline
 
@@ -33,6 +35,10 @@ ARTIFACT_TYPE = "sparks-snapshots"
 _COLUMNS = {
     # How many heads the circuits run through: a collapse of training shows here first.
     "sparks/heads_active": "active",
+    # Heads that the probes cannot place: with the active ones the upper end of their number.
+    "sparks/heads_undecided": "undecided",
+    # The best guess of a single checkpoint, without memory: inclusion of one half or more.
+    "sparks/heads_likely": "likely",
     # Births at this checkpoint: the paper's curve of newly active heads.
     "sparks/heads_new": "born",
     # What training has added and still uses: the height of the paper's stacked areas.
@@ -47,6 +53,8 @@ _COLUMNS = {
     "sparks/faithfulness": "faithfulness",
     # Error of the scores, median over probes: above some percent, raise `steps`.
     "sparks/completeness_gap": "completeness_gap_median",
+    # What that took: points on the path, median over probes; it grows where the gap asks for it.
+    "sparks/points": "points_median",
     # What the snapshot cost the run.
     "sparks/seconds": "seconds",
     # Share of the run's time that snapshots have taken so far.
@@ -54,19 +62,59 @@ _COLUMNS = {
 }
 """Key in a tracker -> column of `Timeline.counts()`."""
 
+_PAPER = {
+    # The paper's number, to hold against the paper: heads in the circuit of any probe.
+    "sparks/paper/heads_active": "active",
+    # The paper's births, noise included: the distance to `sparks/heads_new` is what a test takes.
+    "sparks/paper/heads_born": "born",
+}
+"""Key in a tracker -> column of `beside.paper_counts`, whatever the timeline's rule."""
+
+_NULL = {
+    # Emergent heads that an unchanged model gives, by the same rule: a run within this band has
+    # shown nothing. Found at the first checkpoint, so it is flat.
+    "sparks/null/births_low": "births_low",
+    "sparks/null/births_high": "births_high",
+}
+"""Key in a tracker -> field of `nulls.NullBand`."""
+
+_CIRCUITS = {
+    # Share of the kept edges that changed since the checkpoint before, mean over probes: circuits
+    # are rewired where no head is born or pruned.
+    "sparks/edge_turnover": "edges_from_previous",
+    # How alike the circuits of two probes are (Jaccard of edges): low, and no circuit stands for
+    # the task.
+    "sparks/circuit_stability": "edges_stability",
+}
+"""Key in a tracker -> field of `turnover.Turnover`."""
+
+_CONTROL = {
+    # The same on the control probes: births that appear here too are not the behaviour's own.
+    "sparks/control/heads_active": "active",
+    "sparks/control/heads_emergent": "emergent",
+    "sparks/control/heads_new": "born",
+}
+"""Key in a tracker -> column of `counts()` of `Timeline.control`, where there are such probes."""
+
+PAPER_KEYS, NULL_KEYS, CIRCUIT_KEYS, CONTROL_KEYS = map(tuple, (_PAPER, _NULL, _CIRCUITS, _CONTROL))
+
 _NAMED = 20  # heads that an alert names
 
 
 def scalars(timeline: Timeline) -> dict[str, float]:
     """Numbers of the LAST checkpoint; a number that is not finite is left out.
 
-    16 keys: those of `_COLUMNS`; `sparks/base_retained_share` (of the base heads, so that runs of
-    different models compare; absent if there is none); `sparks/cohort/01` .. `04` and
-    `sparks/cohort/later`: active heads by cohort, in order of emergence, which sum to
-    `sparks/heads_emergent`. All are there from the start, so that stacked areas have no gaps.
+    Keys: those of `_COLUMNS`, `_PAPER`, `_NULL` (absent with too few probes), `_CIRCUITS` (turnover
+    from the second checkpoint on) and `_CONTROL` (absent without control probes, as is
+    `sparks/heads_specific`: emergent heads that were not born there too);
+    `sparks/base_retained_share` (of the base heads, so that runs of different models compare;
+    absent if there is none); `sparks/cohort/01` .. `04` and `sparks/cohort/later`: active heads by
+    cohort, in order of emergence, which sum to `sparks/heads_emergent`. These are there from the
+    start, so that stacked areas have no gaps.
     """
     last = timeline.counts().iloc[-1]
     values = {key: float(last[column]) for key, column in _COLUMNS.items()}
+    values |= _beside(timeline)
     if last["base"]:
         values["sparks/base_retained_share"] = float(last["retained"] / last["base"])
     sizes = timeline.cohorts().iloc[-1].tolist()
@@ -74,6 +122,21 @@ def scalars(timeline: Timeline) -> dict[str, float]:
     cohorts = [*first, sum(sizes[NUM_COHORTS:])]
     values |= {key: float(size) for key, size in zip(COHORT_KEYS, cohorts, strict=True)}
     return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def _beside(timeline: Timeline) -> Iterator[tuple[str, float]]:
+    """What tells how far the counts of the last checkpoint carry."""
+    paper = paper_counts(timeline).iloc[-1]
+    yield from ((key, float(paper[column])) for key, column in _PAPER.items())
+    if (band := null_of(timeline)) is not None:
+        yield from ((key, getattr(band, field)) for key, field in _NULL.items())
+    circuits = circuits_now(timeline)
+    yield from ((key, getattr(circuits, field).value) for key, field in _CIRCUITS.items())
+    if timeline.control is not None:
+        control = timeline.control.counts().iloc[-1]
+        yield from ((key, float(control[column])) for key, column in _CONTROL.items())
+        specific = timeline.emergent[-1] & (timeline.specificity() == "specific")
+        yield "sparks/heads_specific", float(specific.sum())
 
 
 def head_rows(timeline: Timeline, *, most: int) -> tuple[list[str], list[list[Any]]]:
@@ -95,12 +158,14 @@ def head_rows(timeline: Timeline, *, most: int) -> tuple[list[str], list[list[An
 def alert_of(timeline: Timeline) -> tuple[str, str] | None:
     """Title and text on the births and prunings of the LAST checkpoint; None where there is none.
 
+    Those that are settled there: one that shows since an earlier checkpoint is marked with it.
     The title has less than 64 characters, as W&B wants.
     """
     step = int(timeline.steps[-1])
     events = [event for event in timeline.event_list() if event.step == step]
     names = {
-        kind: [event.name for event in events if event.kind == kind] for kind in ("born", "pruned")
+        kind: [with_onset(e.name, e.onset, e.step) for e in events if e.kind == kind]
+        for kind in ("born", "pruned")
     }
     changed = {kind: heads for kind, heads in names.items() if heads}
     if not changed:

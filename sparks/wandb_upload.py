@@ -22,8 +22,18 @@ from sparks.errors import SparksError, reason
 from sparks.pictures import PICTURES
 from sparks.report import write_report
 from sparks.store import RunStore
-from sparks.timeline import Timeline
-from sparks.trackers_data import COHORT_KEYS, HEADS_KEY, REPORT_KEY, STEP_KEY, optional_module
+from sparks.timeline import Rule, Timeline
+from sparks.trackers_data import (
+    CIRCUIT_KEYS,
+    COHORT_KEYS,
+    CONTROL_KEYS,
+    HEADS_KEY,
+    NULL_KEYS,
+    PAPER_KEYS,
+    REPORT_KEY,
+    STEP_KEY,
+    optional_module,
+)
 
 Mode = Literal["online", "offline"]
 
@@ -42,6 +52,8 @@ def upload(
     entity: str | None = None,
     mode: Mode | None = None,
     name: str | None = None,
+    group: str | None = None,
+    rule: Rule = "calibrated",
     progress: bool = True,
 ) -> str:
     """Write a finished run as a new run of W&B; a run that is open in this process is left alone.
@@ -52,6 +64,8 @@ def upload(
         entity: user or team; None for the default of whoever is logged in.
         mode: None for `$WANDB_MODE`, or online.
         name: of the W&B run; None for the name of the run.
+        group: count only the probes of this group.
+        rule: how heads are judged: `calibrated` or `paper`.
         progress: show a bar.
 
     Returns:
@@ -63,7 +77,7 @@ def upload(
     """
     if mode is not None and mode not in get_args(Mode):
         raise SparksError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-    timeline = Timeline.from_run(run_folder)
+    timeline = Timeline.from_run(run_folder, group=group, rule=rule)
     store = RunStore.find(run_folder)
     wandb = optional_module("wandb")
     optional_module("matplotlib")
@@ -89,18 +103,29 @@ def _fill(run: Any, timeline: Timeline, store: RunStore, *, progress: bool) -> N
     """The trainer's rows and ours in order of step, then what is known at the end."""
     run.define_metric(STEP_KEY)
     run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
-    snapshots = timeline.snapshots
     logged = {int(step): row for step, row in _rows(timeline)}
-    taken = {snapshot.step: index for index, snapshot in enumerate(snapshots, start=1)}
+    taken = {snapshot.step: index for index, snapshot in enumerate(timeline.snapshots, start=1)}
     steps = sorted(logged.keys() | taken.keys())
     for step in tqdm(steps, desc="sparks: W&B", unit="step", disable=not progress):
         if row := logged.get(step):
             _log_trainers(run, row, step)
         if index := taken.get(step):
-            wandb_view.log(run, Timeline(snapshots[:index], name=timeline.name))
+            wandb_view.log(run, _until(timeline, index))
     with TemporaryDirectory() as folder:
         report = write_report([timeline], Path(folder) / "report.html")
         wandb_view.finish(run, timeline, report, [store.file(step) for step in taken])
+
+
+def _until(timeline: Timeline, checkpoints: int) -> Timeline:
+    """What was known at this checkpoint."""
+    return Timeline(
+        timeline.snapshots[:checkpoints],
+        name=timeline.name,
+        group=timeline.group,
+        rule=timeline.rule,
+        calibration=timeline.calibration,
+        nulls=timeline.nulls,
+    )
 
 
 def _open(
@@ -125,7 +150,12 @@ def _config(timeline: Timeline) -> dict[str, Any]:
     return {
         "model_name": meta.model_name,
         "model_type": meta.model_type,
-        "sparks": {"probes_hash": meta.probes_hash, "source": meta.source, **meta.config},
+        "sparks": {
+            "probes_hash": meta.probes_hash,
+            "source": meta.source,
+            "heads_rule": timeline.rule,
+            **meta.config,
+        },
     }
 
 
@@ -181,6 +211,14 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
         curves("Heads", "sparks/heads_active", "sparks/heads_emergent", "sparks/base_retained"),
         curves("Born and pruned", "sparks/heads_new", "sparks/heads_pruned"),
     ]
+    doubt = [
+        curves("Emergent, and on an unchanged model", "sparks/heads_emergent", *NULL_KEYS),
+        curves("Active for sure, likely, undecided", "sparks/heads_active", "sparks/heads_likely",
+               "sparks/heads_undecided"),
+        curves("By the paper's rule", *PAPER_KEYS),
+        curves("On control probes", *CONTROL_KEYS, "sparks/heads_specific"),
+        curves("Edges that changed; agreement of probes", *CIRCUIT_KEYS),
+    ]  # fmt: skip
     pictures = [
         wr.MediaBrowser(title=title, media_keys=[key], num_columns=1, gallery_axis="step")
         for key, title in zip(PICTURES, ("Heads over training", "Heads at a step"), strict=True)
@@ -192,11 +230,18 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
     trust = [
         curves("Carried by the circuits", "sparks/faithfulness"),
         curves("Error of the scores", "sparks/completeness_gap"),
+        curves("Points on the path", "sparks/points"),
         curves("Left to explain, in nats", "sparks/loss_corrupted"),
         curves("Seconds a snapshot", "sparks/seconds"),
         curves("Share of the run's time", "sparks/overhead"),
     ]
-    named = {"Heads": heads, "Pictures": pictures, "At the end": closing, "Trust and cost": trust}
+    named = {
+        "Heads": heads,
+        "How sure": doubt,
+        "Pictures": pictures,
+        "At the end": closing,
+        "Trust and cost": trust,
+    }
     return ws.Workspace(
         name=WORKSPACE,
         entity=entity,

@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TextIO
 
+from sparks.beside import circuits_now
 from sparks.errors import SparksError
 from sparks.live import Changes, RunFollower, max_steps_of
 from sparks.store import RunStore
 from sparks.text_page import Page, inert
+from sparks.timeline import Rule, Timeline
 from sparks.timeline_input import steps_text
+from sparks.turnover import Turnover
 from sparks.watch_text import View, duration
 
 SHORTEST_INTERVAL = 0.1
@@ -34,6 +37,7 @@ def watch(
     interval: float = 2.0,
     once: bool = False,
     group: str | None = None,
+    rule: Rule = "calibrated",
     color: bool = False,
     out: TextIO | None = None,
     sleep: Callable[[float], object] = time.sleep,
@@ -49,6 +53,7 @@ def watch(
         interval: seconds between two looks.
         once: print the page and leave.
         group: count only the probes of this group.
+        rule: how heads are judged: `calibrated` or `paper`.
         color: with ANSI colours.
         out: where to print; None for standard output.
         sleep: waits a number of seconds.
@@ -68,7 +73,7 @@ def watch(
             "another --interval"
         )
     out = out or sys.stdout
-    watched = _Watched(path, group)
+    watched = _Watched(path, group, rule)
     if once:
         return _print_once(watched, out, color, clock)
     try:
@@ -84,8 +89,8 @@ def watch(
 class _Watched:
     """The run as the last look found it."""
 
-    def __init__(self, path: str | os.PathLike[str], group: str | None) -> None:
-        self.follower = RunFollower(path, group=group)
+    def __init__(self, path: str | os.PathLike[str], group: str | None, rule: Rule) -> None:
+        self.follower = RunFollower(path, group=group, rule=rule)
         self.view: View | None = None
         self.trouble = self._unshown = ""
         """Why what stands in the folder cannot be shown."""
@@ -123,8 +128,15 @@ class _Watched:
             return str(error)
         if timeline is None or self.follower.folder is None:
             return "no snapshot is left" if self.view else "no snapshot can be read so far"
-        self.view = View(timeline, max_steps_of(self.follower.folder))
+        self.view = View(timeline, max_steps_of(self.follower.folder), self._circuits(timeline))
         return ""
+
+    def _circuits(self, timeline: Timeline) -> Turnover | None:
+        """Of the last checkpoint; None where the files that it takes are gone again."""
+        try:
+            return circuits_now(timeline, self.follower.ends())
+        except SparksError:
+            return None
 
 
 def _print_once(watched: _Watched, out: TextIO, color: bool, clock: Callable[[], float]) -> int:

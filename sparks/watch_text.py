@@ -5,16 +5,24 @@ Every name that a file may hold passes `inert` first (`text_page`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
+import pandas as pd
+
+from sparks.beside import RULE_NAMES, control_in_words, head_range, paper_counts, with_onset
 from sparks.live import pace, taken_at
+from sparks.nulls import exceeds, null_of
+from sparks.small_samples import Interval
 from sparks.text_page import Page, count, inert, number, percent
 from sparks.timeline import Timeline
-from sparks.timeline_text import FEW_PROBES, strip
+from sparks.timeline_text import strip
+from sparks.turnover import Turnover
 
 CURVES = ("loss", "reward")
 _NAMES = 12  # heads of one kind that are named in a line
+_ROOMY = 20  # lines of a page that has room for more than heads, cost and changes
 _LATE = 3  # intervals without a snapshot after which the training may have stopped
 
 
@@ -24,9 +32,12 @@ class View:
     Args:
         timeline: of the run so far.
         max_steps: the trainer's last step; None where it is not known.
+        circuits: how far the circuits moved to the last checkpoint; None where it is not known.
     """
 
-    def __init__(self, timeline: Timeline, max_steps: int | None) -> None:
+    def __init__(
+        self, timeline: Timeline, max_steps: int | None, circuits: Turnover | None = None
+    ) -> None:
         self.steps = [int(step) for step in timeline.steps]
         """Of the checkpoints."""
         self.problems = timeline.problems
@@ -36,20 +47,24 @@ class View:
         logged = timeline.metrics()
         self._curves = {name: logged[name].dropna() for name in CURVES if name in logged}
         self._pace = pace(timeline.metas, max_steps)
+        self._beside = list(_beside(timeline, self._counts.iloc[-1], circuits))
 
     @property
     def title(self) -> str:
-        """The run and how far it is, in a line."""
+        """The run, how far it is and the rule in use, in a line."""
         name, steps = inert(self._timeline.name, 120) or "(no name)", self.steps
         span = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
         end = "" if self._max_steps is None else f" of {self._max_steps}"
-        return f"{name}: {count(len(steps), 'snapshot')}, {span}{end}"
+        rule = RULE_NAMES[self._timeline.rule]
+        return f"{name}: {count(len(steps), 'snapshot')}, {span}{end} ({rule})"
 
     def line(self, step: int) -> str:
         """One checkpoint in one line, for a log file."""
         index = self.steps.index(step)
         row, meta = self._counts.iloc[index], self._timeline.metas[index]
-        parts = [f"{count(int(row['active']), 'active head')}, {row['emergent']:.0f} emergent"]
+        heads = "active head" if _range(row) == "1" else "active heads"
+        by = " by the paper's rule" if self._timeline.rule == "paper" else ""
+        parts = [f"{_range(row)} {heads}, {row['emergent']:.0f} emergent{by}"]
         parts += [f"{kind} {names}" for kind, names in self._changes.get(step, ())]
         for name, curve in self._curves.items():
             known = curve[curve.index <= step]
@@ -81,9 +96,11 @@ class View:
         )
         page.labelled(
             "Heads  ",
-            f"{last['active']:.0f} active: {last['retained']:.0f} of {last['base']:.0f} base "
-            f"heads retained, {last['emergent']:.0f} emergent",
+            f"{_range(last)} active: {last['retained']:.0f} of {last['base']:.0f} base heads "
+            f"retained, {last['emergent']:.0f} emergent",
         )
+        for label, text in self._beside if rows >= _ROOMY else ():
+            page.labelled(label, text)
         page.labelled("Cost   ", self._cost())
         page.labelled("Next   ", self._next(now))
         for note in dict.fromkeys((*self.problems, *notes)):
@@ -134,10 +151,7 @@ class View:
         """Newest first, as far as there is room."""
         if rows < 3 or len(self.steps) < 2:
             return
-        heading = "Last changes" if self._changes else "No head was born, pruned or silenced"
-        if self._changes and (probes := self._timeline.num_probes) <= FEW_PROBES:
-            heading += f" ({count(probes, 'probe')}: births are noisy, one alone is a hint)"
-        page.heading(heading)
+        page.heading("Last changes" if self._changes else "No head was born, pruned or silenced")
         limit, width = len(page.lines) + rows - 2, len(str(self.steps[-1]))
         for step in sorted(self._changes, reverse=True):
             for index, (kind, names) in enumerate(self._changes[step]):
@@ -148,13 +162,55 @@ class View:
         del page.lines[limit:]
 
 
+def _beside(
+    timeline: Timeline, last: pd.Series, circuits: Turnover | None
+) -> Iterator[tuple[str, str]]:
+    """What tells how far the counts carry: a label and a short line each."""
+    if timeline.rule != "paper":
+        paper = paper_counts(timeline).iloc[-1]
+        yield "Paper  ", f"{paper['active']} active, {paper['emergent']} emergent by its rule"
+    if control := control_in_words(timeline):
+        yield "Control", control
+    if (band := null_of(timeline)) is not None:
+        ends = dict.fromkeys(f"{end:.0f}" for end in (band.births_low, band.births_high))
+        verdict = "more" if exceeds(timeline, band) else "no more"
+        yield "Null   ", f"{' to '.join(ends)} emergent on an unchanged model: here {verdict}"
+    if circuits is not None:
+        yield "Edges  ", _edges(circuits)
+    gaps = [percent(last[f"completeness_gap_{name}"]) for name in ("median", "max")]
+    yield (
+        "Error  ",
+        f"{gaps[0]} completeness gap (median; {gaps[1]} at most), up to "
+        f"{last['points_max']:.0f} points",
+    )
+
+
+def _range(row: pd.Series) -> str:
+    return head_range(int(row["active"]), int(row["undecided"]))
+
+
+def _edges(circuits: Turnover) -> str:
+    """Turnover of the last checkpoint, and how alike the circuits of two probes are."""
+    moved, alike = circuits.edges_from_previous, circuits.edges_stability
+    text = f"two probes share {_share(alike)}"
+    return text if math.isnan(moved.value) else f"{_share(moved)} moved; {text}"
+
+
+def _share(interval: Interval) -> str:
+    """Such as `79% (53 to 93)`."""
+    text = percent(round(interval.value, 3))
+    if math.isnan(interval.low):
+        return text
+    return f"{text} ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+
+
 def _changes(timeline: Timeline) -> dict[int, list[tuple[str, str]]]:
     """Kinds of events at each checkpoint that has any, and the heads' names."""
     events = timeline.events()
-    columns = [events[name].tolist() for name in ("step", "kind", "head")]
+    columns = [events[name].tolist() for name in ("step", "kind", "head", "onset")]
     heads: dict[int, dict[str, list[str]]] = {}
-    for step, kind, head in zip(*columns, strict=True):
-        heads.setdefault(step, {}).setdefault(kind, []).append(head)
+    for step, kind, head, onset in zip(*columns, strict=True):
+        heads.setdefault(step, {}).setdefault(kind, []).append(with_onset(head, onset, step))
     return {step: [(kind, _named(names)) for kind, names in k.items()] for step, k in heads.items()}
 
 

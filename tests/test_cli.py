@@ -20,7 +20,17 @@ from safetensors.numpy import load_file, save_file
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 
-COMMANDS = ("probes", "replay", "timeline", "watch", "compare", "report", "figures", "wandb")
+COMMANDS = (
+    "probes",
+    "replay",
+    "timeline",
+    "watch",
+    "compare",
+    "null",
+    "report",
+    "figures",
+    "wandb",
+)
 
 
 @pytest.fixture
@@ -123,11 +133,31 @@ def test_a_group_counts_its_probes_alone(tmp_path, capsys):
     write_run(tmp_path, [make_snapshot(0, {"L0H0": 2, "L1H1": 4}, groups=groups)])
 
     def active(*options: str) -> int:
-        assert call("timeline", tmp_path, "--format", "json", *options) == 0
+        assert call("timeline", tmp_path, "--rule", "paper", "--format", "json", *options) == 0
         return json.loads(capsys.readouterr().out)[0]["active"]
 
     assert active() == active("--group", "sums") == 2
     assert active("--group", "proofs") == 1
+
+
+def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
+    """By the paper's rule the head of a single probe is active."""
+    write_run(tmp_path, [make_snapshot(0), make_snapshot(10, {"L0H0": 1})])
+
+    def born(*options: str) -> int:
+        assert call("timeline", tmp_path, "--format", "json", *options) == 0
+        return sum(row["born"] for row in json.loads(capsys.readouterr().out))
+
+    assert born() == born("--rule", "calibrated") == 0
+    assert born("--rule", "paper") == 1
+    for rule, name in (("calibrated", "calibrated:"), ("paper", "paper's:")):
+        assert call("timeline", tmp_path, "--rule", rule) == 0
+        assert f"Rule         {name} active = in" in capsys.readouterr().out
+        assert call("watch", tmp_path, "--once", "--rule", rule) == 0
+        name = "calibrated rule" if rule == "calibrated" else "paper's rule"
+        assert f"2 snapshots, steps 0 to 10 ({name})" in capsys.readouterr().out
+        assert call("report", tmp_path, "--rule", rule) == 0
+        assert capsys.readouterr().out.endswith("report.html\n")
 
 
 @pytest.mark.parametrize("command", ["timeline", "report"])
@@ -159,7 +189,7 @@ def test_a_truncated_snapshot_alone_is_refused(command, tmp_path, capsys):
 def test_a_snapshot_of_a_newer_schema_asks_for_an_upgrade(command, tmp_path, capsys):
     run = write_run(tmp_path / "run", [make_snapshot(0, ["L0H0"])])
     raise_schema(RunStore(run).file(0))
-    match = r"schema 99 is newer than this sparks reads \(1\): upgrade with"
+    match = r"schema 99 is newer than this sparks reads \(2\): upgrade with"
     assert_refused(capsys, tmp_path, command, run, match=match)
 
 
@@ -296,7 +326,7 @@ def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):
 def test_watch_once_prints_the_page(run_folder, capsys):
     assert call("watch", run_folder, "--once", "--interval", "0.5") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Run      run: 5 snapshots, steps 0 to 40\n")
+    assert shown.startswith("Run      run: 5 snapshots, steps 0 to 40 (calibrated rule)\n")
     assert "\x1b" not in shown
     RunStore(run_folder).file(20).write_bytes(b"x")
     assert call("watch", run_folder, "--once") == 2

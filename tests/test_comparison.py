@@ -21,8 +21,9 @@ from sparks.comparison_text import render, sentence
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.graph import Graph
+from sparks.regimes import regime_row
 from sparks.report import render_report
-from sparks.report.compared import COLUMNS, compared
+from sparks.report.compared import COLUMNS, compared, compared_by_rule
 from sparks.timeline import Timeline
 
 BASE = ["L0H0", "L0H1", "L1H0"]
@@ -59,6 +60,9 @@ def test_runs_by_hand(pair):
         "run": ("sft", "grpo"), "checkpoints": (3, 4), "first_step": (0, 0), "last_step": (20, 15),
         "base": (3, 3), "active": (4, 4), "born": (3, 2), "kept": (3, 1), "kept_share": (1.0, 0.5),
         "pruned": (0, 2), "revived": (0, 1), "retained": (1, 3), "retained_share": (1 / 3, 1.0),
+        "rule": ("calibrated",) * 2, "undecided": (0, 0), "likely": (4, 4), "paper_active": (4, 4),
+        "paper_born": (3, 2), "null_births_low": (0, 0), "null_births_high": (0, 0),
+        "regime": ("undecided",) * 2,
     }  # fmt: skip
     assert {name: (sft[name], grpo[name]) for name in expected} == expected
     assert (grpo["reward_first"], grpo["reward_last"]) == (0.25, 0.75)
@@ -72,11 +76,57 @@ def test_overlap_by_hand(pair):
     end, ever = pair.overlap().to_dict("records")
     assert end == {
         "run": "sft", "other": "grpo", "heads": "end", "count": 3, "other_count": 1, "shared": 1,
-        "union": 3, "jaccard": 1 / 3, "shared_by_chance": 3 * 1 / 9,
+        "undecided": 0, "union": 3, "jaccard": 1 / 3, "shared_by_chance": 3 * 1 / 9,
     }  # fmt: skip
     assert (ever["heads"], ever["count"], ever["other_count"]) == ("ever", 3, 2)
     assert (ever["shared"], ever["union"], ever["jaccard"]) == (1, 4, 0.25)
     assert ever["shared_by_chance"] == pytest.approx(3 * 2 / 9)
+
+
+def test_the_numbers_of_a_run_are_those_of_its_regime_and_its_circuits(pair):
+    rows = pair.runs().to_dict("records")
+    for row, one in zip(rows, pair.timelines, strict=True):
+        whole = regime_row(one)
+        for name in ("survival", "survival_low", "survival_high", "half_life"):
+            assert row[name] == pytest.approx(whole[name], nan_ok=True), name
+        assert row["edges_turnover"] == pytest.approx(whole["edges_turnover"])
+        assert row["edges_stability"] == pytest.approx(whole["edges_stability"])
+        assert row["regime"] == whole["verdict"]
+        assert math.isnan(row["specific"])
+
+
+DOUBT: dict[int, Heads] = {  # L1H1 and L2H0 end undecided, L2H3 cannot be placed, L0H1 is base
+    0: {"L0H0": 16, "L0H1": 16, "L1H0": 16, "L2H3": 8, "L1H1": 8, "L2H0": 8},
+    10: {"L0H0": 16, "L2H3": 16, "L1H1": 8, "L2H0": 8, "L2H2": 16},
+}
+
+
+def test_a_head_that_is_undecided_in_one_run_is_neither_shared_nor_exclusive():
+    """SFT ends with L1H1, L2H0 and L2H3 emergent: the other run can tell of none of them."""
+    both = Comparison.of([timeline(SFT, "sft"), timeline(DOUBT, "doubt")])
+    for _, row in both.overlap().iterrows():
+        assert (row["count"], row["other_count"], row["shared"]) == (3, 1, 0)
+        assert (row["undecided"], row["union"], row["jaccard"]) == (3, 1, 0)
+    for when in ("end", "ever"):
+        assert both.exclusive("sft", when) == []
+        assert both.exclusive("doubt", when) == ["L2H2"]
+    heads = both.heads()
+    assert heads["head"][heads["exclusive_at_end"]].tolist() == ["L2H2"]
+    paper = Comparison.of([one.by("paper") for one in both.timelines])
+    assert paper.overlap()["undecided"].tolist() == [0, 0]
+    assert paper.exclusive("sft") == ["L1H1", "L2H0", "L2H3"]  # all of them base in the other
+    text = render(both, width=120)
+    assert re.search(r"^  sft & doubt +3, 1 +0 +3 +\S+ +0.00$", text, re.M)
+    assert re.search(r"^  doubt +0-10 +3 +3-5 +5 ", text, re.M)
+
+
+def test_births_of_control_probes_are_told_apart():
+    groups = [""] * 16 + ["control"] * 16
+    held: dict[int, Heads] = {0: {"L0H0": 32}, 10: {"L0H0": 32, "L1H1": 32, "L1H2": 16}}
+    one = timeline(held, "a", probes=32, groups=groups)
+    both = Comparison.of([one, one])
+    assert both.runs()["specific"].tolist() == [1, 1]
+    assert "specific: births that the control probes do not show" in render(both, width=200)
 
 
 def test_exclusive_and_common_heads_by_hand(pair):
@@ -118,12 +168,16 @@ def test_identities_hold_on_random_runs(seed):
     both = Comparison.of(runs)
     for _, row in both.runs().iterrows():
         assert row["kept"] == row["born"] + row["revived"] - row["pruned"]
-        assert row["active"] == row["kept"] + row["retained"]
+    for one, row in zip(runs, both.runs().to_dict("records"), strict=True):
+        unplaced = int((one.active[-1] & one.states.undated).sum())
+        assert row["active"] == row["kept"] + row["retained"] + unplaced
     for _, row in both.overlap().iterrows():
-        assert row["union"] == row["count"] + row["other_count"] - row["shared"]
+        every = row["count"] + row["other_count"] - row["shared"]
+        assert row["union"] == every - row["undecided"]
         left, right = (set(both.exclusive(name, row["heads"])) for name in both.names)
-        assert len(left) == row["count"] - row["shared"]
-        assert len(right) == row["other_count"] - row["shared"]
+        assert len(left) + len(right) + row["shared"] == row["union"]
+        assert len(left) <= row["count"] - row["shared"]
+        assert left.isdisjoint(right)
 
 
 def test_shared_by_chance_is_the_mean_over_random_draws(pair):
@@ -162,9 +216,9 @@ def test_one_run_is_no_comparison():
 @pytest.mark.parametrize(
     ("keywords", "match"),
     [
-        ({"probes_hash": "x"}, r"the same probes, got 4 of hash 'probes-4' in 'a' and 4 of hash 'x'"
-                               r" in 'b': `sparks replay` can measure one of them again"),
-        ({"probes": 5}, r"the same probes, got 4 of hash 'probes-4' in 'a' and 5 of hash"),
+        ({"probes_hash": "x"}, r"the same probes, got 16 of hash 'probes-16' in 'a' and 16 of hash "
+                               r"'x' in 'b': `sparks replay` can measure one of them again"),
+        ({"probes": 5}, r"the same probes, got 16 of hash 'probes-16' in 'a' and 5 of hash"),
         ({"graph": Graph(num_layers=3, num_heads=4, num_kv_heads=4)},
          r"the same graph, got 3 layers x 4 heads, 2 key/value heads in 'a' and 3 layers x 4 heads,"
          r" 4 key/value heads in 'b': heads of different architectures"),
@@ -180,13 +234,20 @@ def test_runs_measured_differently_are_refused(keywords, match):
     assert "\n" not in str(caught.value)
 
 
+def test_runs_judged_by_different_rules_are_refused():
+    one = timeline(SFT, "a")
+    message = r"the same rule, got calibrated in 'a' and paper in 'b': read all of them with the sa"
+    with pytest.raises(SparksError, match=message):
+        Comparison.of([one, one.by("paper")], ["a", "b"])
+
+
 def test_settings_that_change_no_score_may_differ():
     config = SnapshotConfig(memory_gib=1.0, faithfulness=False)
     assert Comparison.of([timeline(SFT), timeline(SFT, config=config)]).warnings == ()
 
 
 def test_different_groups_of_probes_are_refused():
-    snapshots = make_run(SFT, groups=["sums", "sums", "proofs", "proofs"])
+    snapshots = make_run(SFT, groups=["sums", "sums", "proofs", "proofs"], probes=4)
     runs = [Timeline(snapshots, group="sums"), Timeline(snapshots, group="proofs")]
     with pytest.raises(SparksError, match=r"2 \(group 'sums'\) of hash .* 2 \(group 'proofs'\)"):
         Comparison.of(runs)
@@ -232,15 +293,26 @@ def test_sentences(pair):
 
 
 def test_the_page_of_text(pair):
-    text = render(pair, width=120)
-    assert re.search(r"^  sft +0-20 +3 +4 +3 +3 +100% +0 +0 +1/3 +– +\S+ > \S+$", text, re.M)
+    text = render(pair, width=180)
+    rows = pair.runs().to_dict("records")
+    ends = [f"{r['edges_turnover']:.1%} +{r['edges_stability']:.2f}" for r in rows]
     assert re.search(
-        r"^  grpo +0-15 +3 +4 +2 +1 +50% +2 +1 +3/3 +0.25 > 0.75 +0.1 > 0.1$", text, re.M
-    )
-    assert re.search(r"^  sft & grpo +3, 1 +1 +0.3333 +0.33$", text, re.M)
-    assert re.search(r"^  sft & grpo +3, 2 +1 +0.6667 +0.25$", text, re.M)
+        rf"^  sft +0-20 +3 +4 +4 +3 +0 +3 +100% +0 +0 +1/3 +undecided +100% +{ends[0]} "
+        r"+– +\S+ > \S+$",
+        text, re.M,
+    )  # fmt: skip
+    assert re.search(
+        rf"^  grpo +0-15 +3 +4 +4 +2 +0 +1 +50% +2 +1 +3/3 +undecided +\S+ +{ends[1]} "
+        r"+0.25 > 0.75 +0.1 > 0.1$",
+        text, re.M,
+    )  # fmt: skip
+    assert "active: from - to, with the undecided; paper: active by the paper's rule; null" in text
+    assert re.search(r"^  sft & grpo +3, 1 +1 +0 +0.3333 +0.33$", text, re.M)
+    assert re.search(r"^  sft & grpo +3, 2 +1 +0 +0.6667 +0.25$", text, re.M)
     assert "  only sft (2)  L2H0, L2H3\n  only grpo (0)  –\n  both (1)  L1H1\n" in text
-    assert "Note  with 4 probes, births by the paper's rule are noisy" in text
+    assert "Note  by chance: what two random draws" in text
+    assert "Rule         calibrated: active = in more than half of the circuits" in text
+    assert "Null of grpo  1 head is emergent at step 15 by the calibrated rule; an unch" in text
     assert "EAP-IG with 100 points" in text
 
 
@@ -293,6 +365,19 @@ def test_the_command_prints_the_text(folders, capsys):
     assert "  rl:  2 births, 1 kept (50%)" in captured.out
 
 
+def test_the_rule_is_the_one_that_was_asked_for(folders, capsys):
+    runs = [folders / "sft", folders / "grpo"]
+
+    def rules(*options: str) -> set[str]:
+        assert call("compare", *runs, "--format", "json", *options) == 0
+        return {row["rule"] for row in json.loads(capsys.readouterr().out)}
+
+    assert rules() == {"calibrated"}
+    assert rules("--rule", "paper") == {"paper"}
+    assert call("compare", *runs, "--rule", "paper") == 0
+    assert "Rule         paper's: active = in the circuit of any probe" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("table", ["runs", "overlap", "heads"])
 def test_csv_and_json_hold_the_frame(table, folders, capsys):
     runs = [folders / "sft", folders / "grpo"]
@@ -314,10 +399,10 @@ def test_csv_and_json_hold_the_frame(table, folders, capsys):
 
 
 def test_a_group_is_compared_alone(tmp_path, capsys):
-    groups = ["sums", "sums", "proofs", "proofs"]
+    groups = ["sums"] * 16 + ["proofs"] * 16
     run = [
-        make_snapshot(0, groups=groups),
-        make_snapshot(10, {"L1H1": 4, "L2H2": 2}, groups=groups),
+        make_snapshot(0, groups=groups, probes=32),
+        make_snapshot(10, {"L1H1": 32, "L2H2": 16}, groups=groups, probes=32),
     ]
     write_run(tmp_path, run)
 
@@ -335,14 +420,14 @@ def test_other_bases_are_warned_about_on_standard_error(folders, capsys):
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("sparks: warning: the models at step 0 differ")
-    assert captured.out.startswith("run,checkpoints")
+    assert captured.out.startswith("run,rule,checkpoints")
 
 
 @pytest.mark.parametrize(
     ("runs", "match"),
     [
         (["sft"], "at least two runs, got 1"),
-        (["sft", "other"], r"the same probes, got 4 of hash 'probes-4' in 'sft' and 5 of hash"),
+        (["sft", "other"], r"the same probes, got 16 of hash 'probes-16' in 'sft' and 5 of hash"),
         (["sft", "nowhere"], "no snapshots in .*nowhere"),
         (["a=sft", "a=grpo"], "names of runs must differ, got 'a' twice"),
         (["a=", "sft"], "a run is RUN or NAME=RUN, got 'a='"),
@@ -375,7 +460,7 @@ def test_a_folder_that_holds_an_equals_sign_is_itself(tmp_path):
 
 
 def test_the_report_of_one_run_compares_nothing():
-    assert compared([timeline(SFT)], ["sft"]) is None
+    assert compared_by_rule([timeline(SFT)], ["sft"]) is None
     assert '"comparison":null' in render_report([timeline(SFT)])
 
 
@@ -405,5 +490,5 @@ def test_a_report_of_runs_that_do_not_fit_says_why():
     runs = [timeline(SFT, "a"), timeline(SFT, "b", probes=5)]
     found = compared(runs, ["a", "b"])
     assert list(found) == ["refused"]
-    assert found["refused"].startswith("runs to compare must have the same probes, got 4")
+    assert found["refused"].startswith("runs to compare must have the same probes, got 16")
     assert "must have the same probes" in render_report(runs)

@@ -31,7 +31,9 @@ from matplotlib.text import Text
 
 from sparks import Comparison, SparksError, Timeline, figures, write_figures
 from sparks.figure_kinds import FIGURES
+from sparks.figures.style import UNDATED
 from sparks.graph import Graph
+from sparks.nulls import null_of
 
 OTHER = STORY | {40: ["L0H0", "L1H1", "L2H3"]}
 ACCURACY = "rewards/accuracy_reward/mean"
@@ -66,7 +68,9 @@ def drawn(name: str, timeline: Timeline, **keywords):
 
 def test_cohorts_of_the_story():
     frame = figures.frames.cohorts(story())
-    assert list(frame.columns) == ["step", "curve", "cohort", "heads"]
+    named = ["step", "rule", "curve", "cohort", "heads", "null_low", "null_high"]
+    assert list(frame.columns) == named
+    assert set(frame["rule"]) == {"calibrated"}
     curves = {
         (curve, None if pd.isna(cohort) else cohort): part["heads"].tolist()
         for (curve, cohort), part in frame.groupby(["curve", "cohort"], dropna=False)
@@ -77,8 +81,35 @@ def test_cohorts_of_the_story():
         ("cohort", 40): [0, 0, 0, 0, 1],  # L2H0
         ("newly_active", None): [0, 1, 1, 0, 1],
         ("retained_base", None): [3, 2, 2, 2, 2],
+        ("emergent", None): [0, 1, 2, 1, 2],
+        ("undecided", None): [0, 0, 0, 0, 0],
+        ("paper_active", None): [3, 3, 4, 3, 4],
+        ("paper_newly_active", None): [0, 1, 1, 0, 1],
     }
-    assert frame["step"].tolist() == list(STORY) * 5
+    assert frame["step"].tolist() == list(STORY) * 9
+    null = frame[frame["null_high"].notna()]
+    assert set(null["curve"]) == {"emergent"}
+    assert null["null_low"].tolist() == null["null_high"].tolist() == [0] * 5
+
+
+def test_the_null_is_that_of_the_rule():
+    """Probes that agree on nothing: by the paper's rule other probes give other heads."""
+    rng = np.random.default_rng(0)
+    names = [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
+    run = [make_snapshot(step, dict.fromkeys(names, 0)) for step in (0, 10)]
+    for snapshot in run:
+        snapshot.active[:] = rng.random(snapshot.active.shape) < 0.1
+    for rule in ("calibrated", "paper"):
+        timeline = Timeline(run, rule=rule)
+        band = null_of(timeline)
+        frame = figures.frames.cohorts(timeline)
+        assert frame["null_high"].max() == band.births_high
+        (patch,) = figures.cohorts(timeline).axes[0].patches
+        assert patch.get_y() + patch.get_height() == band.births_high
+    assert band.births_high > 0
+    few = Timeline(make_run({0: [], 10: []}, probes=3), rule="paper")
+    assert figures.frames.cohorts(few)["null_high"].isna().all()
+    assert len(figures.cohorts(few).axes[0].patches) == 0
 
 
 def test_the_head_map_of_the_story():
@@ -123,7 +154,7 @@ def test_effects_by_hand():
             (20, {"L0H0": 3.0, "L0H1": 1.0}),
         )
     ]
-    frame = figures.frames.effect_map(Timeline(run)).set_index("head")
+    frame = figures.frames.effect_map(Timeline(run, rule="paper")).set_index("head")
     assert frame.loc["L0H0", "importance_first"] == pytest.approx(0.75)
     mean = {"L0H0": -0.25, "L0H1": 0.25, "L2H2": 0.0}  # of -0.5 and 0
     assert frame.loc[list(mean), "effect_mean"].to_dict() == pytest.approx(mean, abs=1e-5)
@@ -174,7 +205,8 @@ def test_cohorts_are_stacked_and_the_curves_stand_over_them():
     assert retained.get_ydata().tolist() == [3, 2, 2, 2, 2]
     assert (new.get_linestyle(), retained.get_linestyle()) == ("-", "--")
     named = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert named == ["10", "20", "40", "newly active", "base heads retained (of 3)"]
+    curves = ["newly active", "base heads retained (of 3)", "unchanged model (0)"]
+    assert named == ["10", "20", "40", *curves]
     assert axes.get_xlabel() == "training step"
 
 
@@ -215,6 +247,60 @@ def test_base_heads_are_red_emergent_ones_blue_the_active_outlined():
     middles = [path.vertices[:4].mean(axis=0).round(6).tolist() for path in outlines.get_paths()]
     assert middles == [[0, 0], [1, 0], [1, 1], [2, 0]]
     assert outlines.get_facecolor().size == 0
+
+
+def doubtful(name: str = "") -> Timeline:
+    """L1H1 is base and then undecided, L2H2 never settles, L2H3 is settled late: undated."""
+    shares = {0: (16, 8, 8, 1), 10: (6, 8, 9, 16), 20: (4, 8, 16, 16)}
+    names = ("L1H1", "L2H2", "L2H3", "L0H3")
+    run = {step: dict(zip(names, held, strict=True)) for step, held in shares.items()}
+    return Timeline(make_run(run), name=name)
+
+
+def frames_of(figure, *, dashed: bool) -> list[list[int]]:
+    """Cells with a black frame."""
+    found = [i for i in figure.axes[0].collections if type(i) is PolyCollection]
+    kept = [item for item in found if (item.get_linestyle()[0][1] is not None) == dashed]
+    return [
+        path.vertices[:4].mean(axis=0).round().astype(int).tolist()
+        for item in kept
+        for path in item.get_paths()
+    ]
+
+
+def test_undecided_heads_have_a_third_look_and_undated_ones_their_own_colour():
+    timeline = doubtful()
+    frame = figures.frames.head_map(timeline).set_index("head")
+    assert frame["state"][["L1H1", "L2H2", "L2H3", "L0H3"]].tolist() == [
+        "base", "never", "undated", "emergent",
+    ]  # fmt: skip
+    assert frame.index[frame["undecided_at_end"]].tolist() == ["L2H2"]
+    assert frame.loc["L2H2", "inclusion_low"] < 0.5 < frame.loc["L2H2", "inclusion_high"]
+    figure = figures.head_map(timeline)
+    assert frames_of(figure, dashed=True) == [[2, 2]]
+    assert [2, 3] in frames_of(figure, dashed=False)
+    assert matplotlib.colors.to_hex(cells(figure)[2, 3]) == UNDATED
+    named = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert named == ["active at step 20", "undecided", "undated", "never"]
+    curves = figures.cohorts(timeline).axes[0].lines
+    assert curves[2].get_ydata().tolist() == timeline.counts()["undecided"].tolist() == [2, 2, 1]
+
+
+def test_a_head_that_is_undecided_in_the_other_run_is_of_neither():
+    """L2H2 is born in the other run, and undecided in this one."""
+    other = Timeline(make_run({0: ["L1H1"], 10: ["L1H1", "L2H2"], 20: ["L0H3", "L2H2"]}))
+    figure = figures.shared_heads(Comparison([doubtful(), other], ["a", "b"]))
+    assert frames_of(figure, dashed=True) == [[2, 2]]
+    assert cells(figure)[0, 3].tolist() == [0, 0, 0, 1]
+    widths = [bar.get_width() for bar in figure.axes[1].patches]
+    assert widths == [0, 0, 1, 0, 0, 0, 1, 1]  # alone, some, both, undecided; of a and of b
+
+
+@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("name", ["cohorts", "head-map", "effect-map", "shared-heads"])
+def test_every_figure_that_rests_on_the_rule_names_it(name, rule):
+    texts = [text.get_text() for text in drawn(name, story().by(rule)).texts]
+    assert (f"{rule} rule" if rule == "calibrated" else "paper's rule") in texts
 
 
 def test_shared_heads_are_black_and_each_run_has_its_colour():
@@ -467,7 +553,7 @@ def test_without_matplotlib_or_pyarrow_the_way_out_is_told(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     with pytest.raises(SparksError, match=r"figures need matplotlib.*sparks\[figures\]"):
         figures.cohorts(story())
-    assert figures.frames.cohorts(story()).shape == (25, 4)  # numbers need no matplotlib
+    assert figures.frames.cohorts(story()).shape == (45, 7)  # numbers need no matplotlib
     assert not (tmp_path / "out").exists()
 
 
@@ -520,6 +606,20 @@ def test_the_command_draws_several_runs(run_folder, tmp_path, capsys):
 def test_the_command_says_what_it_leaves_out(run_folder, capsys):
     assert call("figures", run_folder, "--format", "svg") == 0
     assert "sparks: no fig3b-reward: the log of 'run' holds no" in capsys.readouterr().err
+
+
+def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
+    """By the paper's rule the head of a single probe is active."""
+    run = write_run(tmp_path / "run", make_run({0: [], 10: {"L0H0": 1}}))
+    for rule, born in (("calibrated", 0), ("paper", 1)):
+        out = tmp_path / rule
+        command = ("figures", run, "--only", "2A", "--format", "svg", "--output", out)
+        assert call(*command, "--rule", rule) == 0
+        csv = pd.read_csv(out / "fig2a-cohorts.csv")
+        assert csv.query("curve == 'newly_active'")["heads"].sum() == born
+        assert set(csv["rule"]) == {rule}
+    capsys.readouterr()
+    assert_refused(capsys, tmp_path, "figures", run, "--rule", "mine", match="choice: 'mine'")
 
 
 def test_a_damaged_snapshot_is_named(run_folder, capsys):

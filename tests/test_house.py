@@ -19,6 +19,7 @@ import sparks
 from sparks import cli
 from sparks.config import SnapshotConfig
 from sparks.probe_building import ProbeBuildingConfig
+from sparks.timeline import RULES
 
 PACKAGE = Path(sparks.__file__).parent
 HEAVY = (
@@ -52,7 +53,8 @@ MAY_IMPORT = {
     "token_pairs": "errors",
     "probes": "errors files jsonl token_pairs",
     "problems": "errors jsonl probes token_pairs",
-    "probe_building": "config errors files probes problems token_pairs",
+    "control_probes": "config errors probes token_pairs",
+    "probe_building": "config control_probes errors files probes problems token_pairs",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
     "anatomy_check": "anatomy errors memory modules",
@@ -67,39 +69,71 @@ MAY_IMPORT = {
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
+    "circuit_grid": "circuit graph",
     "snapshot": "errors graph",
     # Several processes.
     "processes": "errors",
     "sharding": "errors processes",
     "track": (
-        "anatomy anatomy_check attribution circuit config errors faithfulness graph guard memory "
-        "passes processes sharding snapshot token_pairs version"
+        "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness graph "
+        "guard memory passes processes sharding snapshot token_pairs version"
     ),
-    "store": "errors files snapshot",
+    "store": "errors files null_bands snapshot",
     # Reading.
-    "timeline_input": "config errors snapshot",
-    "timeline": "errors graph snapshot store timeline_input",
+    "intervals": "",
+    "sign_flips": "",
+    "calibration": "config errors intervals sign_flips",
+    "timeline_input": "calibration config errors probes snapshot",
+    "timeline_states": "calibration",
+    "timeline_numbers": "intervals snapshot",
+    "timeline": (
+        "calibration errors graph intervals null_bands probes snapshot store timeline_input "
+        "timeline_numbers timeline_states"
+    ),
+    "null_bands": "errors",
+    "nulls": "calibration config errors null_bands snapshot timeline timeline_input",
     "text_page": "errors",
-    "timeline_text": "config errors text_page timeline",
+    "beside": "nulls snapshot text_page timeline timeline_states turnover",
+    "timeline_text": "beside config errors regimes text_page timeline",
     "live": "errors snapshot store timeline trainer_log",
-    "watch_text": "live text_page timeline timeline_text",
-    "watch": "errors live store text_page timeline_input watch_text",
+    "watch_text": "beside live nulls small_samples text_page timeline timeline_text turnover",
+    "watch": "beside errors live store text_page timeline timeline_input turnover watch_text",
     "serve": "errors live report store timeline",
-    "comparison": "config errors timeline",
-    "comparison_text": "comparison text_page timeline_text",
-    "report.words": "timeline",
+    "comparison": "beside config errors nulls regimes timeline",
+    "comparison_text": "beside comparison text_page timeline_text",
+    "small_samples": "intervals",
+    "survival": "errors intervals small_samples",
+    "coupling": "errors small_samples",
+    "turnover": "errors intervals small_samples snapshot",
+    "regime_words": "coupling small_samples text_page",
+    "regimes": (
+        "config coupling errors intervals regime_words small_samples survival timeline turnover"
+    ),
+    "regime_tables": "errors regimes timeline turnover",
+    "regimes_text": "coupling regime_tables regimes small_samples text_page turnover",
+    "report.words": "null_bands timeline",
     "report.packing": "",
+    "report.cells": "intervals report.packing timeline",
     "report.edges": "graph report.packing snapshot timeline",
-    "report.data": "cohort_groups report.edges report.packing report.words timeline",
+    "report.circuits": (
+        "calibration regimes report.cells report.edges report.packing timeline turnover"
+    ),
+    "report.looks": (
+        "cohort_groups null_bands nulls regimes report.cells report.packing report.words timeline"
+    ),
+    "report.data": (
+        "report.cells report.circuits report.edges report.looks report.packing report.words "
+        "timeline"
+    ),
     "report.compared": "comparison errors report.words timeline",
     "report": "errors files report.compared report.data report.packing report.words timeline",
     # Figures for papers.
     "figure_kinds": "errors",
-    "figures.style": "errors figure_kinds optional",
-    "figures.frames": "comparison errors timeline",
+    "figures.style": "beside errors figure_kinds optional timeline",
+    "figures.frames": "beside comparison errors nulls timeline",
     "figures.grid": "figure_kinds figures.style graph",
     "figures.one_run": (
-        "errors figure_kinds figures.frames figures.grid figures.style cohort_groups timeline"
+        "errors figure_kinds figures.frames figures.grid figures.style cohort_groups nulls timeline"
     ),
     "figures.several_runs": (
         "comparison errors figure_kinds figures.frames figures.grid figures.style"
@@ -111,8 +145,8 @@ MAY_IMPORT = {
     "optional": "errors",
     "cohort_groups": "timeline",
     # Trackers.
-    "trackers_data": "optional timeline",
-    "pictures": "timeline trackers_data",
+    "trackers_data": "beside nulls optional timeline",
+    "pictures": "beside timeline trackers_data",
     "wandb_view": "errors pictures timeline trackers_data",
     "trackio_view": "errors pictures timeline trackers_data",
     "tensorboard_view": "errors pictures timeline trackers_data",
@@ -126,16 +160,18 @@ MAY_IMPORT = {
     ),
     "callback": "adapters config errors probes recorder sharding store",
     "arguments": "callback config errors",
+    "null_measuring": "config errors probes replay snapshot store token_pairs track",
     "replay": "config errors files probes snapshot store track trainer_log",
     "cli.shared": "config store",
     "cli.measure": "cli.shared config errors probe_building replay store",
     "cli.look": (
-        "cli.shared comparison comparison_text errors report serve store timeline timeline_text "
-        "watch"
+        "cli.shared comparison comparison_text errors regime_tables regimes regimes_text report "
+        "serve store timeline timeline_text watch"
     ),
     "cli.paper": "cli.shared comparison errors figure_kinds figures store timeline",
+    "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
     "cli.publish": "cli.shared wandb_upload",
-    "cli": "cli.look cli.measure cli.paper cli.publish cli.shared errors version",
+    "cli": "cli.look cli.measure cli.null cli.paper cli.publish cli.shared errors version",
     "cli.__main__": "cli",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
@@ -143,8 +179,12 @@ MAY_IMPORT = {
 READERS = (
     "cohort_groups comparison comparison_text config circuit errors files graph jsonl probes "
     "problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
+    "small_samples survival coupling turnover regime_words regimes regime_tables regimes_text "
+    "intervals sign_flips calibration timeline_states timeline_numbers circuit_grid control_probes "
+    "null_bands nulls beside "
     "trainer_log version report live serve watch watch_text report.compared report.data "
-    "report.edges report.packing report.words figure_kinds figures.frames"
+    "report.edges report.packing report.words report.cells report.circuits report.looks "
+    "figure_kinds figures.frames"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 
@@ -264,7 +304,7 @@ run = sys.argv[1]
 assert len(RunStore(run).read().snapshots) == {len(STORY)}
 write_report([Timeline.from_run(run)], run + "/page.html")
 assert main(["timeline", run]) == main(["timeline", run, "--format", "csv"]) == 0
-assert main(["compare", "a=" + run, run]) == 0
+assert main(["compare", "a=" + run, run]) == main(["regimes", run]) == 0
 assert main(["report", run]) == main(["watch", run, "--once"]) == 0
 """
     assert loaded_after(code, str(run)) == []
@@ -350,11 +390,15 @@ def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():
         assert replay[name].default == default_of(sparks.replay_checkpoints, name), name
     from sparks.timeline_text import render
 
-    assert options_of("timeline")["max_events"].default == default_of(render, "max_events")
+    for name in ("max_events", "max_heads"):
+        assert options_of("timeline")[name].default == default_of(render, name), name
     from sparks.serve import serve
     from sparks.watch import watch
 
-    for name in ("interval", "once", "group"):
+    for name in ("interval", "once", "group", "rule"):
         assert options_of("watch")[name].default == default_of(watch, name), name
+    for command in ("timeline", "watch", "compare", "regimes", "report", "figures", "wandb"):
+        option = options_of(command)["rule"]
+        assert (option.default, tuple(option.choices)) == ("calibrated", RULES), command
     for name in ("host", "port"):
         assert f"(default: {default_of(serve, name)})" in options_of("report")[name].help

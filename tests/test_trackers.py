@@ -229,6 +229,16 @@ def test_births_and_prunings_of_a_checkpoint_by_hand():
     assert len(longest[0]) < 64  # W&B's limit
 
 
+def test_what_is_settled_late_is_marked_in_the_alert_of_that_checkpoint():
+    """L1H1 is in 1, then 9, then 16 of 16 circuits: sure at the third checkpoint alone."""
+    run = make_run({step: {"L1H1": held} for step, held in ((0, 1), (10, 9), (20, 16))})
+    assert alerts_of(run) == {
+        0: None,
+        10: None,
+        20: ("Attention heads at step 20: 1 born", "born: L1H1 (since 10)"),
+    }
+
+
 def test_an_alert_names_some_heads_and_counts_the_rest(monkeypatch):
     monkeypatch.setattr("sparks.trackers_data._NAMED", 2)
     found = alert_of(Timeline(make_run({0: [], 5: ["L0H0", "L0H1", "L1H0", "L2H3"]})))

@@ -115,6 +115,17 @@ def test_the_run_says_what_it_is(uploaded: Logged):
     assert "train_runtime" in text  # in the summary, as the trainer's reporter has it
 
 
+def test_the_rule_is_the_one_that_was_asked_for(offline: Path, tmp_path: Path):
+    """By the paper's rule the head of a single probe is active."""
+    write_run(tmp_path / "run", make_run({0: [], 10: {"L0H0": 1}}))
+    found = wandb_upload.upload(
+        tmp_path / "run", project="heads", mode="offline", rule="paper", progress=False
+    )
+    rows = [row for row in read_back(Path(found)).rows if "sparks/heads_new" in row]
+    assert [row["sparks/heads_new"] for row in rows] == [0, 1]
+    assert {row["sparks/heads_over_training.caption"][-12:] for row in rows} == {"paper's rule"}
+
+
 def test_online_without_a_login_is_one_clear_line(offline: Path, finished: Path):
     message = r"cannot open a W&B run in project 'heads' \(.*\): log in with `wandb login`, or"
     with pytest.raises(SparksError, match=message) as caught:
@@ -191,7 +202,8 @@ def test_the_workspace_has_cohorts_beside_the_reward_and_pictures_with_a_slider(
         assert drawn[title].gallery_axis == "step"
     lines = [panel for panel in drawn.values() if hasattr(panel, "y")]
     assert {panel.x for panel in lines} == {STEP_KEY}
-    logged = {*scalars(Timeline(make_run(STORY))), "sparks/overhead", "train/reward"}
+    with_control = make_run(STORY, probes=20, groups=[""] * 16 + ["control"] * 4)
+    logged = {*scalars(Timeline(with_control)), "sparks/overhead", "train/reward"}
     assert {key for panel in lines for key in panel.y} <= logged  # no curve of a key nobody logs
     json.dumps(found._to_model().model_dump(mode="json"), allow_nan=False)  # what would be sent
 

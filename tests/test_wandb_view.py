@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -19,9 +20,11 @@ import torch
 from factories import SMALL, STORY, large_run, make_run, make_snapshot, write_run
 
 from sparks import pictures, trackers_data, wandb_view
+from sparks.beside import paper_counts
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.timeline import Timeline
+from sparks.turnover import turnover
 
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("matplotlib")
@@ -41,6 +44,13 @@ def timelines(run: Sequence[Any]) -> Iterator[Timeline]:
 
 WORKED = {  # of STORY, by step
     "sparks/heads_active": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
+    "sparks/heads_likely": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
+    "sparks/heads_undecided": dict.fromkeys(STORY, 0),
+    "sparks/paper/heads_active": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
+    "sparks/paper/heads_born": {0: 0, 10: 1, 20: 1, 30: 0, 40: 1},
+    "sparks/null/births_low": dict.fromkeys(STORY, 0),  # all probes agree
+    "sparks/null/births_high": dict.fromkeys(STORY, 0),
+    "sparks/points": dict.fromkeys(STORY, 100),
     "sparks/heads_new": {0: 0, 10: 1, 20: 1, 30: 0, 40: 1},
     "sparks/heads_emergent": {0: 0, 10: 1, 20: 2, 30: 1, 40: 2},
     "sparks/heads_pruned": {0: 0, 10: 0, 20: 0, 30: 1, 40: 1},
@@ -53,16 +63,19 @@ WORKED = {  # of STORY, by step
     "sparks/cohort/later": dict.fromkeys(STORY, 0),
 }
 MEASURED = {
+    "sparks/circuit_stability",
     "sparks/loss_corrupted",
     "sparks/faithfulness",
     "sparks/completeness_gap",
     "sparks/seconds",
 }
+"""And `sparks/edge_turnover`, from the second checkpoint on."""
 
 
 def test_numbers_of_every_checkpoint_by_hand():
-    run = make_run(STORY, gap=[0.25, 0.5, 4.0, 0.75], seconds=2.5)
-    for snapshot, timeline in zip(run, timelines(run), strict=True):
+    run = make_run(STORY, gap=[0.25, 0.5, 4.0, 0.75] * 4, seconds=2.5)
+    circuits = turnover(run)
+    for moved, snapshot, timeline in zip(circuits, run, timelines(run), strict=True):
         found = trackers_data.scalars(timeline)
         expected = {key: values[snapshot.step] for key, values in WORKED.items()}
         expected |= {
@@ -70,15 +83,18 @@ def test_numbers_of_every_checkpoint_by_hand():
             "sparks/loss_corrupted": snapshot.loss_corrupted.mean(dtype=np.float64),
             "sparks/completeness_gap": 0.625,  # the median of 0.25, 0.5, 0.75, 4
             "sparks/seconds": 2.5,
+            "sparks/circuit_stability": moved.edges_stability.value,
         }
+        if snapshot.step:
+            expected["sparks/edge_turnover"] = moved.edges_from_previous.value
+            assert 0 < moved.edges_from_previous.value < 1
         assert found == pytest.approx(expected)
-        assert 10 <= len(found) <= 16
         assert all(type(value) is float for value in found.values())
 
 
 def test_curves_of_cohorts_stay_true():
     """What was logged when a checkpoint was the last is what the whole timeline says of it."""
-    run = large_run(checkpoints=12, graph=QWEN, probes=2)
+    run = large_run(checkpoints=12, graph=QWEN)
     whole = Timeline(run).cohorts()
     named = whole.columns[: trackers_data.NUM_COHORTS]
     assert len(whole.columns) > len(named) == 4
@@ -92,12 +108,51 @@ def test_curves_of_cohorts_stay_true():
     assert values["sparks/cohort/later"] > 0
 
 
+def test_all_numbers_stay_what_they_were_when_a_run_goes_on():
+    """Every key but those of the last checkpoint's own cost, of each prefix, against the whole."""
+    run = large_run(checkpoints=6, graph=QWEN)
+    counts, paper = Timeline(run).counts(), paper_counts(Timeline(run))
+    for index, timeline in enumerate(timelines(run)):
+        values = trackers_data.scalars(timeline)
+        for key, column in trackers_data._COLUMNS.items():
+            assert values.get(key, math.nan) == pytest.approx(counts[column][index], nan_ok=True)
+        assert values["sparks/paper/heads_born"] == paper["born"].iloc[index]
+    assert counts["undecided"].sum() > 0
+
+
+def test_control_probes_have_keys_of_their_own():
+    """L1H1 is born on both kinds of probes, L1H2 on the others alone."""
+    groups = [""] * 16 + ["control"] * 16
+    held = ({"L0H0": 32}, {"L0H0": 32, "L1H1": 32, "L1H2": 16})
+    run = [
+        make_snapshot(step, heads, probes=32, groups=groups)
+        for step, heads in zip((0, 10), held, strict=True)
+    ]
+    values = trackers_data.scalars(Timeline(run))
+    assert values["sparks/heads_new"] == 2
+    found = {key: value for key, value in values.items() if "control" in key or "specific" in key}
+    assert found == {
+        "sparks/control/heads_active": 2,
+        "sparks/control/heads_emergent": 1,
+        "sparks/control/heads_new": 1,
+        "sparks/heads_specific": 1,
+    }
+
+
+def test_the_papers_rule_has_the_same_keys():
+    values = trackers_data.scalars(Timeline(make_run(STORY), rule="paper"))
+    assert values.keys() == WORKED.keys() | MEASURED | {"sparks/edge_turnover"}
+    assert values["sparks/heads_new"] == values["sparks/paper/heads_born"] == 1
+
+
 def test_numbers_that_do_not_exist_are_left_out():
     values = trackers_data.scalars(Timeline(make_run({0: [], 10: ["L0H0"]}, gap=np.nan)))
-    assert WORKED.keys() | MEASURED == values.keys() | {
+    assert WORKED.keys() | MEASURED | {"sparks/edge_turnover"} == values.keys() | {
         "sparks/completeness_gap",  # of no probe is it a number
         "sparks/base_retained_share",  # there is no base head
     }
+    few = trackers_data.scalars(Timeline([make_snapshot(0, ["L0H0"], probes=3)]))
+    assert not [key for key in few if "null" in key]
     assert "sparks/completeness_gap" not in values
     assert "sparks/base_retained_share" not in values
     assert "sparks/completeness_gap" not in trackers_data.scalars(
@@ -139,6 +194,7 @@ def test_a_picture_of_noise_is_small_too(monkeypatch: pytest.MonkeyPatch):
         "frequency": shares,
         "active": shares > 0,
         "base": shares[0] > 0,
+        "undecided": shares < 0.2,
         "emergent": np.zeros_like(shares, dtype=bool),
         "cohort": np.full((28, 12), -1),
     }
@@ -155,7 +211,8 @@ def shown(figure: Any) -> tuple[Any, np.ndarray]:
 
 def test_heads_now_shows_frequency_and_marks_what_changed():
     held = {"L0H0": 4, "L2H3": 1, "L1H1": 2}
-    timeline = Timeline(make_run({0: ["L0H0", "L0H1"], 10: ["L1H1"], 20: held}))
+    story = {0: ["L0H0", "L0H1"], 10: ["L1H1"], 20: held}
+    timeline = Timeline(make_run(story, probes=4), rule="paper")
     axes, values = shown(pictures._heads_now(timeline))
     expected = np.zeros((4, 3))  # head, layer
     expected[0, 0], expected[3, 2], expected[1, 1] = 1, 0.25, 0.5
@@ -163,7 +220,34 @@ def test_heads_now_shows_frequency_and_marks_what_changed():
     marks = {line.get_label(): set(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert marks == {"emergent": {(2, 3), (1, 1)}, "base, now silent": {(0, 1)}}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "head")
-    assert axes.get_title() == "3 active heads at step 20"
+    assert axes.get_title() == "3 active heads at step 20 (paper's rule)"
+
+
+def undecided() -> Timeline:
+    """L1H1 is undecided twice, L2H2 settled late: active, and neither base nor born."""
+    first, last = {"L0H0": 16, "L1H1": 8, "L2H2": 8}, {"L0H0": 16, "L1H1": 9, "L2H2": 16}
+    return Timeline(make_run({0: first, 10: last}))
+
+
+def test_heads_that_the_rule_leaves_open_have_a_mark_and_no_other():
+    axes, _ = shown(pictures._heads_now(undecided()))
+    marks = {line.get_label(): set(zip(*line.get_data(), strict=True)) for line in axes.lines}
+    assert marks == {"emergent": set(), "base, now silent": set(), "undecided": {(1, 1)}}
+    assert axes.get_title() == "2-3 active heads at step 10 (calibrated rule)"
+
+
+def test_undecided_states_are_paler_over_training():
+    axes, values = shown(pictures._heads_over_training(undecided()))
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["base (1)", "undated (1)"]
+    assert axes.get_xlabel() == "training step (calibrated rule; paler: undecided)"
+    _, veil = axes.images
+    shade = np.asarray(veil.get_array())[..., 3]
+    assert shade.shape == values.shape
+    assert (shade[:, [0, -1]] > 0).tolist() == [[False, False], [True, False]]  # L0H0, L2H2
+    story, _ = shown(pictures._heads_over_training(Timeline(make_run(STORY))))
+    assert len(story.images) == 1
+    assert story.get_xlabel() == "training step (calibrated rule)"
 
 
 def test_heads_over_training_are_ordered_by_cohort():
@@ -185,7 +269,8 @@ def test_heads_of_one_cohort_are_in_order_of_layer_and_head():
     names = [f"L{layer}H{head}" for layer in range(9) for head in range(9)]
     base = names[::3]
     held = {name: 1 + index % 4 for index, name in enumerate(names)}
-    timeline = Timeline(make_run({0: base, 10: held}, graph=graph))
+    run = make_run({0: dict.fromkeys(base, 4), 10: held}, graph=graph, probes=4)
+    timeline = Timeline(run, rule="paper")
     _, values = shown(pictures._heads_over_training(timeline))
     order = base + [name for name in names if name not in base]
     assert (values[:, -1] * 4).tolist() == [held[name] for name in order]
@@ -376,7 +461,9 @@ def test_every_checkpoint_is_one_row_that_holds_the_trainers_step(logged: Logged
     assert [row["train/global_step"] for row in rows] == list(STORY)
     for row in rows:
         plain = {key for key in row if not any(key.startswith(image) for image in IMAGES)}
+        plain -= {"sparks/edge_turnover"}
         assert plain == WORKED.keys() | MEASURED | {"train/global_step"}
+        assert ("sparks/edge_turnover" in row) == (row["train/global_step"] > 0)
         for key, values in WORKED.items():
             assert row[key] == pytest.approx(values[row["train/global_step"]]), key
         assert row["sparks/seconds"] == 2.5
@@ -389,7 +476,7 @@ def test_pictures_of_every_row_are_files_of_the_run(logged: Logged):
     for row in logged.ours[:-1]:
         for key in IMAGES:
             assert row[f"{key}._type"] == "image-file"
-            assert row[f"{key}.caption"] == f"step {row['train/global_step']}"
+            assert row[f"{key}.caption"] == f"step {row['train/global_step']}, calibrated rule"
             path = logged.folder / "files" / row[f"{key}.path"]
             assert path.stat().st_size == row[f"{key}.size"] <= 60_000
             with Image.open(path) as picture:
@@ -488,7 +575,8 @@ def test_one_call_a_checkpoint_and_never_a_step():
     wandb_view.log(run, Timeline(SNAPSHOTS))
     ((kind, row, keywords),) = run.calls
     assert (kind, keywords) == ("log", {})
-    assert row.keys() == WORKED.keys() | MEASURED | IMAGES | {"train/global_step"}
+    others = {"train/global_step", "sparks/edge_turnover"}
+    assert row.keys() == WORKED.keys() | MEASURED | IMAGES | others
     assert type(row["train/global_step"]) is int
 
 

@@ -18,8 +18,10 @@ import pandas as pd
 import pytest
 from factories import STORY, make_metrics, make_run, make_snapshot, write_run
 
+from sparks.beside import circuits_now
 from sparks.errors import SparksError
 from sparks.live import Changes, RunFollower, max_steps_of, pace
+from sparks.regimes import circuit_turnover
 from sparks.store import RunStore
 from sparks.text_page import Page
 from sparks.timeline import Timeline
@@ -116,6 +118,42 @@ def test_a_resume_a_removal_and_a_damaged_file_are_told_once(run):
     RunStore(run).save(make_snapshot(10))
     assert follower.poll() == Changes(landed=(10,))
     assert follower.problems == ("step 50: no snapshot (out of memory)",)
+
+
+def test_edges_of_the_first_and_the_last_two_are_kept_or_read_again(run, monkeypatch):
+    follower = RunFollower(run)
+    follower.poll()
+    read, load = [], RunStore.load
+    monkeypatch.setattr(RunStore, "load", lambda self, step: read.append(step) or load(self, step))
+    expected = Timeline.from_run(run)
+    read.clear()
+
+    def found() -> tuple[list[int], int]:
+        return [s.step for s in follower.ends()], min(len(s.edge_score) for s in follower.ends())
+
+    assert found()[0] == [0, 30, 40]
+    assert found()[1] > 0
+    assert circuits_now(follower.timeline(), follower.ends()) == circuit_turnover(expected)[-1]
+    RunStore(run).save(make_snapshot(50, ["L0H0"]))
+    follower.poll()
+    assert (found()[0], read) == ([0, 40, 50], [50])
+    RunStore(run).set_aside_after(20)
+    follower.poll()
+    assert (found()[0], read) == ([0, 10, 20], [50, 10, 20])
+    RunStore(run).set_aside_after(10)
+    follower.poll()
+    assert (found()[0], read) == ([0, 10], [50, 10, 20])
+
+
+def test_edges_that_are_gone_again_are_left_out_of_the_page(run):
+    follower = RunFollower(run)
+    follower.poll()
+    RunStore(run).set_aside_after(20)
+    follower.poll()
+    damage(run, 10)
+    with pytest.raises(SparksError, match=r"step-00000010\.safetensors: damaged"):
+        follower.ends()
+    assert "Edges" not in page(follower.timeline())
 
 
 def test_a_file_that_goes_on_being_written_is_read_again(run, tmp_path):
@@ -234,9 +272,13 @@ def test_the_page_once(run, monkeypatch):
     assert (
         out.getvalue()
         == """\
-Run      out: 5 snapshots, steps 0 to 40 of 100
+Run      out: 5 snapshots, steps 0 to 40 of 100 (calibrated rule)
 Model    tiny/llama (llama, 3 layers x 4 heads)
 Heads    4 active: 2 of 3 base heads retained, 2 emergent
+Paper    4 active, 2 emergent by its rule
+Null     0 emergent on an unchanged model: here more
+Edges    69.9% (68 to 72) moved; two probes share 73.7% (71 to 76)
+Error    1% completeness gap (median; 1% at most), up to 100 points
 Cost     1.5 s for the last snapshot, 1.5 s median
 Next     step 50 in about 50 s; the end, step 100, in about 6 min
 
@@ -244,7 +286,7 @@ Next     step 50 in about 50 s; the end, step 100, in about 6 min
   emergent  ▁▅█▅█  0 to 2
   loss      █▅▃▂▁  2 to 1
 
-Last changes (4 probes: births are noisy, one alone is a hint)
+Last changes
   40  born      L2H0
       revived   L1H1
       pruned    L2H3
@@ -274,7 +316,7 @@ def test_what_comes_next(now, max_steps, text):
 def test_a_single_snapshot_has_no_strip_and_no_change():
     text = page(Timeline([make_snapshot(0, ["L0H0"])]))
     assert "Next     not known so far" in text
-    assert "Run      (no name): 1 snapshot, step 0" in text
+    assert "Run      (no name): 1 snapshot, step 0 (calibrated rule)" in text
     assert "active  " not in text
     assert "changes" not in text
     assert "No head was born" in page(Timeline(make_run({0: ["L0H0"], 10: ["L0H0"]})))
@@ -331,6 +373,43 @@ def test_hostile_text_is_inert(tmp_path):
         assert r"x\x1b[1my" in out.getvalue() or not once
 
 
+FLICKERING = [
+    make_snapshot(step, {"L0H0": 16, "L1H1": rising, "L2H2": falling})
+    for step, rising, falling in ((0, 1, 8), (10, 9, 8), (20, 16, 1))
+]
+"""L1H1 is born at 20, where it is sure; L2H2 is undecided, and then inactive."""
+
+
+def test_heads_that_may_be_active_widen_the_count_and_a_late_birth_is_marked():
+    view = View(Timeline(FLICKERING), None)
+    assert "step 10: 1-2 active heads, 0 emergent; 1.5 s" in view.line(10)
+    assert "2 active heads, 1 emergent; born L1H1 (since 10); 1.5 s" in view.line(20)
+    assert "Heads    1-2 active: 1 of 1 base" in page(Timeline(FLICKERING[:2]))
+    assert "20  born      L1H1 (since 10)" in page(Timeline(FLICKERING))
+
+
+def test_the_papers_rule_is_named_and_its_births_are_its_own(run):
+    assert "3 active heads, 0 emergent by the paper's rule; 1.5 s" in View(
+        Timeline(FLICKERING, rule="paper"), None
+    ).line(20)
+    out = io.StringIO()
+    assert watch(run, once=True, rule="paper", out=out) == 0
+    assert "40 of 100 (paper's rule)" in out.getvalue()
+    assert "Paper " not in out.getvalue()
+    null = next(line for line in out.getvalue().splitlines() if line.startswith("Null"))
+    assert null == "Null     0 emergent on an unchanged model: here more"
+
+
+def test_control_probes_are_told():
+    groups = [""] * 16 + ["control"] * 8
+    run = [
+        make_snapshot(step, heads, probes=24, groups=groups)
+        for step, heads in ((0, ["L0H0"]), (10, {"L0H0": 24, "L1H1": 24, "L1H2": 16}))
+    ]
+    text = " ".join(page(Timeline(run)).split())
+    assert "Control 8 probes: 1 active head, 0 born there; of 2 births on the other" in text
+
+
 # -- following -------------------------------------------------------------------------------------
 
 
@@ -371,7 +450,7 @@ def test_a_line_a_snapshot(run):
         lambda: store.save(make_snapshot(0, ["L0H0"], created="?")),
     )
     assert found[:6] == [
-        "out: 5 snapshots, steps 0 to 40 of 100; the last of them:",
+        "out: 5 snapshots, steps 0 to 40 of 100 (calibrated rule); the last of them:",
         "2026-01-01 12:04:00Z step 40: 4 active heads, 2 emergent; born L2H0; revived L1H1; "
         "pruned L2H3; loss 1; 1.5 s",
         "2026-01-01 12:05:00Z step 50: 1 active head, 1 emergent; pruned L1H1; "
@@ -529,7 +608,7 @@ def test_the_screen_waits_with_a_clock(tmp_path, terminal):
 def test_the_screen_is_no_higher_than_the_terminal(run, terminal, monkeypatch, lines):
     monkeypatch.setenv("LINES", str(lines))
     watch(run, out=terminal, sleep=stop, clock=lambda: NOON)
-    assert len(terminal.frames[0].splitlines()) == min(lines - 1, 21)
+    assert len(terminal.frames[0].splitlines()) == min(lines - 1, 25)
 
 
 def test_colours_are_on_the_screen_when_asked_for(run, terminal):

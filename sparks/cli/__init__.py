@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
-from sparks.cli.look import add_compare, add_report, add_timeline, add_watch
+from sparks.cli.look import add_compare, add_regimes, add_report, add_timeline, add_watch
 from sparks.cli.measure import add_probes, add_replay
+from sparks.cli.null import add_null
 from sparks.cli.paper import add_figures
 from sparks.cli.publish import add_wandb
 from sparks.cli.shared import close_output, one_line
@@ -69,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_timeline(commands)
     add_watch(commands)
     add_compare(commands)
+    add_regimes(commands)
+    add_null(commands)
     add_report(commands)
     add_figures(commands)
     add_wandb(commands)

@@ -1,4 +1,4 @@
-"""Commands that show runs: `sparks timeline`, `watch`, `compare` and `report`. No torch."""
+"""Commands that show runs: `timeline`, `watch`, `compare`, `regimes`, `report`. No torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.shared import command_parser, one_line, print_frame, report_damage, wants_color
+from sparks.cli.shared import (
+    add_reading,
+    command_parser,
+    one_line,
+    print_frame,
+    report_damage,
+    wants_color,
+)
 from sparks.errors import SparksError
 
 _FORMATS = ("text", "csv", "json")
 _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
 _COMPARED = ("runs", "overlap", "heads")
+_REGIMES = ("runs", "evidence", "survival", "turnover")
 
 
 def add_timeline(commands: Any) -> None:
@@ -30,7 +38,7 @@ A damaged snapshot is named on standard error and left out; the exit code is the
     command.add_argument(
         "run_folder", metavar="RUN", help="run folder, or a trainer's output folder"
     )
-    command.add_argument("--group", help="use only the probes of this group")
+    add_reading(command)
     command.add_argument(
         "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
     )
@@ -43,16 +51,19 @@ A damaged snapshot is named on standard error and left out; the exit code is the
     command.add_argument(
         "--max-events", type=int, default=40, help="events listed in text (default: 40)"
     )
+    command.add_argument(
+        "--max-heads", type=int, default=20, help="heads in the table of text (default: 20)"
+    )
 
 
 def _run_timeline(arguments: argparse.Namespace) -> int:
     from sparks.timeline import Timeline
     from sparks.timeline_text import render
 
-    timeline = Timeline.from_run(arguments.run_folder, group=arguments.group)
+    timeline = Timeline.from_run(arguments.run_folder, group=arguments.group, rule=arguments.rule)
     if arguments.format == "text":
-        text = render(timeline, color=wants_color(), max_events=arguments.max_events)
-        print(text, end="")
+        most = {"max_events": arguments.max_events, "max_heads": arguments.max_heads}
+        print(render(timeline, color=wants_color(), **most), end="")
     else:
         print_frame(getattr(timeline, arguments.table)(), arguments.format)
     return report_damage(arguments.run_folder)
@@ -86,7 +97,7 @@ where a snapshot is damaged.""",
         help="time between two looks at the folder (default: 2.0)",
     )
     command.add_argument("--once", action="store_true", help="print the page once and leave")
-    command.add_argument("--group", help="use only the probes of this group")
+    add_reading(command)
 
 
 def _run_watch(arguments: argparse.Namespace) -> int:
@@ -97,6 +108,7 @@ def _run_watch(arguments: argparse.Namespace) -> int:
         interval=arguments.interval,
         once=arguments.once,
         group=arguments.group,
+        rule=arguments.rule,
         color=wants_color(),
     )
 
@@ -125,7 +137,7 @@ end. A warning, and a damaged snapshot (exit code 2), is named on standard error
         metavar="RUN",
         help="run folder, or a trainer's output folder; NAME=RUN names it (two or more)",
     )
-    command.add_argument("--group", help="use only the probes of this group")
+    add_reading(command)
     command.add_argument(
         "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
     )
@@ -143,7 +155,9 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     from sparks.timeline import Timeline
 
     names, folders = zip(*named_runs(arguments.runs), strict=True)
-    timelines = [Timeline.from_run(folder, group=arguments.group) for folder in folders]
+    timelines = [
+        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
+    ]
     comparison = Comparison.of(timelines, names)
     if arguments.format == "text":
         print(render(comparison, color=wants_color()), end="")
@@ -151,6 +165,68 @@ def _run_compare(arguments: argparse.Namespace) -> int:
         for warning in comparison.warnings:
             print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)
         print_frame(getattr(comparison, arguments.table)(), arguments.format)
+    return max(report_damage(folder) for folder in folders)
+
+
+# -- regimes ---------------------------------------------------------------------------------------
+
+
+def add_regimes(commands: Any) -> None:
+    """`sparks regimes`."""
+    command = command_parser(
+        commands,
+        "regimes",
+        _run_regimes,
+        help="say by numbers whether runs accumulate heads or search among them",
+        epilog="""examples:
+  sparks regimes outputs/                          the verdict, and the numbers that it rests on
+  sparks regimes sft/ rl=grpo/ --format csv > regimes.csv
+tables: runs (a row a run, every number), evidence (sentences), survival (Kaplan-Meier curve of
+births), turnover (edges and heads of circuits, a row a checkpoint).
+A verdict needs 12 births; that a count follows the reward needs 20 checkpoints with one. A damaged
+snapshot is named on standard error (exit code 2).""",
+    )
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folder, or a trainer's output folder; NAME=RUN names it",
+    )
+    add_reading(command)
+    command.add_argument(
+        "--reward",
+        metavar="NAME",
+        default="reward",
+        help="logged curve that the number of heads may follow (default: reward)",
+    )
+    command.add_argument(
+        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
+    )
+    command.add_argument(
+        "--table",
+        choices=_REGIMES,
+        default="runs",
+        help="which table csv and json hold (default: runs)",
+    )
+
+
+def _run_regimes(arguments: argparse.Namespace) -> int:
+    from sparks.comparison import distinct_names, named_runs
+    from sparks.regime_tables import RegimeTables
+    from sparks.regimes import RegimeSettings
+    from sparks.regimes_text import render
+    from sparks.timeline import Timeline
+
+    names, folders = zip(*named_runs(arguments.runs), strict=True)
+    timelines = [
+        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
+    ]
+    settings = RegimeSettings(reward=arguments.reward)
+    tables = RegimeTables(timelines, distinct_names(timelines, names), settings)
+    if arguments.format == "text":
+        print(render(tables, color=wants_color()), end="")
+    else:
+        print_frame(getattr(tables, arguments.table)(), arguments.format)
     return max(report_damage(folder) for folder in folders)
 
 
@@ -177,7 +253,7 @@ From afar: ssh -L 8765:localhost:8765 MACHINE, then open http://localhost:8765/.
     )
     command.add_argument("-o", "--output", metavar="FILE", help="the HTML file to write")
     command.add_argument("--title", help="title of the page")
-    command.add_argument("--group", help="use only the probes of this group")
+    add_reading(command)
     command.add_argument(
         "--serve", action="store_true", help="show the report in a browser while the run goes on"
     )
@@ -199,7 +275,7 @@ def _run_report(arguments: argparse.Namespace) -> int:
     runs = arguments.run_folders
     if _is_served(arguments):
         return _serve_report(arguments)
-    timelines = [Timeline.from_run(run, group=arguments.group) for run in runs]
+    timelines = [Timeline.from_run(run, group=arguments.group, rule=arguments.rule) for run in runs]
     if arguments.output is None and len(runs) > 1:
         raise SparksError(f"{len(runs)} runs in one report: say where with --output FILE")
     out = (
@@ -224,5 +300,6 @@ def _serve_report(arguments: argparse.Namespace) -> int:
 
     where = {name: getattr(arguments, name) for name in ("host", "port")}
     where = {name: value for name, value in where.items() if value is not None}
-    serve(arguments.run_folders, title=arguments.title, group=arguments.group, **where)
+    reading = {"group": arguments.group, "rule": arguments.rule}
+    serve(arguments.run_folders, title=arguments.title, **reading, **where)
     return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.shared import command_parser, one_line, report_damage
+from sparks.cli.shared import add_reading, command_parser, one_line, report_damage
 from sparks.errors import SparksError
 from sparks.figure_kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
 
@@ -68,7 +68,7 @@ A figure that a run cannot give is named on standard error. The same run gives t
         default=["csv"],
         help="files of the numbers; parquet needs pyarrow (default: csv)",
     )
-    command.add_argument("--group", help="use only the probes of this group")
+    add_reading(command)
 
 
 def _run_figures(arguments: argparse.Namespace) -> int:
@@ -78,7 +78,9 @@ def _run_figures(arguments: argparse.Namespace) -> int:
     from sparks.timeline import Timeline
 
     names, folders = zip(*named_runs(arguments.runs), strict=True)
-    timelines = [Timeline.from_run(folder, group=arguments.group) for folder in folders]
+    timelines = [
+        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
+    ]
     if arguments.output is None and len(folders) > 1:
         raise SparksError(f"figures of {len(folders)} runs: say where with --output DIR")
     output = arguments.output or RunStore.find(folders[0]).path / "figures"

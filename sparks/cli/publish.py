@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparks.cli.shared import command_parser, report_damage
+from sparks.cli.shared import add_reading, command_parser, report_damage
 
 
 def add_wandb(commands: Any) -> None:
@@ -34,6 +34,7 @@ Needs the extra wandb, and for the workspace wandb-workspaces.""",
     command.add_argument(
         "--mode", choices=("online", "offline"), help="(default: $WANDB_MODE, or online)"
     )
+    add_reading(command)
     only = command.add_mutually_exclusive_group()
     only.add_argument("--no-workspace", action="store_true", help="upload the run and no more")
     only.add_argument(
@@ -53,6 +54,8 @@ def _run_wandb(arguments: argparse.Namespace) -> int:
             entity=entity,
             mode=arguments.mode,
             name=arguments.name,
+            group=arguments.group,
+            rule=arguments.rule,
         )
         print(said, flush=True)
     if arguments.only_workspace or not (arguments.no_workspace or is_offline(arguments.mode)):

@@ -27,6 +27,18 @@ def command_parser(
     return command
 
 
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """`--group` and `--rule`: which probes count, and how heads are judged."""
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--rule",
+        choices=("calibrated", "paper"),
+        default="calibrated",
+        help="calibrated: active in more than half of the circuits, births tested; paper: active "
+        "in any probe's circuit (default: calibrated)",
+    )
+
+
 def wants_color() -> bool:
     """Standard output is a terminal, and the user has not said NO_COLOR."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ

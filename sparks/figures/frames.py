@@ -3,7 +3,8 @@
 "Thinking Sparks!" (https://arxiv.org/abs/2509.25758). Figures, and our readings where the paper
 leaves one open:
 
-1. 2A, 3A: active heads by cohort, newly active heads, retained base heads = `cohorts`.
+1. 2A, 3A: active heads by cohort, newly active heads, retained base heads = `cohorts`. The paper's
+   rule has neither a null nor undecided heads: both stand beside.
 2. 2B, 3C: base heads fade as they fall silent, emergent heads deepen: both by the share of all the
    run's circuits, over probes and checkpoints, that hold the head = `head_map`.
 3. 3B: accuracy reward = `reward`, over the steps of the timeline.
@@ -21,10 +22,13 @@ import re
 import numpy as np
 import pandas as pd
 
+from sparks.beside import paper_counts
 from sparks.comparison import Comparison
 from sparks.errors import SparksError
+from sparks.nulls import null_of
 from sparks.timeline import Timeline
 
+_SURENESS = ("inclusion", "inclusion_low", "inclusion_high", "specificity")
 _ACCURACY = re.compile(r"rewards/\w*accuracy\w*/mean")
 _EPSILON = 1e-6
 
@@ -32,11 +36,14 @@ _EPSILON = 1e-6
 def cohorts(timeline: Timeline) -> pd.DataFrame:
     """A row a checkpoint and curve of Fig. 2A and 3A.
 
-    Columns: step; curve (`cohort`: active heads of one cohort; `newly_active`: heads that emerge
-    here for the first time; `retained_base`: base heads that are active); cohort (step at which the
-    cohort emerged, nullable Int64: none for the other curves); heads.
+    Columns: step; rule; curve (`cohort`: active heads of one cohort; `newly_active`: heads that
+    emerge here for the first time; `retained_base`: base heads that are active; `emergent`: the
+    sum of the cohorts; `undecided`: heads that the rule leaves open; `paper_active`,
+    `paper_newly_active`: by the paper's rule); cohort (step at which the cohort emerged, nullable
+    Int64: none for the other curves); heads; null_low, null_high (of `emergent`: what an unchanged
+    model gives, `sparks.nulls`; NaN elsewhere, and with too few probes).
     """
-    counts = timeline.counts()
+    counts, paper, band = timeline.counts(), paper_counts(timeline), null_of(timeline)
     stacked = timeline.cohorts()
     parts = [
         pd.DataFrame(
@@ -44,36 +51,55 @@ def cohorts(timeline: Timeline) -> pd.DataFrame:
         )
         for step in stacked.columns
     ]
-    for curve, column in (("newly_active", "born"), ("retained_base", "retained")):
+    for curve, heads in (
+        ("newly_active", counts["born"]),
+        ("retained_base", counts["retained"]),
+        ("emergent", counts["emergent"]),
+        ("undecided", counts["undecided"]),
+        ("paper_active", paper["active"]),
+        ("paper_newly_active", paper["born"]),
+    ):
         parts.append(
             pd.DataFrame(
-                {"step": timeline.steps, "curve": curve, "cohort": pd.NA, "heads": counts[column]}
+                {"step": timeline.steps, "curve": curve, "cohort": pd.NA, "heads": heads.to_numpy()}
             )
         )
     typed = [part.astype({"curve": object, "cohort": "Int64", "heads": np.int64}) for part in parts]
-    return pd.concat(typed, ignore_index=True)
+    frame = pd.concat(typed, ignore_index=True)
+    frame.insert(1, "rule", pd.Series(timeline.rule, index=frame.index, dtype=object))
+    for end in ("low", "high"):
+        given = np.nan if band is None else getattr(band, f"births_{end}")
+        frame[f"null_{end}"] = np.where(frame["curve"] == "emergent", given, np.nan)
+    return frame
 
 
 def head_map(timeline: Timeline) -> pd.DataFrame:
     """A row a head of Fig. 2B and 3C, layer by layer.
 
-    Columns: head (`L5H1`), layer, index, state (`base`, `emergent` or `never`: active at no
-    checkpoint), frequency (share of the circuits of all checkpoints that hold it), frequency_last
-    (of the last checkpoint's), cohort_step (nullable Int64), active_at_end.
+    Columns: head (`L5H1`), rule, layer, index, state (`base`, `emergent`, `undated`: active at some
+    checkpoint, but undecided at the first; or `never`: active at no checkpoint), frequency (share
+    of the circuits of all checkpoints that hold it), frequency_last (of the last checkpoint's),
+    cohort_step (nullable Int64), onset_step (since when that birth shows), active_at_end,
+    undecided_at_end, inclusion, inclusion_low, inclusion_high (at the last checkpoint),
+    specificity (`Timeline.specificity`; None where it has nothing to say).
     """
     heads = timeline.heads()
-    emergent = heads["cohort_step"].notna()
-    state = np.where(heads["base"], "base", np.where(emergent, "emergent", "never"))
+    emergent, ever = heads["cohort_step"].notna(), heads["checkpoints_active"] > 0
+    state = np.select([heads["base"], emergent, ever], ["base", "emergent", "undated"], "never")
     return pd.DataFrame(
         {
             "head": heads["head"],
+            "rule": np.full(len(heads), timeline.rule, dtype=object),
             "layer": heads["layer"],
             "index": heads["index"],
             "state": state.astype(object),
             "frequency": heads["frequency_mean"],
             "frequency_last": timeline.frequency[-1].ravel(),
             "cohort_step": heads["cohort_step"],
+            "onset_step": heads["onset_step"],
             "active_at_end": heads["active_at_end"],
+            "undecided_at_end": heads["state"] == "undecided",
+            **{name: heads[name] for name in _SURENESS},
         }
     )
 
@@ -169,14 +195,19 @@ def effect_map(timeline: Timeline) -> pd.DataFrame:
 def shared_heads(comparison: Comparison) -> pd.DataFrame:
     """A row a run and head of Fig. 14, run by run.
 
-    Columns: run, head, layer, index, base, emergent_at_end (active at the run's last checkpoint and
-    not base), runs_at_end (in how many runs it is), exclusive_at_end (in this one alone), born
-    (emerged in this run at any time), exclusive_ever (born in this one alone).
+    Columns: run, rule, head, layer, index, base, emergent_at_end (emergent at the run's last
+    checkpoint), runs_at_end (in how many runs it is), exclusive_at_end (in this one alone, and
+    undecided in none), born (emerged in this run at any time), exclusive_ever (born in this one
+    alone, and undecided in none).
     """
     heads = comparison.heads()
-    emergent = heads["active_at_end"] & ~heads["base"]
-    names = ["run", "head", "layer", "index", "base"]
-    return heads[names].assign(
+    emergent = pd.Series(
+        np.concatenate([timeline.emergent[-1].ravel() for timeline in comparison.timelines]),
+        index=heads.index,
+    )
+    frame = heads[["run", "head", "layer", "index", "base"]]
+    frame.insert(1, "rule", pd.Series(comparison.rule, index=frame.index, dtype=object))
+    return frame.assign(
         emergent_at_end=emergent,
         runs_at_end=emergent.groupby(heads["head"]).transform("sum").astype(np.int64),
         exclusive_at_end=heads["exclusive_at_end"],

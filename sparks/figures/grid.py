@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DASHED = "dashed"
+"""In a legend, in the place of a fill."""
+DASHES = (0, (1.5, 1))
 _LEFT, _RIGHT, _TOP, _AXIS = 0.47, 0.15, 0.24, 0.34  # inches
 _LARGEST_CELL = 0.3  # inches
 _TALLEST = 1.3  # height of the grid / room for its width
@@ -66,8 +69,10 @@ class HeadGrid:
             linewidth=min(0.5, 0.07 * self._points),
         )
 
-    def outline(self, chosen: Bool[np.ndarray, "layers heads"]) -> None:
-        """A black frame inside each chosen cell."""
+    def outline(self, chosen: Bool[np.ndarray, "layers heads"], *, dashed: bool = False) -> None:
+        """A black frame inside each chosen cell; dashed: what the rule leaves undecided."""
+        if not chosen.any():
+            return
         line = self._line()
         half = 0.5 - 0.5 * min(0.5, 0.07 * self._points) / self._points - 0.5 * line / self._points
         corners = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
@@ -77,17 +82,24 @@ class HeadGrid:
                 facecolors="none",
                 edgecolors=INK,
                 linewidths=line,
+                linestyles=DASHES if dashed else "solid",
                 joinstyle="miter",
             )
         )
 
     def legend(self, entries: Sequence[tuple[str | None, str]]) -> None:
-        """Above the grid, in one line: fill and name of a cell; no fill for the black frame."""
+        """Above the grid, in one line: fill and name of a cell.
+
+        No fill for the black frame, `DASHED` for the dashed one.
+        """
         patch = module("matplotlib.patches").Patch
+        frame = {"facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+        frames: dict[str | None, dict[str, Any]] = {
+            None: frame,
+            DASHED: frame | {"linestyle": DASHES},
+        }
         handles = [
-            patch(facecolor="white", edgecolor=INK, linewidth=0.8)
-            if fill is None
-            else patch(facecolor=fill, edgecolor=FAINT, linewidth=0.3)
+            patch(**frames.get(fill, {"facecolor": fill, "edgecolor": FAINT, "linewidth": 0.3}))
             for fill, _ in entries
         ]
         self.figure.legend(
@@ -100,7 +112,7 @@ class HeadGrid:
             handlelength=1,
             handleheight=1,
             handletextpad=0.5,
-            columnspacing=1.5,
+            columnspacing=1.5 if len(entries) < 4 else 0.9,
         )
 
     def _line(self) -> float:

@@ -11,20 +11,24 @@ from sparks.cohort_groups import cohort_groups
 from sparks.errors import SparksError
 from sparks.figure_kinds import WIDTHS, Width
 from sparks.figures import frames
-from sparks.figures.grid import HeadGrid
+from sparks.figures.grid import DASHED, HeadGrid
 from sparks.figures.style import (
     COHORTS,
     EMERGENT,
     EMPTY,
     FAINT,
     INK,
+    NULL,
+    UNDATED,
     axes_at,
     module,
     new_figure,
+    note_rule,
     printable,
     styled,
     whole_numbers,
 )
+from sparks.nulls import NullBand, null_of
 from sparks.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -44,20 +48,24 @@ _WHOLE: dict[str, Any] = {"markersize": 2.4, "markeredgewidth": 0, "clip_on": Fa
 def cohorts(timeline: Timeline, *, width: Width = "column") -> Figure:
     """Fig. 2A, 3A: active heads over training, stacked by the checkpoint at which they emerged.
 
-    Solid: heads that emerge at this checkpoint. Dashed: base heads that are still active. More than
-    six cohorts are merged with their neighbours; the frame holds each.
+    Solid: heads that emerge at this checkpoint. Dashed: base heads that are still active. Dotted:
+    heads that the rule leaves undecided, where there are any. Hatched: as many emergent heads as an
+    unchanged model gives (`sparks.nulls`). More than six cohorts are merged with their neighbours;
+    the frame holds each.
 
     Raises:
         SparksError: fewer than two checkpoints, an unknown width, or no matplotlib.
     """
     _need_checkpoints(timeline)
-    counts, stacked = timeline.counts(), timeline.cohorts()
+    counts, stacked, band = timeline.counts(), timeline.cohorts(), null_of(timeline)
+    undecided = counts["undecided"]
     groups = [
         (int(timeline.steps[first]), int(timeline.steps[last]))
         for first, last in cohort_groups(timeline, len(COHORTS))
     ]
     rows = 1 if len(groups) <= 4 else 2
-    legend_height = 0.15 + (0.17 + 0.135 * rows if groups else 0.02)
+    curves_height = 0.285 if undecided.any() or band is not None else 0.15
+    legend_height = curves_height + (0.17 + 0.135 * rows if groups else 0.02)
     plot_height = 1.65 if width == "column" else 2.3
     figure = new_figure(width, legend_height + _BOTTOM + plot_height + _TOP)
     axes = _over_training(figure, timeline, legend_height, plot_height)
@@ -71,15 +79,23 @@ def cohorts(timeline: Timeline, *, width: Width = "column") -> Figure:
             timeline.steps, members, colors=COHORTS, edgecolor="white", linewidth=0.4
         )
         _legend_below(figure, areas, names, 0.0, "active heads that emerged at step")
-    curves = [
+    curves: list[Any] = [
         axes.plot(timeline.steps, counts["born"], color=INK, marker="o", **_WHOLE)[0],
         axes.plot(timeline.steps, counts["retained"], color=INK, linestyle=(0, (4, 2)))[0],
     ]
     names = ["newly active", f"base heads retained (of {int(timeline.base.sum())})"]
-    _legend_below(figure, curves, names, legend_height - 0.16, None)
+    if undecided.any():
+        curves.append(axes.plot(timeline.steps, undecided, color=INK, linestyle=(0, (1, 1.5)))[0])
+        names.append("undecided")
+    if band is not None:
+        curves.append(_null_band(axes, band))
+        ends = dict.fromkeys(f"{end:.0f}" for end in (band.births_low, band.births_high))
+        names.append(f"unchanged model ({'–'.join(ends)})")
+    _legend_below(figure, curves, names, legend_height - curves_height - 0.01, None, columns=2)
     axes.set_ylabel("attention heads")
     axes.set_ylim(0, None)
     whole_numbers(axes.yaxis)
+    note_rule(figure, timeline.rule)
     return figure
 
 
@@ -115,6 +131,9 @@ def reward(timeline: Timeline, *, metric: str | None = None, width: Width = "col
 def head_map(timeline: Timeline, *, width: Width = "column") -> Figure:
     """Fig. 2B, 3C: layer x head; red: base, blue: emergent, outlined: active at the end.
 
+    Dashed: undecided at the end. Violet: active at some checkpoint, but undecided at the first, so
+    that nobody can say whether it was born.
+
     The darker, the larger the share of the run's circuits that hold the head: a base head that
     falls silent fades.
 
@@ -130,9 +149,12 @@ def head_map(timeline: Timeline, *, width: Width = "column") -> Figure:
     maps = {"base": _ramp("Reds"), "emergent": _ramp("Blues")}
     for name, ramp in maps.items():
         colours[state == name] = ramp(shares[state == name])
+    colours[state == "undated"] = _rgba(UNDATED)
     figure = grid.figure
     grid.fill(colours)
     grid.outline(timeline.active[-1])
+    undecided = timeline.undecided[-1]
+    grid.outline(undecided, dashed=True)
     middle = WIDTHS[width] / 2
     for centre, (name, ramp) in zip((middle - 0.75, middle + 0.75), maps.items(), strict=True):
         bar = axes_at(figure, centre - 0.6, 0.34, 1.2, 0.07)
@@ -142,7 +164,11 @@ def head_map(timeline: Timeline, *, width: Width = "column") -> Figure:
         0.5, 0.06 / grid.height, "share of the run's circuits that hold the head", ha="center"
     )
     last = int(timeline.steps[-1])
-    grid.legend([(None, f"active at step {last}"), (EMPTY, "never active")])
+    entries: list[tuple[str | None, str]] = [(None, f"active at step {last}")]
+    entries += [(DASHED, "undecided")] if undecided.any() else []
+    entries += [(UNDATED, "undated")] if (state == "undated").any() else []
+    grid.legend([*entries, (EMPTY, "never active" if len(entries) < 3 else "never")])
+    note_rule(figure, timeline.rule)
     return figure
 
 
@@ -185,7 +211,7 @@ def component_shift(timeline: Timeline, *, width: Width = "column") -> Figure:
 
 @styled
 def effect_map(timeline: Timeline, *, width: Width = "column") -> Figure:
-    """Fig. 13: layer x head, mean effect E over the checkpoints; grey: in no circuit of the run.
+    """Fig. 13: layer x head, mean effect E over the checkpoints; grey: active at no checkpoint.
 
     Raises:
         SparksError: fewer than two checkpoints, an unknown width, or no matplotlib.
@@ -207,7 +233,16 @@ def effect_map(timeline: Timeline, *, width: Width = "column") -> Figure:
         ha="center",
     )
     grid.legend([(FAINT, "never active")])
+    note_rule(grid.figure, timeline.rule)
     return grid.figure
+
+
+def _null_band(axes: Axes, band: NullBand) -> Any:
+    """From the lower to the upper end, over the areas and under the curves."""
+    return axes.axhspan(
+        band.births_low, band.births_high, facecolor="none", edgecolor=NULL, hatch="////////",
+        linewidth=0.6, zorder=2,
+    )  # fmt: skip
 
 
 # -- parts -----------------------------------------------------------------------------------------
@@ -233,17 +268,24 @@ def _over_training(figure: Figure, timeline: Timeline, bottom: float, height: fl
 
 
 def _legend_below(
-    figure: Figure, handles: Sequence[Any], names: list[str], bottom: float, title: str | None
+    figure: Figure,
+    handles: Sequence[Any],
+    names: list[str],
+    bottom: float,
+    title: str | None,
+    *,
+    columns: int = 4,
 ) -> None:
     """A legend whose lower edge is `bottom` inches above that of the figure."""
     across, up = figure.get_size_inches()
+    middle = across / 2 if columns < 4 else _LEFT / 2 + across / 2  # of the figure, or the axes
     figure.legend(
         handles,
         names,
         title=title,
         loc="lower center",
-        bbox_to_anchor=((_LEFT / 2 + across / 2) / across, bottom / up),
-        ncols=len(names) if len(names) <= 4 else 3,
+        bbox_to_anchor=(middle / across, bottom / up),
+        ncols=min(columns, len(names)) if len(names) <= 4 else 3,
         borderaxespad=0,
         borderpad=0.2,
         columnspacing=1.2,

@@ -10,13 +10,14 @@ from sparks.comparison import Comparison
 from sparks.errors import SparksError
 from sparks.figure_kinds import WIDTHS, Width
 from sparks.figures import frames
-from sparks.figures.grid import HeadGrid
+from sparks.figures.grid import DASHED, HeadGrid
 from sparks.figures.style import (
     COHORTS,
     INK,
     axes_at,
     fitted,
     module,
+    note_rule,
     styled,
     whole_numbers,
 )
@@ -33,7 +34,8 @@ _LABEL = 0.95  # inches for the names of the runs
 def shared_heads(comparison: Comparison, *, width: Width = "column") -> Figure:
     """Fig. 14: heads that are emergent at the end of each run: of one run alone, or shared.
 
-    Above: where they stand, layer x head. Below: how many, a bar a run.
+    Above: where they stand, layer x head; dashed: emergent in one run and undecided in another, so
+    neither. Below: how many, a bar a run.
 
     Raises:
         SparksError: more runs than colours, an unknown width, or no matplotlib.
@@ -47,39 +49,44 @@ def shared_heads(comparison: Comparison, *, width: Width = "column") -> Figure:
     bars = 0.17 * runs
     grid = HeadGrid(comparison.timelines[0].graph, width, below=bars + 0.42)
     held = frame["emergent_at_end"].to_numpy().reshape(runs, *grid.shape)
+    own = frame["exclusive_at_end"].to_numpy().reshape(runs, *grid.shape)
     base = frame["base"].to_numpy().reshape(runs, *grid.shape)
     count = held.sum(axis=0)
     rgba = module("matplotlib.colors").to_rgba_array
     colours = np.broadcast_to(rgba(_SILENT)[0], (*grid.shape, 4)).copy()
     colours[base.any(axis=0)] = rgba(_BASE)[0]
     for run in range(runs):
-        colours[held[run] & (count == 1)] = rgba(COHORTS[run])[0]
+        colours[own[run]] = rgba(COHORTS[run])[0]
     colours[count > 1] = rgba(_SOME)[0]
     colours[count == runs] = rgba(INK)[0]
     grid.fill(colours)
+    apart = (count == 1) & ~own.any(axis=0)
+    grid.outline(apart, dashed=True)
     entries = [(_SOME, "in several runs")] if runs > 2 else []
+    entries += [(DASHED, "undecided elsewhere")] if apart.any() else []
     grid.legend([*entries, (INK, "in all runs" if runs > 2 else "in both"), (_BASE, "base")])
     axes = axes_at(grid.figure, _LABEL, 0.34, WIDTHS[width] - _LABEL - 0.2, bars)
     numbers = np.array(
         [
-            [(held[run] & (count == 1)).sum(), (held[run] & (count > 1) & (count < runs)).sum(),
-             (count == runs).sum()]
+            [own[run].sum(), (held[run] & (count > 1) & (count < runs)).sum(),
+             (count == runs).sum(), (held[run] & apart).sum()]
             for run in range(runs)
         ]
     )  # fmt: skip
+    note_rule(grid.figure, comparison.rule)
     _bars(axes, numbers, [fitted(name, _LABEL - 0.12, 6.5) for name in comparison.names])
     return grid.figure
 
 
 def _bars(axes: Axes, numbers: np.ndarray, names: list[str]) -> None:
-    """A bar a run: heads of it alone, shared with some, shared by all; each with its number."""
+    """A bar a run: heads of it alone, shared with some, shared by all, undecided elsewhere."""
     most = max(1, int(numbers.sum(axis=1).max()))
     for run, parts in enumerate(numbers.tolist()):
         left = 0
-        for number, colour in zip(parts, (COHORTS[run], _SOME, INK), strict=True):
+        for number, colour in zip(parts, (COHORTS[run], _SOME, INK, _SILENT), strict=True):
             axes.barh(run, number, left=left, height=0.72, color=colour)
             if number >= 0.06 * most:
-                tone = INK if colour == COHORTS[run] else "white"
+                tone = "white" if colour in (_SOME, INK) else INK
                 axes.text(left + number / 2, run, str(number), color=tone, ha="center",
                           va="center_baseline", fontsize=6)  # fmt: skip
             left += number

@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from sparks.beside import RULE_NAMES
 from sparks.errors import SparksError
 from sparks.figure_kinds import FORMATS, WIDTHS, Format, Width
 from sparks.optional import import_optional
+from sparks.timeline import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 COHORTS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#cc79a7")
 """Okabe-Ito without vermilion, near to the red of base heads; black is for curves."""
 EMERGENT = "#0072b2"
-INK, FAINT, EMPTY = "#000000", "#b0b0b0", "#ececec"
+UNDATED, NULL = "#b8a9d9", "#7a7a7a"
+INK, FAINT, EMPTY, _QUIET = "#000000", "#b0b0b0", "#ececec", "#5a5a5a"
 
 _FONT = "DejaVu Sans"  # comes with matplotlib: the same file on every machine
 _STYLE = {
@@ -93,6 +96,15 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
             return draw(*arguments, **keywords)
 
     return in_style
+
+
+def note_rule(figure: Figure, rule: Rule) -> None:
+    """By which rule heads are active, along the right edge: for figures that rest on it."""
+    across = float(figure.get_size_inches()[0])
+    figure.text(
+        1 - 0.035 / across, 0.5, RULE_NAMES[rule], rotation=90, fontsize=6, color=_QUIET,
+        ha="right", va="center",
+    )  # fmt: skip
 
 
 def new_figure(width: Width, height: float) -> Figure:

@@ -1,0 +1,117 @@
+"""What every view says beside its counts: the rule, doubt, the paper's rule, control probes, null.
+
+No view decides anything here: the numbers are the timeline's. What is shown live stays true, as
+nothing at a checkpoint depends on a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sparks.nulls import null_of, sentence
+from sparks.snapshot import Snapshot
+from sparks.text_page import count, inert, percent
+from sparks.timeline import Rule, Timeline
+from sparks.timeline_states import paper_states
+from sparks.turnover import Turnover, TurnoverMeter
+
+RULE_NAMES: dict[Rule, str] = {"calibrated": "calibrated rule", "paper": "paper's rule"}
+
+
+def rule_in_words(timeline: Timeline) -> str:
+    """How heads are called active, born and pruned, in a line."""
+    if timeline.rule == "paper":
+        return (
+            "paper's: active = in the circuit of any probe; no test, so that the counts grow with "
+            "the number of probes"
+        )
+    settings = timeline.num_settings
+    grid = f" ({settings} circuit settings a probe)" if settings > 1 else ""
+    return (
+        f"calibrated: active = in more than half of the circuits{grid}, by its 95% interval over "
+        "probes, undecided where that cannot be told; of births and prunings at most "
+        f"{percent(timeline.calibration.fdr)} are expected to be false"
+    )
+
+
+def head_range(active: int, undecided: int) -> str:
+    """Such as `9` or `9-17`: the heads that are active, and with them those that may be."""
+    return f"{active}-{active + undecided}" if undecided else str(active)
+
+
+def range_in_words(active: int, undecided: int, likely: int) -> str:
+    """Such as `9` or `9 to 17 (12 with an inclusion of one half or more)`.
+
+    The last is the best guess of a single checkpoint; it may lie outside, as a settled head stays
+    what it is until the change is beyond luck.
+    """
+    if not undecided:
+        return str(active)
+    return f"{active} to {active + undecided} ({likely} with an inclusion of one half or more)"
+
+
+def paper_counts(timeline: Timeline) -> pd.DataFrame:
+    """Numbers of heads by the paper's rule, whatever the timeline's. Index: step.
+
+    Columns: active (in the circuit of any probe), emergent, born, pruned.
+    """
+    states = paper_states(timeline.frequency > 0)
+    columns = {"active": states.active, "emergent": states.emergent}
+    columns |= {kind: states.changes[kind] for kind in ("born", "pruned")}
+    return pd.DataFrame(
+        {name: heads.sum(axis=(1, 2)) for name, heads in columns.items()},
+        index=pd.Index(timeline.steps, name="step"),
+    )
+
+
+def with_onset(head: str, onset: int, step: int) -> str:
+    """The head's name, and since when its change shows where it was settled later."""
+    return head if onset >= step else f"{head} (since {onset})"
+
+
+def control_in_words(timeline: Timeline) -> str:
+    """What the control probes did, and which births are the behaviour's own; empty without any."""
+    control = timeline.control
+    if control is None:
+        return ""
+    kinds = timeline.specificity()
+    named = [f"{(kinds == kind).sum()} {kind}" for kind in ("specific", "shared", "undecided")]
+    text = (
+        f"{count(control.num_probes, 'probe')}: "
+        f"{count(int(control.active[-1].sum()), 'active head')}, "
+        f"{int((control.cohort >= 0).sum())} born there"
+    )
+    born = int((timeline.cohort >= 0).sum())
+    if not born:
+        return text
+    return f"{text}; of {count(born, 'birth')} on the other probes {', '.join(named)}"
+
+
+def null_in_words(timeline: Timeline) -> str:
+    """Whether the run has more births than an unchanged model gives, and how that was measured."""
+    band = null_of(timeline)
+    source = "" if band is None else f" ({inert(band.source)})"
+    return sentence(timeline, band) + source
+
+
+def circuits_now(timeline: Timeline, snapshots: Iterable[Snapshot] | None = None) -> Turnover:
+    """How far the circuits moved to the last checkpoint, and how alike the probes' are.
+
+    Args:
+        timeline: of the run.
+        snapshots: its first and last two, in order; None takes the timeline's. With them it costs
+            the same at every length of a run.
+    """
+    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
+    meter = TurnoverMeter(np.array([places[probe] for probe in timeline.probe_ids]))
+    rows = [meter.add(snapshot) for snapshot in snapshots or ends_of(timeline)]
+    return rows[-1]
+
+
+def ends_of(timeline: Timeline) -> list[Snapshot]:
+    """The first snapshot and the last two, each once."""
+    last = len(timeline) - 1
+    return [timeline.snapshots[index] for index in sorted({0, max(0, last - 1), last})]
