@@ -13,7 +13,7 @@ from sparks import Timeline
 
 
 def main() -> None:
-    """Print checkpoints, births, cohorts and the strongest heads."""
+    """Print checkpoints, births beyond luck, cohorts and the strongest heads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="run folder, or a trainer's output folder")
     parser.add_argument("--top", type=int, default=5, help="heads to list (default: 5)")
@@ -23,17 +23,16 @@ def main() -> None:
     for problem in timeline.problems:  # damaged files, and what weakens the numbers
         print("note:", problem)
 
-    print(f"{len(timeline)} checkpoints, {timeline.num_probes} probes")
+    print(f"{len(timeline)} checkpoints, {timeline.num_probes} probes, {timeline.rule} rule")
     counts = timeline.counts()
-    print(
-        counts[["step", "active", "emergent", "retained", "born", "pruned"]].to_string(index=False)
-    )
+    shown = ["step", "active", "undecided", "emergent", "retained", "born", "pruned"]
+    print(counts[shown].to_string(index=False))
 
     events = timeline.events()
     births = events[events.kind == "born"]
     print(f"\n{len(births)} births")
     print(
-        births[["step", "head", "frequency", "importance"]]
+        births[["step", "onset", "head", "inclusion", "inclusion_low", "importance"]]
         .head(arguments.top)
         .to_string(index=False)
     )

@@ -34,8 +34,8 @@ _SEED = 2509_25758
 
 
 def inclusion_interval(
-    values: Num[np.ndarray, "*any probes heads"], settings: int, *, level: float = LEVEL
-) -> tuple[Float[np.ndarray, "*any heads"], Float[np.ndarray, "*any heads"]]:
+    values: Num[np.ndarray, "... probes heads"], settings: int, *, level: float = LEVEL
+) -> tuple[Float[np.ndarray, "... heads"], Float[np.ndarray, "... heads"]]:
     """Lower and upper end of the mean over probes of `values` / `settings`.
 
     Args:
@@ -58,11 +58,11 @@ def inclusion_interval(
 
 
 def _wilson(
-    mean: Float[np.ndarray, "*any"],
-    spread: Float[np.ndarray, "*any"],
-    count: Float[np.ndarray, "*any"],
+    mean: Float[np.ndarray, " ..."],
+    spread: Float[np.ndarray, " ..."],
+    count: Float[np.ndarray, " ..."],
     z: float,
-) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
     centre = mean + z * z / (2 * count)
     half = z * np.sqrt(spread / count + z * z / (4 * count * count))
     whole = 1 + z * z / count
@@ -107,8 +107,8 @@ def resampled_counts(count: int, resamples: int = RESAMPLES) -> Int[np.ndarray, 
 
 
 def percentiles(
-    values: Float[np.ndarray, "_ *any"], *, level: float = LEVEL
-) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    values: Float[np.ndarray, "resamples ..."], *, level: float = LEVEL
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
     """Lower and upper end of what the resamples (first axis) gave."""
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return np.asarray(low), np.asarray(high)
@@ -129,8 +129,8 @@ def share_interval(
 
 
 def mean_interval(
-    values: Float[np.ndarray, "probes *any"],
-) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    values: Float[np.ndarray, "probes ..."],
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
     """Interval of the mean over probes."""
     draws = resampled_counts(len(values)) / len(values)
     return percentiles(np.tensordot(draws, values, axes=1))

@@ -29,20 +29,21 @@ def tails(sizes: Int[np.ndarray, "heads probes"], most: int) -> Float[np.ndarray
     """
     kinds, kind = np.unique(np.sort(sizes, axis=1), axis=0, return_inverse=True)
     unit = max(1, int(np.gcd.reduce(kinds, axis=None)))
-    reach = int(kinds.sum(axis=1).max(initial=0)) // unit
-    chance = np.zeros((len(kinds), 2 * reach + 1))
-    chance[:, reach] = 1.0  # of every sum from -reach to reach, in units
-    places = np.arange(2 * reach + 1)
-    for size in kinds.T // unit:
-        moved = np.zeros_like(chance)
-        for index in (places + size[:, None], places - size[:, None]):
-            inside = (index >= 0) & (index <= 2 * reach)
-            moved += np.where(inside, np.take_along_axis(chance, index.clip(0, 2 * reach), 1), 0)
-        chance = moved / 2
-    above = np.cumsum(chance[:, ::-1], axis=1)[:, ::-1][:, reach:]
-    above = np.concatenate([above, np.zeros((len(kinds), 1))], axis=1)
-    cuts = np.minimum(-(-np.arange(most + 1) // unit), reach + 1)
-    return above[:, cuts][kind.reshape(-1)]
+    kinds = kinds // unit
+    total, largest = kinds.sum(axis=1), int(kinds.max(initial=0))
+    reach = int(total.max(initial=0))
+    # The sum is 2 S - total, S = the sum of those with a plus: of every S from 0 to reach.
+    padded = np.zeros((len(kinds), largest + reach + 1))
+    padded[:, largest] = 1.0
+    places = np.arange(largest, largest + reach + 1)
+    for size in kinds.T:
+        shifted = np.take_along_axis(padded, places - size[:, None], axis=1)
+        padded[:, largest:] = (padded[:, largest:] + shifted) / 2
+    above = np.zeros((len(kinds), reach + 2))
+    above[:, :-1] = np.cumsum(padded[:, largest:][:, ::-1], axis=1)[:, ::-1]
+    cuts = -(-np.arange(most + 1) // unit)
+    least = np.minimum(-(-(cuts + total[:, None]) // 2), reach + 1)
+    return np.take_along_axis(above, least, axis=1)[kind.reshape(-1)]
 
 
 def changed(

@@ -82,10 +82,10 @@ def test_the_callback_in_an_sft_script_leaves_snapshots_and_a_report(model, tmp_
 def test_analyse_run_tells_what_was_planted(tmp_path):
     write_run(tmp_path / "run", make_run(STORY), make_metrics(STORY))
     shown = run("analyse_run", tmp_path, "run", "--top", "3")
-    assert "5 checkpoints, 4 probes" in shown
+    assert "5 checkpoints, 16 probes" in shown
     assert "\n3 births\n" in shown
-    assert re.search(r"^ +10 L1H1 ", shown, re.MULTILINE)
-    assert re.search(r"^ +20 L2H3 ", shown, re.MULTILINE)
+    assert re.search(r"^ +10 +10 L1H1 ", shown, re.MULTILINE)
+    assert re.search(r"^ +20 +20 L2H3 ", shown, re.MULTILINE)
     assert "emergent heads and loss" in shown
     assert "3 strongest heads at step 40" in shown
     assert "note:" not in shown
