@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         estimate_memory,
         node_attribution,
     )
+    from sparks.calibration import CalibrationConfig
     from sparks.callback import SparksCallback
     from sparks.circuit import Circuit, extract_circuit
     from sparks.comparison import Comparison
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from sparks.errors import SparksError
     from sparks.figures import write_figures
     from sparks.graph import Graph
+    from sparks.null_bands import NullBand
+    from sparks.nulls import null_of
     from sparks.patching import patch_edges
     from sparks.probe_building import ProbeBuildingConfig, build_probes
     from sparks.probes import Probe, ProbeSet
@@ -44,11 +47,13 @@ if TYPE_CHECKING:
     from sparks.track import take_snapshot
 
 _HOMES = {
+    "CalibrationConfig": "calibration",
     "Circuit": "circuit",
     "Comparison": "comparison",
     "EdgeScores": "attribution",
     "Graph": "graph",
     "NodeScores": "attribution",
+    "NullBand": "null_bands",
     "Probe": "probes",
     "ProbeBuildingConfig": "probe_building",
     "ProbeSet": "probes",
@@ -67,6 +72,7 @@ _HOMES = {
     "estimate_memory": "attribution",
     "extract_circuit": "circuit",
     "node_attribution": "attribution",
+    "null_of": "nulls",
     "patch_edges": "patching",
     "replay_checkpoints": "replay",
     "take_snapshot": "track",
@@ -75,11 +81,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "CalibrationConfig",
     "Circuit",
     "Comparison",
     "EdgeScores",
     "Graph",
     "NodeScores",
+    "NullBand",
     "Probe",
     "ProbeBuildingConfig",
     "ProbeSet",
@@ -99,6 +107,7 @@ __all__ = [
     "estimate_memory",
     "extract_circuit",
     "node_attribution",
+    "null_of",
     "patch_edges",
     "replay_checkpoints",
     "take_snapshot",
