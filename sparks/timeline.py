@@ -340,9 +340,10 @@ class Timeline:
     def counts(self) -> pd.DataFrame:
         """A row a checkpoint.
 
-        Columns: step; numbers of heads: active, undecided, likely (inclusion of
-        at least one half: the best guess; a head that stays what it was settled as can put it
-        outside of `active` .. `active` + `undecided`), base (active at the first checkpoint, constant), emergent,
+        Columns: step; numbers of heads: active, undecided, likely (inclusion
+        of at least one half: the best guess; a head that stays what it was settled as can put it
+        outside of `active` .. `active` + `undecided`), base (active at the first checkpoint,
+        constant), emergent,
         retained, born, pruned, revived, silenced, returned; circuit_heads (heads of a circuit, mean
         over probes and settings) and circuit_growth (since the first checkpoint, probe by probe),
         each with _low and _high (95 % bootstrap interval); edges (mean of kept edges a
