@@ -210,11 +210,17 @@ class Timeline:
 
     @classmethod
     def from_run(
-        cls, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        group: str | None = None,
+        rule: Rule = "calibrated",
+        calibration: CalibrationConfig | None = None,
     ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
-        Files that cannot be read are skipped and named in `problems`.
+        Files that cannot be read are skipped and named in `problems`; `group`, `rule` and
+        `calibration` as for `Timeline`.
 
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
@@ -231,6 +237,7 @@ class Timeline:
             problems=run.problems,
             group=group,
             rule=rule,
+            calibration=calibration,
             nulls=run.nulls,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from factories import make_run, make_snapshot
+from factories import make_run, make_snapshot, write_run
 from models import tiny_model, token_pair
 from planted import STORIES, Planted, clear_heads, judge, scaled
 
@@ -159,6 +159,15 @@ def test_snapshots_without_a_grid_are_read_and_say_so():
     assert timeline.num_settings == 1
     assert [event.name for event in timeline.event_list()] == ["L0H0"]
     assert "hold no grid of circuit settings" in timeline.problems[0]
+
+
+def test_the_accepted_share_of_errors_can_be_set(tmp_path):
+    run = write_run(tmp_path, make_run({0: [], 10: ["L0H0"]}, probes=10))
+    assert Timeline.from_run(run).event_list() == []
+    loose = Timeline.from_run(run, calibration=CalibrationConfig(fdr=0.2))
+    assert [event.name for event in loose.event_list()] == ["L0H0"]
+    assert loose.problems == ()
+    assert loose.by("paper").by("calibrated").calibration.fdr == 0.2
 
 
 def test_an_unknown_rule_is_refused():
