@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -55,6 +54,7 @@ from sparks.timeline_input import (
 )
 from sparks.timeline_numbers import (
     circuit_heads,
+    component_totals,
     effect_of,
     frozen,
     interval_of_levels,
@@ -63,6 +63,7 @@ from sparks.timeline_numbers import (
 )
 from sparks.timeline_states import (
     EVENT_KINDS,
+    Event,
     EventKind,
     States,
     calibrated_states,
@@ -74,34 +75,6 @@ __all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
 
 Rule = Literal["calibrated", "paper"]
 RULES: tuple[Rule, ...] = ("calibrated", "paper")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """A change of one head between a checkpoint and the one before."""
-
-    step: int
-    """Checkpoint at which the change is settled."""
-    onset: int
-    """Checkpoint since which it shows; before `step` where it was settled later."""
-    layer: int
-    head: int
-    kind: EventKind
-    cohort: int | None
-    """Step of the head's first emergence; None for base heads."""
-    frequency: float
-    """At `step`."""
-    importance: float
-    """At `step`: 0 where the head fell silent."""
-    inclusion: float
-    """At `step`."""
-    inclusion_low: float
-    inclusion_high: float
-
-    @property
-    def name(self) -> str:
-        """Such as `L5H1`."""
-        return f"L{self.layer}H{self.head}"
 
 
 class Timeline:
@@ -509,24 +482,7 @@ class Timeline:
         embed), share (sums to 1 over a checkpoint, 0 if there is no score), effect (of the share,
         as in A.6, against the first checkpoint).
         """
-        layers = self.graph.num_layers
-        per_layer = self._node_totals[:, 1:].reshape(len(self), layers, -1)
-        parts = np.concatenate(
-            [self._node_totals[:, :1], per_layer[:, :, :-1].sum(axis=2), per_layer[:, :, -1]],
-            axis=1,
-        )
-        share = shares(parts)
-        names = ["embed", *["attention"] * layers, *["mlp"] * layers]
-        layer = pd.array([None, *range(layers), *range(layers)], dtype="Int64")
-        return pd.DataFrame(
-            {
-                "step": np.repeat(self.steps, len(names)),
-                "component": names * len(self),
-                "layer": layer[np.tile(np.arange(len(names)), len(self))],
-                "share": share.ravel(),
-                "effect": effect_of(share).ravel(),
-            }
-        )
+        return component_totals(self.steps, self._node_totals, self.graph.num_layers)
 
     def _head_names(self) -> np.ndarray:
         return np.array(self.graph.sources, dtype=object)[self.graph.head_sources]

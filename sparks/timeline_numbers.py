@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import pandas as pd
+from jaxtyping import Float, Int, UInt8
 
 from sparks.intervals import inclusion_interval, mean_interval
 from sparks.snapshot import Snapshot
@@ -60,6 +61,31 @@ def interval_of_levels(
     """Lower and upper end of each head's inclusion."""
     ends = inclusion_interval(levels.reshape(*levels.shape[:2], -1), settings)
     return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
+
+
+def component_totals(
+    steps: Int[np.ndarray, " checkpoints"],
+    totals: Float[np.ndarray, "checkpoints sources"],
+    layers: int,
+) -> pd.DataFrame:
+    """`Timeline.component_totals` from the sums of |score| that leave each source."""
+    per_layer = totals[:, 1:].reshape(len(steps), layers, -1)
+    parts = np.concatenate(
+        [totals[:, :1], per_layer[:, :, :-1].sum(axis=2), per_layer[:, :, -1]],
+        axis=1,
+    )
+    share = shares(parts)
+    names = ["embed", *["attention"] * layers, *["mlp"] * layers]
+    layer = pd.array([None, *range(layers), *range(layers)], dtype="Int64")
+    return pd.DataFrame(
+        {
+            "step": np.repeat(steps, len(names)),
+            "component": names * len(steps),
+            "layer": layer[np.tile(np.arange(len(names)), len(steps))],
+            "share": share.ravel(),
+            "effect": effect_of(share).ravel(),
+        }
+    )
 
 
 def circuit_heads(

@@ -24,6 +24,34 @@ EventKind = Literal["born", "revived", "pruned", "returned", "silenced"]
 EVENT_KINDS: tuple[EventKind, ...] = ("born", "revived", "pruned", "returned", "silenced")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A change of one head between a checkpoint and the one before."""
+
+    step: int
+    """Checkpoint at which the change is settled."""
+    onset: int
+    """Checkpoint since which it shows; before `step` where it was settled later."""
+    layer: int
+    head: int
+    kind: EventKind
+    cohort: int | None
+    """Step of the head's first emergence; None for base heads."""
+    frequency: float
+    """At `step`."""
+    importance: float
+    """At `step`: 0 where the head fell silent."""
+    inclusion: float
+    """At `step`."""
+    inclusion_low: float
+    inclusion_high: float
+
+    @property
+    def name(self) -> str:
+        """Such as `L5H1`."""
+        return f"L{self.layer}H{self.head}"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class States:
     """Read-only arrays; checkpoints come first."""
