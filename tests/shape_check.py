@@ -19,6 +19,9 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 _ARRAYS = ("Float[", "Float32[", "Int[", "Bool[")
+_CONTAINERS = ("list[", "dict[", "Mapping[", "Sequence[", "Iterable[")
+"""Beartype draws the item that it looks at from Python's own random numbers, which tests of an
+untouched training would see; hints of containers are left out."""
 _NAME = f"__import__({__name__!r}).checked"
 
 
@@ -41,7 +44,7 @@ def _check_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _names_array(text: str) -> bool:
-    return any(name in text for name in _ARRAYS)
+    return any(name in text for name in _ARRAYS) and not any(name in text for name in _CONTAINERS)
 
 
 class _Finder(MetaPathFinder):

@@ -92,12 +92,12 @@ def test_no_kill_tears_a_file(kills):
 def test_a_killed_and_resumed_run_is_as_if_nothing_had_happened(faults, kills):
     straight = faults / "straight"
     assert flaws(straight / "sparks", steps=STEPS) == []
-    expected = Timeline.from_run(straight)
+    expected = Timeline.from_run(straight, rule="paper")
     for run in sorted({kill["run"] for kill in kills}):
         folder = faults / "killed" / run
         assert flaws(folder / "sparks", steps=STEPS) == []
         same_snapshots(folder, straight)
-        found = Timeline.from_run(folder)
+        found = Timeline.from_run(folder, rule="paper")
         assert found.problems == expected.problems == ()
         assert found.steps.tolist() == STEPS
         np.testing.assert_array_equal(found.metrics()["loss"], expected.metrics()["loss"])
