@@ -6,6 +6,7 @@ Only files tell what happened: nothing of a killed child is asked for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -118,12 +119,16 @@ def killed_runs(folder: Path, life: float) -> None:
         life: seconds that an unharmed training takes.
     """
     moments = random.Random(7)
+    kinds = itertools.cycle(FILE_EVENTS)
     kills: list[dict[str, Any]] = []
-    while len(kills) < KILLS:
-        run = folder / f"run-{len(kills)}"
+    for number_of_run in itertools.count():
+        if len(kills) >= KILLS:
+            break
+        run = folder / f"run-{number_of_run}"
         run.mkdir(parents=True)
         while True:
-            delay, event = moments.random() * life, moments.choice(list(FILE_EVENTS))
+            delay = moments.random() * life
+            event = next(kinds)
             number = moments.randrange(1, FILE_EVENTS[event] + 1)
             doomed = len(kills) < KILLS
             by_clock = len(kills) % 2 == 0
