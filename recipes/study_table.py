@@ -55,6 +55,7 @@ SHOWN = {
     "reward_rho": "active heads with reward (rho)",
     "loss_rho": "active heads with loss (rho)",
     "depth": "depth of births",
+    "circuit_growth": "heads that a circuit gained",
     "edges_turnover": "turnover of edges",
     "edges_stability": "agreement of probes, edges",
     "open_share": "heads left undecided, share",

@@ -90,6 +90,23 @@ def control_in_words(timeline: Timeline) -> str:
     return f"{text}; of {count(born, 'birth')} on the other probes {', '.join(named)}"
 
 
+def circuits_in_words(counts: pd.DataFrame) -> str:
+    """How many heads a circuit has, and whether that changed; of `Timeline.counts()`.
+
+    Many small rises, of which no single one is a birth, show here.
+    """
+    first, last = counts.iloc[0], counts.iloc[-1]
+    text = f"{last['circuit_heads']:.1f} heads on average at step {last['step']:.0f}"
+    if len(counts) == 1:
+        return text
+    gain, low, high = (last[f"circuit_growth{end}"] for end in ("", "_low", "_high"))
+    sure = "beyond luck" if low > 0 or high < 0 else "no more than luck"
+    return (
+        f"{text}, {gain:+.1f} since step {first['step']:.0f} ({low:+.1f} to {high:+.1f} by its 95% "
+        f"interval over probes: {sure})"
+    )
+
+
 def null_in_words(timeline: Timeline) -> str:
     """Whether the run has more births than an unchanged model gives, and how that was measured."""
     band = null_of(timeline)

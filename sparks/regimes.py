@@ -232,7 +232,8 @@ def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> di
     where the curve is not logged. Half-lives that were not reached are NaN. edges_turnover and
     heads_turnover are the means over checkpoints of the circuits' turnover from the checkpoint
     before, edges_stability and heads_stability those of the circuits' agreement between probes
-    (`sparks.turnover`).
+    (`sparks.turnover`). circuit_growth, _low and _high: heads that a circuit gained by the last
+    checkpoint, and its 95 % interval over probes.
     """
     regime = Regime.of(timeline, settings)
     row: dict[str, Any] = {"run": regime.name}
@@ -245,7 +246,8 @@ def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> di
         alike = [getattr(found, f"{kind}_stability").value for found in rows]
         row[f"{kind}_turnover"] = _mean(moved)
         row[f"{kind}_stability"] = _mean(alike)
-    return row
+    last = timeline.counts().iloc[-1]
+    return row | {key: float(last[key]) for key in last.index if key.startswith("circuit_growth")}
 
 
 def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Num
 
 from sparks.beside import (
+    circuits_in_words,
     control_in_words,
     head_range,
     null_in_words,
@@ -101,6 +102,7 @@ def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     page.labelled("Settings   ", settings_in_words(timeline))
     page.labelled("Rule       ", rule_in_words(timeline))
     page.labelled("Heads      ", _heads_in_words(timeline, counts))
+    page.labelled("Circuits   ", circuits_in_words(counts))
     if timeline.rule != "paper":
         page.labelled("Paper      ", _paper_in_words(timeline))
     if control := control_in_words(timeline):

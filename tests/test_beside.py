@@ -7,6 +7,7 @@ import pytest
 from factories import STORY, large_run, make_run, make_snapshot
 
 from sparks.beside import (
+    circuits_in_words,
     circuits_now,
     control_in_words,
     ends_of,
@@ -78,3 +79,16 @@ def test_control_probes_without_births_and_none_at_all():
     assert control_in_words(quiet).startswith("4 probes: ")
     assert "of " not in control_in_words(quiet)
     assert control_in_words(Timeline(make_run(STORY))) == ""
+
+
+def test_a_change_of_the_circuits_size_is_told_with_its_interval():
+    grown = Timeline(make_run({0: ["L0H0"], 10: ["L0H0", "L1H1"]}))
+    text = circuits_in_words(grown.counts())
+    assert text == (
+        "2.0 heads on average at step 10, +1.0 since step 0 (+1.0 to +1.0 by its 95% interval over "
+        "probes: beyond luck)"
+    )
+    unsure = Timeline(make_run({0: {"L0H0": 15}, 10: {"L0H0": 16}}))
+    assert "no more than luck" in circuits_in_words(unsure.counts())
+    alone = Timeline(make_run({0: ["L0H0"]}))
+    assert circuits_in_words(alone.counts()) == "1.0 heads on average at step 0"

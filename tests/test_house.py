@@ -111,7 +111,7 @@ MAY_IMPORT = {
     ),
     "regime_tables": "errors regimes timeline turnover",
     "regimes_text": "coupling regime_tables regimes small_samples text_page turnover",
-    "report.words": "null_bands timeline",
+    "report.words": "beside null_bands timeline",
     "report.packing": "",
     "report.cells": "intervals report.packing timeline",
     "report.edges": "graph report.packing snapshot timeline",

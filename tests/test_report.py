@@ -514,6 +514,8 @@ def test_summary_of_the_story():
         "Of 12 heads, 3 were active before training (step 0) and 4 are at step 40.",
         "3 heads were born on the way; 2 are active at the end, 1 not.",
         "2 of the 3 base heads (67 %) are still active.",
+        "A circuit has 4.0 heads on average at step 40, +1.0 since step 0 (+1.0 to +1.0 by its 95% "
+        "interval over probes: beyond luck).",
         "Half of the births had happened by step 20.",
     ]
 
@@ -527,7 +529,10 @@ def test_summary_where_little_happened():
     quiet = Timeline(make_run({0: [], 10: []}))
     assert summary(quiet)[1:] == ["No new head became active."]
     single = Timeline(make_run({0: [], 10: ["L0H0"]}))
-    assert summary(single)[1:] == ["1 head was born on the way; 1 is active at the end, 0 not."]
+    assert summary(single)[1] == "1 head was born on the way; 1 is active at the end, 0 not."
+    assert summary(single)[2].startswith(
+        "A circuit has 1.0 heads on average at step 10, +1.0 since"
+    )
 
 
 def test_top_numbers_show_gap_and_probes():

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from sparks.beside import circuits_in_words
 from sparks.null_bands import NullBand
 from sparks.timeline import Timeline
 
@@ -57,6 +58,9 @@ def summary(timeline: Timeline) -> list[str]:
     if start:
         share = _percent(kept / start)
         lines.append(f"{kept} of the {start} base heads ({share}) {_are(kept)} still active.")
+    counts = timeline.counts()
+    if counts["circuit_growth"].any():
+        lines.append(f"A circuit has {circuits_in_words(counts)}.")
     if len(born) > 1:
         half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
         lines.append(f"Half of the births had happened by step {half}.")
