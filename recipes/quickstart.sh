@@ -12,7 +12,7 @@ usage: bash recipes/quickstart.sh [--short] [--fresh] [--output FOLDER] [OPTION 
   5. fine-tunes with TRL's SFTTrainer for 32 steps, a snapshot of all heads at 0, 8, 16, 24, 32
   6. prints the timeline and writes the report
 
-After the downloads about 6 minutes on two CPU cores, 4 GB of memory. Steps that are done are kept.
+After the downloads 6 to 8 minutes on two CPU cores, 4 GB of memory. Steps that are done are kept.
 
   --short           a few steps and three probes, to see that everything runs (2 minutes)
   --fresh           throw away an earlier run in the output folder
