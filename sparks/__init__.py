@@ -17,13 +17,7 @@ from sparks.version import __version__
 
 if TYPE_CHECKING:
     from sparks.arguments import SparksArguments
-    from sparks.attribution import (
-        EdgeScores,
-        NodeScores,
-        edge_attribution,
-        estimate_memory,
-        node_attribution,
-    )
+    from sparks.attribution import edge_attribution, estimate_memory, node_attribution
     from sparks.calibration import CalibrationConfig
     from sparks.callback import SparksCallback
     from sparks.circuit import Circuit, extract_circuit
@@ -40,6 +34,7 @@ if TYPE_CHECKING:
     from sparks.regimes import Regime
     from sparks.replay import replay_checkpoints
     from sparks.report import write_report
+    from sparks.scores import EdgeScores, NodeScores
     from sparks.snapshot import Snapshot
     from sparks.store import RunStore
     from sparks.timeline import Timeline
@@ -50,9 +45,9 @@ _HOMES = {
     "CalibrationConfig": "calibration",
     "Circuit": "circuit",
     "Comparison": "comparison",
-    "EdgeScores": "attribution",
+    "EdgeScores": "scores",
     "Graph": "graph",
-    "NodeScores": "attribution",
+    "NodeScores": "scores",
     "NullBand": "null_bands",
     "Probe": "probes",
     "ProbeBuildingConfig": "probe_building",

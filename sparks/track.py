@@ -27,7 +27,7 @@ from tqdm import tqdm
 from sparks import processes
 from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import take_apart
-from sparks.attribution import EdgeScores, iter_edge_attribution
+from sparks.attribution import iter_edge_attribution
 from sparks.circuit import Circuit, extract_circuit
 from sparks.circuit_grid import GRID, heads_of_grid
 from sparks.config import SnapshotConfig
@@ -37,6 +37,7 @@ from sparks.graph import Graph
 from sparks.guard import undisturbed
 from sparks.memory import GIB
 from sparks.passes import Passes
+from sparks.scores import EdgeScores
 from sparks.sharding import is_sharded, whole
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.token_pairs import TokenizedProbes, TokenPair

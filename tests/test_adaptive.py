@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sparks import track
 from sparks.anatomy_check import take_apart
 from sparks.attribution import (
-    EdgeScores,
     edge_attribution,
     estimate_memory,
     iter_edge_attribution,
@@ -31,6 +30,7 @@ from sparks.errors import SparksError
 from sparks.passes import Passes
 from sparks.quadrature import Strata, added_points, grown, points
 from sparks.replay import replay_checkpoints
+from sparks.scores import EdgeScores
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot

@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 from sparks import attribution
 from sparks.anatomy_check import take_apart
 from sparks.attribution import (
-    EdgeScores,
     edge_attribution,
     estimate_memory,
     iter_edge_attribution,
@@ -33,6 +32,7 @@ from sparks.graph import Graph
 from sparks.memory import GIB, SavedBytes
 from sparks.passes import Passes
 from sparks.quadrature import points
+from sparks.scores import EdgeScores
 from sparks.token_pairs import TokenPair
 
 OFFICIAL = Path(__file__).parent / "data" / "eap_ig"

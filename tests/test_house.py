@@ -61,9 +61,10 @@ MAY_IMPORT = {
     "destinations": "anatomy modules",
     "passes": "anatomy config errors modules token_pairs",
     "schedule": "anatomy anatomy_check config errors memory passes token_pairs",
+    "scores": "graph",
     "attribution": (
         "anatomy config destinations errors graph guard memory modules passes quadrature schedule "
-        "token_pairs"
+        "scores token_pairs"
     ),
     "faithfulness": "anatomy modules passes",
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
@@ -76,7 +77,7 @@ MAY_IMPORT = {
     "sharding": "errors processes",
     "track": (
         "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness graph "
-        "guard memory passes processes sharding snapshot token_pairs version"
+        "guard memory passes processes scores sharding snapshot token_pairs version"
     ),
     "store": "errors files null_bands snapshot",
     # Reading.
@@ -162,13 +163,13 @@ MAY_IMPORT = {
     "arguments": "callback config errors",
     "null_measuring": "config errors probes replay snapshot store token_pairs track",
     "replay": "config errors files probes snapshot store track trainer_log",
-    "cli.shared": "config store",
+    "cli.shared": "comparison config store timeline",
     "cli.measure": "cli.shared config errors probe_building replay store",
     "cli.look": (
         "cli.shared comparison comparison_text errors regime_tables regimes regimes_text report "
         "serve store timeline timeline_text watch"
     ),
-    "cli.paper": "cli.shared comparison errors figure_kinds figures store timeline",
+    "cli.paper": "cli.shared errors figure_kinds figures store",
     "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
     "cli.publish": "cli.shared wandb_upload",
     "cli": "cli.look cli.measure cli.null cli.paper cli.publish cli.shared errors version",
