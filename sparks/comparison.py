@@ -38,7 +38,7 @@ from sparks.beside import paper_counts
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.nulls import null_of
-from sparks.regimes import Regime, circuit_turnover
+from sparks.regimes import Regime, circuit_means
 from sparks.timeline import Rule, Timeline
 
 When = Literal["end", "ever"]
@@ -355,9 +355,8 @@ def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
         "survival_high": regime.survival.high,
         "half_life": math.nan if math.isinf(regime.half_life.value) else regime.half_life.value,
     }
-    circuits = circuit_turnover(timeline)
-    row["edges_turnover"] = _mean([moved.edges_from_previous.value for moved in circuits])
-    row["edges_stability"] = _mean([moved.edges_stability.value for moved in circuits])
+    circuits = circuit_means(timeline)
+    row |= {name: circuits[name] for name in ("edges_turnover", "edges_stability")}
     for curve in ("reward", "loss"):
         logged = curves[curve].dropna().tolist() if curve in curves.columns else []
         row[f"{curve}_first"] = logged[0] if logged else math.nan
@@ -376,11 +375,6 @@ def _beside(timeline: Timeline) -> Mapping[str, object]:
         "null_births_high": math.nan if band is None else band.births_high,
         "specific": math.nan if timeline.control is None else specific,
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def _probes_text(timeline: Timeline) -> str:

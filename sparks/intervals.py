@@ -45,26 +45,36 @@ def inclusion_interval(
     """
     probes = values.shape[-2]
     mean = values.mean(axis=-2, dtype=np.float64) / settings
-    spread = mean * (1 - mean)
-    if settings == 1 or probes == 1:
-        return _wilson(
-            mean, spread, np.full_like(mean, probes), NormalDist().inv_cdf(0.5 + level / 2)
-        )
+    z = quantile(probes, settings, level=level)
+    if not is_graded(probes, settings):
+        return wilson(mean, np.full_like(mean, probes), z)
     squares = np.square(values, dtype=np.float64).mean(axis=-2) / settings**2
     variance = (squares - mean * mean) * probes / (probes - 1)
     variance = np.maximum(variance, (0.5 / settings) ** 2)
+    spread = mean * (1 - mean)
     effective = np.where(spread > 0, spread * probes / variance, probes)
-    return _wilson(mean, spread, effective, student_quantile(0.5 + level / 2, probes - 1))
+    return wilson(mean, effective, z)
 
 
-def _wilson(
-    mean: Float[np.ndarray, " ..."],
-    spread: Float[np.ndarray, " ..."],
-    count: Float[np.ndarray, " ..."],
-    z: float,
+def is_graded(probes: int, settings: int) -> bool:
+    """The values of an inclusion have grades whose variance over probes can be known."""
+    return settings > 1 and probes > 1
+
+
+def quantile(probes: int, settings: int, *, level: float = LEVEL) -> float:
+    """z of `wilson` for the inclusion: of Student's t for graded values, else of the normal."""
+    upper = 0.5 + level / 2
+    if is_graded(probes, settings):
+        return student_quantile(upper, probes - 1)
+    return NormalDist().inv_cdf(upper)
+
+
+def wilson(
+    mean: Float[np.ndarray, " ..."], count: Float[np.ndarray, " ..."], z: float
 ) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
+    """Ends of Wilson's interval of a mean in [0, 1] over `count` values."""
     centre = mean + z * z / (2 * count)
-    half = z * np.sqrt(spread / count + z * z / (4 * count * count))
+    half = z * np.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
     whole = 1 + z * z / count
     return np.clip((centre - half) / whole, 0, 1), np.clip((centre + half) / whole, 0, 1)
 

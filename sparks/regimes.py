@@ -240,14 +240,20 @@ def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> di
     for item in fields(regime):
         if item.name not in ("name", "evidence", "settings"):
             row |= _cells(item.name, getattr(regime, item.name))
+    row |= circuit_means(timeline)
+    last = timeline.counts().iloc[-1]
+    return row | {key: float(last[key]) for key in last.index if key.startswith("circuit_growth")}
+
+
+def circuit_means(timeline: Timeline) -> dict[str, float]:
+    """edges_turnover, edges_stability, heads_turnover, heads_stability: see `regime_row`."""
     rows = circuit_turnover(timeline)
+    means: dict[str, float] = {}
     for kind in ("edges", "heads"):
         moved = [getattr(found, f"{kind}_from_previous").value for found in rows]
         alike = [getattr(found, f"{kind}_stability").value for found in rows]
-        row[f"{kind}_turnover"] = _mean(moved)
-        row[f"{kind}_stability"] = _mean(alike)
-    last = timeline.counts().iloc[-1]
-    return row | {key: float(last[key]) for key in last.index if key.startswith("circuit_growth")}
+        means |= {f"{kind}_turnover": _mean(moved), f"{kind}_stability": _mean(alike)}
+    return means
 
 
 def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sparks.calibration import HALF, CalibrationConfig, decide
 from sparks.errors import SparksError
@@ -345,7 +345,7 @@ class Timeline:
             frame[kind] = self.changes(kind).sum(axis=(1, 2))
         for name, values in self._per_checkpoint.items():
             frame[name] = values
-        for name, values in circuit_heads(self.levels, self.num_settings).items():
+        for name, values in self._circuits.items():
             frame[name] = values
         frame["seconds"] = [float(meta.seconds) for meta in self.metas]
         frame["overhead"] = [
@@ -353,6 +353,10 @@ class Timeline:
         ]
         frame["peak_memory_gib"] = [float(meta.peak_memory_gib) for meta in self.metas]
         return frame
+
+    @cached_property
+    def _circuits(self) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+        return circuit_heads(self.levels, self.num_settings)
 
     def cohorts(self) -> pd.DataFrame:
         """Active heads of each cohort (paper Fig. 2A). Index: step.

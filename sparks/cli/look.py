@@ -9,7 +9,9 @@ from typing import Any
 
 from sparks.cli.shared import (
     add_reading,
+    add_tables,
     command_parser,
+    named_timelines,
     one_line,
     print_frame,
     report_damage,
@@ -17,7 +19,6 @@ from sparks.cli.shared import (
 )
 from sparks.errors import SparksError
 
-_FORMATS = ("text", "csv", "json")
 _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
 _COMPARED = ("runs", "overlap", "heads")
 _REGIMES = ("runs", "evidence", "survival", "turnover")
@@ -39,15 +40,7 @@ A damaged snapshot is named on standard error and left out; the exit code is the
         "run_folder", metavar="RUN", help="run folder, or a trainer's output folder"
     )
     add_reading(command)
-    command.add_argument(
-        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
-    )
-    command.add_argument(
-        "--table",
-        choices=_TABLES,
-        default="counts",
-        help="which table csv and json hold (default: counts)",
-    )
+    add_tables(command, _TABLES)
     command.add_argument(
         "--max-events", type=int, default=40, help="events listed in text (default: 40)"
     )
@@ -138,26 +131,14 @@ end. A warning, and a damaged snapshot (exit code 2), is named on standard error
         help="run folder, or a trainer's output folder; NAME=RUN names it (two or more)",
     )
     add_reading(command)
-    command.add_argument(
-        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
-    )
-    command.add_argument(
-        "--table",
-        choices=_COMPARED,
-        default="runs",
-        help="which table csv and json hold (default: runs)",
-    )
+    add_tables(command, _COMPARED)
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from sparks.comparison import Comparison, named_runs
+    from sparks.comparison import Comparison
     from sparks.comparison_text import render
-    from sparks.timeline import Timeline
 
-    names, folders = zip(*named_runs(arguments.runs), strict=True)
-    timelines = [
-        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
-    ]
+    names, folders, timelines = named_timelines(arguments)
     comparison = Comparison.of(timelines, names)
     if arguments.format == "text":
         print(render(comparison, color=wants_color()), end="")
@@ -199,28 +180,16 @@ snapshot is named on standard error (exit code 2).""",
         default="reward",
         help="logged curve that the number of heads may follow (default: reward)",
     )
-    command.add_argument(
-        "--format", choices=_FORMATS, default="text", help="text, csv or json (default: text)"
-    )
-    command.add_argument(
-        "--table",
-        choices=_REGIMES,
-        default="runs",
-        help="which table csv and json hold (default: runs)",
-    )
+    add_tables(command, _REGIMES)
 
 
 def _run_regimes(arguments: argparse.Namespace) -> int:
-    from sparks.comparison import distinct_names, named_runs
+    from sparks.comparison import distinct_names
     from sparks.regime_tables import RegimeTables
     from sparks.regimes import RegimeSettings
     from sparks.regimes_text import render
-    from sparks.timeline import Timeline
 
-    names, folders = zip(*named_runs(arguments.runs), strict=True)
-    timelines = [
-        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
-    ]
+    names, folders, timelines = named_timelines(arguments)
     settings = RegimeSettings(reward=arguments.reward)
     tables = RegimeTables(timelines, distinct_names(timelines, names), settings)
     if arguments.format == "text":

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.shared import add_reading, command_parser, one_line, report_damage
+from sparks.cli.shared import (
+    add_reading,
+    command_parser,
+    named_timelines,
+    one_line,
+    report_damage,
+)
 from sparks.errors import SparksError
 from sparks.figure_kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
 
@@ -72,15 +78,10 @@ A figure that a run cannot give is named on standard error. The same run gives t
 
 
 def _run_figures(arguments: argparse.Namespace) -> int:
-    from sparks.comparison import named_runs
     from sparks.figures import write_figures
     from sparks.store import RunStore
-    from sparks.timeline import Timeline
 
-    names, folders = zip(*named_runs(arguments.runs), strict=True)
-    timelines = [
-        Timeline.from_run(folder, group=arguments.group, rule=arguments.rule) for folder in folders
-    ]
+    names, folders, timelines = named_timelines(arguments)
     if arguments.output is None and len(folders) > 1:
         raise SparksError(f"figures of {len(folders)} runs: say where with --output DIR")
     output = arguments.output or RunStore.find(folders[0]).path / "figures"

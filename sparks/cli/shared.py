@@ -7,9 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from sparks import config as config_module
+
+if TYPE_CHECKING:
+    from sparks.timeline import Timeline
 
 
 def command_parser(
@@ -62,6 +65,40 @@ def report_damage(run: str) -> int:
     for problem in problems:
         print(f"sparks: warning: {one_line(problem)}", file=sys.stderr)
     return 2 if problems else 0
+
+
+def add_tables(command: argparse.ArgumentParser, tables: tuple[str, ...]) -> None:
+    """`--format` and `--table`; the first table is the default."""
+    command.add_argument(
+        "--format",
+        choices=("text", "csv", "json"),
+        default="text",
+        help="text, csv or json (default: text)",
+    )
+    command.add_argument(
+        "--table",
+        choices=tables,
+        default=tables[0],
+        help=f"which table csv and json hold (default: {tables[0]})",
+    )
+
+
+def named_timelines(
+    arguments: argparse.Namespace,
+) -> tuple[tuple[str | None, ...], tuple[str, ...], list[Timeline]]:
+    """Names, folders and timelines of RUN and NAME=RUN arguments, read as `add_reading` says."""
+    from sparks.comparison import named_runs
+    from sparks.timeline import Timeline
+
+    names, folders = zip(*named_runs(arguments.runs), strict=True)
+    return (
+        names,
+        folders,
+        [
+            Timeline.from_run(folder, group=arguments.group, rule=arguments.rule)
+            for folder in folders
+        ],
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:

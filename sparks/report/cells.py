@@ -17,13 +17,12 @@ undecided by either rule, and the ends of importance of the last checkpoint alon
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sparks.intervals import student_quantile
+from sparks.intervals import is_graded, quantile, wilson
 from sparks.report.packing import differences, packed, packed_planes
 from sparks.timeline import Timeline
 
@@ -104,29 +103,19 @@ def _inclusion(timeline: Timeline, is_large: bool) -> dict[str, Any]:
     whole = by_head(np.rint(timeline.inclusion.astype(np.float64) * unit).astype(np.uint8))
     near = ever_near(timeline)
     sent = near | (timeline.frequency > 0).any(axis=0).ravel() if is_large else near | True
+    counted = timeline.num_probes, timeline.num_settings
+    z = quantile(*counted, level=timeline.calibration.level)
     found: dict[str, Any] = {
         "inclusion": packed(np.diff(whole, axis=1, prepend=np.uint8(0))[sent]),
         "inclusion_unit": unit,
         "effective": "",
-        "z": _quantile(timeline),
+        "z": z,
     }
-    if _is_graded(timeline):
+    if is_graded(*counted):
         width = by_head(timeline.inclusion_high.astype(np.float64) - timeline.inclusion_low)
         fewest = timeline.num_probes - 1
-        found["effective"] = packed(_grown(whole[near] / unit, width[near], fewest, found["z"]))
+        found["effective"] = packed(_grown(whole[near] / unit, width[near], fewest, z))
     return found
-
-
-def _is_graded(timeline: Timeline) -> bool:
-    return timeline.num_settings > 1 and timeline.num_probes > 1
-
-
-def _quantile(timeline: Timeline) -> float:
-    """As `sparks.intervals` takes it."""
-    upper = 0.5 + timeline.calibration.level / 2
-    if _is_graded(timeline):
-        return student_quantile(upper, timeline.num_probes - 1)
-    return NormalDist().inv_cdf(upper)
 
 
 def _grown(
@@ -138,20 +127,11 @@ def _grown(
     """k of the effective number of probes whose interval is as wide as `width`."""
     best, least = np.zeros(width.shape, np.uint8), np.full(width.shape, np.inf)
     for k in range(MOST_GROWN + 1):
-        off = np.abs(wilson_width(inclusion, fewest * GROWTH**k, z) - width)
+        low, high = wilson(inclusion, np.full_like(inclusion, fewest * GROWTH**k), z)
+        off = np.abs(high - low - width)
         better = off < least
         best[better], least[better] = k, off[better]
     return best
-
-
-def wilson_width(
-    mean: Float[np.ndarray, "*any"], count: float, z: float
-) -> Float[np.ndarray, "*any"]:
-    """Upper less lower end of Wilson's interval (`sparks.intervals`)."""
-    whole: Float[np.ndarray, "*any"] = (
-        2 * z * np.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    ) / (1 + z * z / count)
-    return whole
 
 
 def differences_by_column(values: np.ndarray) -> np.ndarray:
