@@ -26,8 +26,8 @@ from torch import nn
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.loading import load_model, load_tokenizer
 from sparks.probes import CONTROL_GROUP, ProbeSet
-from sparks.replay import Checkpoint, load_model, load_tokenizer
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.token_pairs import TokenizedProbes
@@ -87,9 +87,9 @@ def measure(
     first = store.load(store.steps()[0])
     fresh = _probe_set(probes) if probes is not None else None
     kept = _kept_probes(store)
-    checkpoint = Checkpoint(step=first.step, name=model or first.meta.model_name)
+    name = model or first.meta.model_name
     try:
-        loaded, tokenizer = _load(checkpoint, first, device), load_tokenizer(checkpoint)
+        loaded, tokenizer = _load(name, first, device), load_tokenizer(name)
     except SparksError as error:
         more = "" if model else "; --model says where the model before training is"
         raise SparksError(f"{error}{more}") from error
@@ -256,9 +256,10 @@ def _refuse_other_probes(own: TokenizedProbes, first: Snapshot, store: RunStore)
         )
 
 
-def _load(checkpoint: Checkpoint, first: Snapshot, device: str) -> Any:
+def _load(name: str, first: Snapshot, device: str) -> Any:
     """The model in the precision of the snapshot."""
     stream, _, blocks = first.meta.precision.partition(", blocks ")
-    model = load_model(checkpoint, device, _BLOCKS.get(blocks, "no"))  # type: ignore[arg-type]
+    autocast = _BLOCKS.get(blocks, "no")
+    model = load_model(name, device=device, autocast=autocast)  # type: ignore[arg-type]
     dtype = getattr(torch, stream, None)
     return model.to(dtype) if isinstance(dtype, torch.dtype) else model

@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import Any
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.files import check_writable
+from sparks.loading import Autocast, load_model, load_tokenizer, split_revision
 from sparks.probes import ProbeSet
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
 from sparks.trainer_log import TrainerLog, latest_metrics
 
-Autocast = Literal["no", "bf16", "fp16"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NAME = re.compile(r"(?:checkpoint|step|global_step)[-_](\d+)\Z")
 _GIVEN = re.compile(r"(\d+)=(.+)\Z", re.DOTALL)
 
@@ -87,13 +82,13 @@ def replay_checkpoints(
     check_writable(store.path / "probes.jsonl")
     _refuse_other_settings(store, {checkpoint.step for checkpoint in found}, config)
     for checkpoint in found:
-        tokenizer = load_tokenizer(checkpoint)
+        tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
         _refuse_other_probes(
             store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
         )
         if not overwrite and _is_done(store, checkpoint.step, config):
             continue
-        model = load_model(checkpoint, device, autocast)
+        model = load_model(checkpoint.name, checkpoint.revision, device=device, autocast=autocast)
         store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
         del model
     _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
@@ -169,9 +164,7 @@ def _checkpoint(given: str) -> Checkpoint:
     name = match[2] if match else given
     folder = Path(name)
     log = TrainerLog.read(folder) if folder.is_dir() else None
-    revision = None
-    if not folder.exists() and "@" in name:
-        name, _, revision = name.rpartition("@")
+    name, revision = split_revision(name)
     if match:
         step = int(match[1])
     elif log is not None:
@@ -231,74 +224,3 @@ def _write_log(store: RunStore, logs: Sequence[TrainerLog]) -> None:
     longest = max(logs, key=lambda log: log.step)
     if all(row["step"] <= longest.step for row in store.read().metrics):
         store.write_metrics(longest.rows)
-
-
-# -- loading ---------------------------------------------------------------------------------------
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's own tokenizer.
-
-    Raises:
-        SparksError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    with _naming(checkpoint):
-        return AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision)
-
-
-def load_model(checkpoint: Checkpoint, device: str, autocast: Autocast) -> Any:
-    """The checkpoint's model, in the type that its files have.
-
-    Raises:
-        SparksError: it cannot be loaded, or weights are missing.
-    """
-    from transformers import AutoModelForCausalLM
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    name, missing = checkpoint.name, set()
-    with _naming(checkpoint):
-        # transformers loads an adapter folder too, but hides the adapter; peft wraps it openly.
-        if (Path(name) / "adapter_config.json").exists():
-            from peft import AutoPeftModelForCausalLM
-
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="auto")
-        else:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, revision=checkpoint.revision, dtype="auto", output_loading_info=True
-            )
-            model, info = loaded
-            missing = set(info["missing_keys"])
-        model = model.to(device)
-    if missing:  # transformers fills them with random numbers
-        raise SparksError(
-            f"checkpoint {name} lacks {len(missing)} weights, such as {min(missing)}: its files "
-            f"are incomplete, save or download it again"
-        )
-    if autocast != "no":
-        _run_under_autocast(model, torch.device(device), _AUTOCAST[autocast])
-    return model
-
-
-@contextmanager
-def _naming(checkpoint: Checkpoint) -> Iterator[None]:
-    """Whatever fails inside is told as one `SparksError` that names the checkpoint."""
-    try:
-        yield
-    except Exception as error:  # files, the hub and devices fail in many classes
-        name = checkpoint.name + (f"@{checkpoint.revision}" if checkpoint.revision else "")
-        reason = " ".join(str(error).split())[:300]
-        raise SparksError(
-            f"cannot load checkpoint {name} ({type(error).__name__}: {reason}): give a folder with "
-            f"a model and its tokenizer, or a hub id that can be reached"
-        ) from error
-
-
-def _run_under_autocast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Wrap `forward` as accelerate does in mixed precision: float32 weights, narrow blocks."""
-    from accelerate.utils import convert_outputs_to_fp32
-
-    forward = torch.autocast(device_type=device.type, dtype=dtype)(model.forward)
-    model.forward = convert_outputs_to_fp32(forward)

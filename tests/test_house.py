@@ -161,8 +161,9 @@ MAY_IMPORT = {
     ),
     "callback": "adapters config errors probes recorder sharding store",
     "arguments": "callback config errors",
-    "null_measuring": "config errors probes replay snapshot store token_pairs track",
-    "replay": "config errors files probes snapshot store track trainer_log",
+    "loading": "errors",
+    "null_measuring": "config errors loading probes snapshot store token_pairs track",
+    "replay": "config errors files loading probes snapshot store track trainer_log",
     "cli.shared": "comparison config store timeline",
     "cli.measure": "cli.shared config errors probe_building replay store",
     "cli.look": (
