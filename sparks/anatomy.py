@@ -42,6 +42,8 @@ class Projection:
 class Layer:
     """The parts of one decoder layer."""
 
+    attention: nn.Module
+    """The block: it is told the positions of what it reads."""
     attention_norm: nn.Module
     query: Projection
     key: Projection
@@ -209,6 +211,7 @@ def _find_layer(need: _Need, layer: nn.Module, graph: Graph) -> Layer:
             for name, size in zip(names, sizes, strict=True)
         ]
     return Layer(
+        attention=attention,
         attention_norm=need.part(layer, "input_layernorm"),
         query=found[0],
         key=found[1],

@@ -162,6 +162,13 @@ MAY_IMPORT = {
     "callback": "adapters config errors probes recorder sharding store",
     "arguments": "callback config errors",
     "loading": "errors",
+    # What heads do.
+    "heads": "errors",
+    "references": "errors jsonl probes problems token_pairs",
+    "head_rules": "errors heads timeline",
+    "head_means": "anatomy anatomy_check errors guard modules",
+    "export": ("anatomy errors guard head_means heads interventions modules version"),
+    "interventions": "anatomy anatomy_check errors guard head_means heads modules",
     "null_measuring": "config errors loading probes snapshot store token_pairs track",
     "replay": "config errors files loading probes snapshot store track trainer_log",
     "cli.shared": "comparison config store timeline",
@@ -170,10 +177,16 @@ MAY_IMPORT = {
         "cli.shared comparison comparison_text errors regime_tables regimes regimes_text report "
         "serve store timeline timeline_text watch"
     ),
+    "cli.head_options": (
+        "anatomy cli.shared errors head_means head_rules heads interventions references timeline"
+    ),
+    "cli.ablate": "cli.head_options cli.shared export loading",
     "cli.paper": "cli.shared errors figure_kinds figures store",
     "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
     "cli.publish": "cli.shared wandb_upload",
-    "cli": "cli.look cli.measure cli.null cli.paper cli.publish cli.shared errors version",
+    "cli": (
+        "cli.ablate cli.look cli.measure cli.null cli.paper cli.publish cli.shared errors version"
+    ),
     "cli.__main__": "cli",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
@@ -186,7 +199,7 @@ READERS = (
     "null_bands nulls beside "
     "trainer_log version report live serve watch watch_text report.compared report.data "
     "report.edges report.packing report.words report.cells report.circuits report.looks "
-    "figure_kinds figures.frames"
+    "figure_kinds figures.frames heads head_rules references"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 

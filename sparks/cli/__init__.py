@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
+from sparks.cli.ablate import add_ablate
 from sparks.cli.look import add_compare, add_regimes, add_report, add_timeline, add_watch
 from sparks.cli.measure import add_probes, add_replay
 from sparks.cli.null import add_null
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
-        code = arguments.run(arguments)
+        code = arguments.perform(arguments)
         sys.stdout.flush()  # here, not at exit: a closed pipe or a full disk must show now
         return code
     except SparksError as error:
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_regimes(commands)
     add_null(commands)
     add_report(commands)
+    add_ablate(commands)
     add_figures(commands)
     add_wandb(commands)
     return parser

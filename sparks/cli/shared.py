@@ -26,7 +26,7 @@ def command_parser(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(perform=run)
     return command
 
 

@@ -1,0 +1,73 @@
+"""`sparks ablate`: an ordinary checkpoint with heads turned off, down or up."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from sparks.cli.head_options import (
+    HEADS_HELP,
+    add_heads,
+    chosen_heads,
+    for_model,
+    in_words,
+    means_of,
+)
+from sparks.cli.shared import command_parser, one_line, quiet_libraries
+
+
+def add_ablate(commands: Any) -> None:
+    """`sparks ablate`."""
+    command = command_parser(
+        commands,
+        "ablate",
+        _run_ablate,
+        help="write a checkpoint with attention heads turned off, scaled, or set to their mean",
+        epilog=f"""examples:
+  sparks ablate outputs/checkpoint-300 --heads L5H1,L7H2 --out ablated/
+      the heads off, folded into the weights: vLLM, lm-eval or a trainer runs it unchanged
+  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --most 10 --out ablated/
+      the ten most important of those that the run brought to life
+  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --matched-random 1 --out r1/
+      its control: as many random heads in the same layers
+  sparks ablate MODEL --heads L5H1 --mean probes.jsonl --out ablated/
+      mean ablation, where the architecture can hold a bias behind its heads
+{HEADS_HELP}
+LoRA adapters are merged first. The checkpoint is loaded again and run before it is put in place:
+its logits are those of the hooked model. To see what heads do to answers: sparks effects.""",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="checkpoint, a folder or hub id as owner/name@revision"
+    )
+    add_heads(command)
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+
+
+def _run_ablate(arguments: argparse.Namespace) -> int:
+    from sparks.export import check_output, export_model
+    from sparks.loading import load_model, load_tokenizer, split_revision
+
+    heads = chosen_heads(arguments)
+    assert heads is not None  # --heads is needed
+    check_output(arguments.out, overwrite=arguments.overwrite)
+    quiet_libraries()
+    name = split_revision(arguments.model)
+    tokenizer = load_tokenizer(*name)
+    model = load_model(*name, device=arguments.device)
+    heads = for_model(arguments, heads, model)
+    found = export_model(
+        model,
+        heads.heads,
+        arguments.out,
+        scale=arguments.scale,
+        means=means_of(arguments, model, tokenizer),
+        tokenizer=tokenizer,
+        overwrite=arguments.overwrite,
+        origin=f"{heads.name}: {heads.origin}",
+    )
+    print(f"{len(heads)} heads {in_words(arguments)}: {heads}")
+    print(f"{one_line(heads.name)}: {one_line(heads.origin)}")
+    print(f"{found.path}: logits within {found.difference:.1e} of the hooked model's")
+    return 0
