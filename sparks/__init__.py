@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from sparks.comparison import Comparison
     from sparks.config import SnapshotConfig
     from sparks.errors import SparksError
+    from sparks.export import export_model
     from sparks.figures import write_figures
     from sparks.graph import Graph
+    from sparks.head_means import HeadMeans, measure_head_means
+    from sparks.head_rules import HeadSet, matched_random, select_heads
+    from sparks.heads import parse_heads
+    from sparks.interventions import intervene
     from sparks.null_bands import NullBand
     from sparks.nulls import null_of
     from sparks.patching import patch_edges
@@ -47,6 +52,8 @@ _HOMES = {
     "Comparison": "comparison",
     "EdgeScores": "scores",
     "Graph": "graph",
+    "HeadMeans": "head_means",
+    "HeadSet": "head_rules",
     "NodeScores": "scores",
     "NullBand": "null_bands",
     "Probe": "probes",
@@ -65,11 +72,17 @@ _HOMES = {
     "build_probes": "probe_building",
     "edge_attribution": "attribution",
     "estimate_memory": "attribution",
+    "export_model": "export",
     "extract_circuit": "circuit",
+    "intervene": "interventions",
+    "matched_random": "head_rules",
+    "measure_head_means": "head_means",
     "node_attribution": "attribution",
     "null_of": "nulls",
+    "parse_heads": "heads",
     "patch_edges": "patching",
     "replay_checkpoints": "replay",
+    "select_heads": "head_rules",
     "take_snapshot": "track",
     "write_figures": "figures",
     "write_report": "report",
@@ -81,6 +94,8 @@ __all__ = [
     "Comparison",
     "EdgeScores",
     "Graph",
+    "HeadMeans",
+    "HeadSet",
     "NodeScores",
     "NullBand",
     "Probe",
@@ -100,11 +115,17 @@ __all__ = [
     "build_probes",
     "edge_attribution",
     "estimate_memory",
+    "export_model",
     "extract_circuit",
+    "intervene",
+    "matched_random",
+    "measure_head_means",
     "node_attribution",
     "null_of",
+    "parse_heads",
     "patch_edges",
     "replay_checkpoints",
+    "select_heads",
     "take_snapshot",
     "write_figures",
     "write_report",

@@ -37,7 +37,7 @@ class HeadMeans:
     num_tokens: int
 
 
-def head_means(
+def measure_head_means(
     model: nn.Module,
     rows: Sequence[Sequence[int]],
     *,

@@ -48,7 +48,8 @@ def intervene(
         model: a Hugging Face causal language model; PEFT around it counts.
         heads: pairs of layer and head, as `parse_heads` gives them.
         scale: factor s; 0 turns the heads off.
-        means: m, from `head_means`; None takes 0. Means by position are used where they are there.
+        means: m, from `measure_head_means`; None takes 0. Means by position are used where they
+            are there.
 
     Raises:
         SparksError: no heads, one that the model does not have, a factor that is not finite, means

@@ -13,7 +13,7 @@ from models import tiny_model
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM
 
-from sparks.head_means import head_means
+from sparks.head_means import measure_head_means
 from sparks.interventions import intervene
 from sparks.references import reference_rows
 
@@ -60,7 +60,7 @@ def test_the_mean_and_a_matched_random_draw(home, tmp_path, capsys):
     layer, head = record["heads"][1], record["heads"][3]
     model = AutoModelForCausalLM.from_pretrained(home / "model")
     rows = reference_rows(str(home / "texts.jsonl"), byte_level_tokenizer_with_template())
-    with intervene(model, [(int(layer), int(head))], means=head_means(model, rows)):
+    with intervene(model, [(int(layer), int(head))], means=measure_head_means(model, rows)):
         found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
         assert torch.allclose(found, logits(model), atol=1e-5)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sparks import export
 from sparks.errors import SparksError
 from sparks.export import RECORD, export_model
-from sparks.head_means import head_means
+from sparks.head_means import measure_head_means
 from sparks.interventions import intervene
 
 CAN_HOLD_A_MEAN = (
@@ -43,7 +43,7 @@ def test_the_checkpoint_computes_what_the_hooked_model_does(kind, tmp_path, asse
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mean_goes_into_a_bias_where_there_can_be_one(kind, tmp_path, assert_close):
     model = tiny_model(kind)
-    means = head_means(model, IDS.tolist())
+    means = measure_head_means(model, IDS.tolist())
     if kind not in CAN_HOLD_A_MEAN:
         with pytest.raises(SparksError, match="has no bias behind its heads"):
             export_model(model, HEADS, tmp_path / "out", means=means)
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_computes_something_else_is_not_written(tmp_path, monk
 
 def test_a_mean_by_position_is_refused(tmp_path):
     model = tiny_model("llama-gqa")
-    means = head_means(model, IDS.tolist(), by_position=True)
+    means = measure_head_means(model, IDS.tolist(), by_position=True)
     with pytest.raises(SparksError, match="a mean by position cannot be folded into weights"):
         export_model(model, HEADS, tmp_path / "out", means=means)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from models import KINDS, VOCAB, WRAPPED, tiny_model
 
 from sparks.anatomy import find
 from sparks.errors import SparksError
-from sparks.head_means import head_means
+from sparks.head_means import measure_head_means
 from sparks.interventions import intervene
 
 HEADS = [(0, 1), (2, 0), (2, 2)]
@@ -66,13 +66,13 @@ def test_means_are_those_over_all_positions_of_all_rows(assert_close):
     model = tiny_model("llama-gqa")
     rows = [IDS[0, :5].tolist(), IDS[1].tolist(), IDS[0, 4:].tolist()]
     seen = [slices(model, torch.tensor([row]))[:, 0].unflatten(-1, (4, 8)) for row in rows]
-    means = head_means(model, rows, by_position=True, batch_size=2)
+    means = measure_head_means(model, rows, by_position=True, batch_size=2)
     assert_close("same", means.overall, torch.cat(seen, dim=1).mean(1))
     assert (means.num_rows, means.num_tokens) == (3, 19)
     for position in range(9):
         there = [item[:, position] for item in seen if item.shape[1] > position]
         assert_close("same", means.by_position[position], torch.stack(there).mean(0))
-    assert head_means(model, rows).by_position is None
+    assert measure_head_means(model, rows).by_position is None
 
 
 @pytest.mark.parametrize("kind", ["llama-gqa", "phi3-fused", "lora-llama", "starcoder2"])
@@ -80,7 +80,7 @@ def test_a_mean_ablation_gives_the_mean(kind):
     model = tiny_model(kind)
     rows = IDS.tolist()
     bare = find(model)
-    means = head_means(model, rows)
+    means = measure_head_means(model, rows)
     seen = []
     with intervene(model, HEADS, means=means):
         handle = bare.layers[2].output.register_forward_pre_hook(lambda _, a: seen.append(a[0]))
@@ -97,7 +97,7 @@ def test_a_mean_ablation_gives_the_mean(kind):
 @pytest.mark.parametrize("kind", ["llama-gqa", "qwen2", "qwen3", "mistral-window", "smollm3-nope"])
 def test_generation_with_a_cache_is_generation_without(kind):
     model = tiny_model(kind)
-    means = head_means(model, [row[:6] for row in IDS.tolist()], by_position=True)
+    means = measure_head_means(model, [row[:6] for row in IDS.tolist()], by_position=True)
     settings = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None}
     for given in (None, means):
         with intervene(model, HEADS, means=given):
@@ -114,7 +114,7 @@ def test_generation_with_a_cache_is_generation_without(kind):
 
 def test_means_by_position_count_from_the_first_token_of_a_padded_row(assert_close):
     model = tiny_model("llama-gqa")
-    means = head_means(model, [row[:6] for row in IDS.tolist()], by_position=True)
+    means = measure_head_means(model, [row[:6] for row in IDS.tolist()], by_position=True)
     row = IDS[:1, :7]
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), row], dim=1)
     mask = torch.tensor([[0] * 3 + [1] * 7])
@@ -123,7 +123,7 @@ def test_means_by_position_count_from_the_first_token_of_a_padded_row(assert_clo
         alone = logits(model, row)
         behind = logits(model, padded, attention_mask=mask, position_ids=positions)[:, 3:]
     assert_close("same", behind, alone)
-    with intervene(model, HEADS, means=head_means(model, [r[:6] for r in IDS.tolist()])):
+    with intervene(model, HEADS, means=measure_head_means(model, [r[:6] for r in IDS.tolist()])):
         assert not torch.allclose(alone, logits(model, row), atol=1e-3)
 
 
@@ -149,7 +149,7 @@ def test_contexts_nest_and_an_error_inside_leaves_nothing_behind():
 def test_training_flags_gradients_and_random_states_are_left_alone():
     model = tiny_model("lora-llama").train()
     state, trained = torch.get_rng_state(), [p.requires_grad for p in model.parameters()]
-    means = head_means(model, IDS.tolist())
+    means = measure_head_means(model, IDS.tolist())
     with intervene(model, HEADS, means=means):
         assert model.training
         model(input_ids=IDS, labels=IDS).loss.backward()  # gradients pass
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line(heads, settings, message):
 
 def test_means_of_another_model_and_bad_references_are_refused():
     model = tiny_model("llama-gqa")
-    means = head_means(tiny_model("llama-odd"), IDS.tolist())
+    means = measure_head_means(tiny_model("llama-odd"), IDS.tolist())
     with (
         pytest.raises(SparksError, match=re.escape("shape (3, 5, 10), this one needs (3, 4, 8)")),
         intervene(model, HEADS, means=means),
@@ -194,7 +194,7 @@ def test_means_of_another_model_and_bad_references_are_refused():
         ([[1] * 65], "65 tokens, more than the model's context of 64"),
     ]:
         with pytest.raises(SparksError, match=message):
-            head_means(model, rows)
+            measure_head_means(model, rows)
 
 
 def test_every_wrapped_kind_is_tried():

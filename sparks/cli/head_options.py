@@ -137,12 +137,12 @@ def means_of(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> HeadM
     """
     if arguments.mean is None:
         return None
-    from sparks.head_means import head_means
+    from sparks.head_means import measure_head_means
     from sparks.references import reference_rows
 
     context = getattr(model.config, "max_position_embeddings", None)
     rows = reference_rows(arguments.mean, tokenizer, max_tokens=context)
-    return head_means(model, rows, by_position=arguments.by_position, progress=True)
+    return measure_head_means(model, rows, by_position=arguments.by_position, progress=True)
 
 
 def intervention(
