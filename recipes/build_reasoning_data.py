@@ -8,6 +8,7 @@ the numbers of the problem, and reasoning-gym's own scorer must give every solut
 
     train.jsonl      `prompt` (system and user message) and `completion` (assistant message)
     problems.jsonl   the same and `group` (the task), for `sparks probes`; other questions
+    evaluation.jsonl `prompt` and `answer`, for `sparks evaluate`; others again, answers are numbers
 """
 
 from __future__ import annotations
@@ -174,6 +175,9 @@ TASKS: dict[str, tuple[Callable[[Mapping[str, Any]], Work | None], dict[str, Any
 
 # -- records -----------------------------------------------------------------------------------
 
+NO_NUMBER = "prime_factorization"
+"""Its answers are no single numbers: read as mathematics, 12 would pass for 2 x 2 x 3."""
+
 
 def completion_text(lines: list[str], answer: str) -> str:
     """The assistant's message."""
@@ -217,18 +221,30 @@ def task_records(task: str, seed: int, limit: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def build(train: int, problems: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """Records to train on, and records for probes; the tasks take turns in both."""
-    limit = -(-(train + problems) // len(TASKS))
+def build(
+    train: int, problems: int, evaluation: int, seed: int
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """Records to train on, for probes and to evaluate on; the tasks take turns in each."""
+    wanted = train + problems + evaluation
+    # Behind the others, and one task more than is kept.
+    limit = -(-(train + problems) // len(TASKS)) + -(-evaluation // (len(TASKS) - 1)) + 1
     tasks = [task_records(task, seed, limit) for task in TASKS]
     turns = itertools.chain.from_iterable(zip(*tasks, strict=False))
     records = list(itertools.islice(turns, train + problems))
-    if len(records) < train + problems:
+    numbers = (to_evaluate(record) for record in turns if record["group"] != NO_NUMBER)
+    kept = list(itertools.islice(numbers, evaluation))
+    if len(records) + len(kept) < wanted:
         sys.exit(
-            f"build_reasoning_data: only {len(records)} different problems, "
-            f"{train + problems} wanted: lower --train or --problems"
+            f"build_reasoning_data: only {len(records) + len(kept)} different problems, "
+            f"{wanted} wanted: lower --train, --problems or --evaluation"
         )
-    return records[problems:], records[:problems]
+    return records[problems:], records[:problems], kept
+
+
+def to_evaluate(record: dict[str, Any]) -> dict[str, Any]:
+    """The problem with its answer alone."""
+    answer = answer_in(record["completion"][0]["content"])
+    return {"prompt": record["prompt"], "answer": answer, "group": record["group"]}
 
 
 def to_jsonl(records: list[dict], *, without: tuple[str, ...] = ()) -> str:
@@ -238,7 +254,7 @@ def to_jsonl(records: list[dict], *, without: tuple[str, ...] = ()) -> str:
 
 
 def main() -> None:
-    """Read the command line and write both files."""
+    """Read the command line and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=DEFAULT_OUTPUT, help="folder to write (default: %(default)s)"
@@ -246,19 +262,22 @@ def main() -> None:
     for name, default, text in (
         ("--train", 600, "records to train on"),
         ("--problems", 64, "problems for probes"),
+        ("--evaluation", 120, "problems to evaluate on"),
         ("--seed", 0, "seed of the problems"),
     ):
         parser.add_argument(name, type=int, default=default, help=text + " (default: %(default)s)")
     args = parser.parse_args()
-    if args.train < 1 or args.problems < 1:
-        parser.error("--train and --problems must be at least 1")
+    if min(args.train, args.problems, args.evaluation) < 1:
+        parser.error("--train, --problems and --evaluation must be at least 1")
     started = time.perf_counter()
-    train, problems = build(args.train, args.problems, args.seed)
+    train, problems, evaluation = build(args.train, args.problems, args.evaluation, args.seed)
     write_atomically(args.output / "train.jsonl", to_jsonl(train, without=("group",)))
+    write_atomically(args.output / "evaluation.jsonl", to_jsonl(evaluation))
     write_atomically(args.output / "problems.jsonl", to_jsonl(problems))
     print(
-        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {len(problems)} "
-        f"records, every solution scored 1.0, in {time.perf_counter() - started:.0f} s"
+        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {len(problems)} and "
+        f"evaluation.jsonl with {len(evaluation)} records, every solution scored 1.0, in "
+        f"{time.perf_counter() - started:.0f} s"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparks.evaluation.tasks import load_task
 from sparks.problems import read_problems
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -97,12 +98,17 @@ def test_an_equation_without_its_variable_has_no_solution(reasoning):
 
 
 def test_the_data_are_scored_varied_and_reproducible(reasoning):
-    train, problems = reasoning.build(train=140, problems=21, seed=3)
-    assert (len(train), len(problems)) == (140, 21)
-    assert (train, problems) == reasoning.build(train=140, problems=21, seed=3)
-    assert train != reasoning.build(train=140, problems=21, seed=4)[0]
-    questions = [record["prompt"][1]["content"] for record in train + problems]
-    assert len(set(questions)) == 161
+    made = reasoning.build(train=140, problems=21, evaluation=12, seed=3)
+    train, problems, evaluation = made
+    assert (len(train), len(problems), len(evaluation)) == (140, 21, 12)
+    assert made == reasoning.build(train=140, problems=21, evaluation=12, seed=3)
+    assert train != reasoning.build(train=140, problems=21, evaluation=1, seed=4)[0]
+    # More of one kind leave the others as they are.
+    assert made[:2] == reasoning.build(train=140, problems=21, evaluation=1, seed=3)[:2]
+    questions = [record["prompt"][1]["content"] for record in train + problems + evaluation]
+    assert len(set(questions)) == 173
+    assert {r["group"] for r in evaluation} == {*reasoning.TASKS} - {reasoning.NO_NUMBER}
+    assert all(int(record["answer"]) is not None for record in evaluation)
     assert [record["group"] for record in problems[:7]] == list(reasoning.TASKS)
     for record in train:
         text = record["completion"][0]["content"]
@@ -114,29 +120,35 @@ def test_the_data_are_scored_varied_and_reproducible(reasoning):
 def test_a_wrong_solution_stops_the_recipe(reasoning, monkeypatch):
     monkeypatch.setitem(reasoning.TASKS, "gcd", (lambda metadata: (["x"], "-1"), {}))
     with pytest.raises(SystemExit, match=r"gcd: scored 0\.\d*, not 1.0: 'Find the Greatest"):
-        reasoning.build(train=14, problems=7, seed=0)
+        reasoning.build(train=14, problems=7, evaluation=7, seed=0)
 
 
 def test_too_many_problems_stop_the_recipe(reasoning, monkeypatch):
     work, _ = reasoning.TASKS["gcd"]
     monkeypatch.setitem(reasoning.TASKS, "gcd", (work, {"max_value": 2}))
-    with pytest.raises(SystemExit, match=r"only .* different problems, 70 wanted: lower --train"):
-        reasoning.build(train=60, problems=10, seed=0)
+    with pytest.raises(SystemExit, match=r"only .* different problems, 77 wanted: lower --train"):
+        reasoning.build(train=60, problems=10, evaluation=7, seed=0)
 
 
 def test_the_recipe_writes_files_that_the_builder_and_a_trainer_read(
     reasoning, monkeypatch, tmp_path, capsys
 ):
     arguments = ["x", "--output", str(tmp_path), "--train", "14", "--problems", "7"]
+    arguments += ["--evaluation", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     reasoning.main()
-    assert "train.jsonl with 14, problems.jsonl with 7 records" in capsys.readouterr().out
+    said = "train.jsonl with 14, problems.jsonl with 7 and evaluation.jsonl with 6 records"
+    assert said in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in rows} == {("prompt", "completion")}
     problems = list(read_problems(str(tmp_path / "problems.jsonl")))
     assert {problem.group for problem in problems} == set(reasoning.TASKS)
     assert all(problem.prompt[0]["content"] == reasoning.SYSTEM_PROMPT for problem in problems)
     assert all(problem.answer.startswith("<think>\n") for problem in problems)
+    task = load_task(str(tmp_path / "evaluation.jsonl"))
+    assert [problem.prompt[0]["content"] for problem in task.problems] == [
+        reasoning.SYSTEM_PROMPT
+    ] * 6
 
 
 def test_a_folder_that_is_no_checkpoint_is_left_alone(tmp_path):
