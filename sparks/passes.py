@@ -295,9 +295,13 @@ class Passes:
         clean, corrupted = both.float().unflatten(0, (-1, 2)).unbind(1)
         return corrupted - clean
 
-    def run(self, *, clean: bool) -> Tensor:
-        """Logits [pairs, targets, vocab] of the clean or the corrupted continuations."""
-        return self._call(1, input_ids=self._ids_clean if clean else self._ids_corrupted)
+    def run(self, *, clean: bool, copies: int = 1) -> Tensor:
+        """Logits [pairs * copies, targets, vocab] of the clean or the corrupted continuations.
+
+        `copies` rows of one pair lie side by side, for hooks that treat each in its own way.
+        """
+        ids = self._ids_clean if clean else self._ids_corrupted
+        return self._call(copies, input_ids=ids.repeat_interleave(copies, 0))
 
     # -- path --------------------------------------------------------------------------------
 

@@ -1,0 +1,235 @@
+"""`sparks faithfulness`: how much of the behaviour circuits of each size carry."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparks.cli.shared import (
+    add_settings,
+    add_tables,
+    command_parser,
+    print_frame,
+    quiet_libraries,
+    wants_color,
+)
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+
+if TYPE_CHECKING:
+    from sparks.faithfulness_results import FaithfulnessCurves
+    from sparks.probes import ProbeSet
+    from sparks.scores import EdgeScores
+
+_MEASURED_BY = (
+    "steps",
+    "tolerance",
+    "max_steps",
+    "rule",
+    "positions",
+    "max_suffix_tokens",
+    "memory_gib",
+)
+"""Settings of a snapshot that scores of edges depend on; the others make its circuits."""
+_FILES = ("faithfulness.json", "faithfulness-curve.csv", "faithfulness-areas.csv")
+
+
+def add_faithfulness(commands: Any) -> None:
+    """`sparks faithfulness`."""
+    from sparks.faithfulness_settings import CONTROLS, METRICS, RANKINGS, CurveConfig
+
+    command = command_parser(
+        commands,
+        "faithfulness",
+        _run_faithfulness,
+        help="measure how much of a behaviour circuits of each size carry, beside random ones",
+        epilog="""examples:
+  sparks faithfulness MODEL --probes probes.jsonl
+      curves over circuit sizes: all outside a circuit patched, all inside patched; CPR and CMD
+      as the MIB benchmark defines them, and random circuits of the same sizes
+  sparks faithfulness MODEL --probes probes.jsonl --held-out --out outputs/faithfulness
+      the shared circuit is chosen by other probes than it is measured on; JSON and CSV files
+  sparks faithfulness MODEL --probes probes.jsonl --ranking signed --mib importances.json
+      also what edges are ranked by, in the form that MIB's own evaluator reads
+Control probes (group `control`) are left out; --group control takes them alone.""",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="folder with a model and its tokenizer, or hub id"
+    )
+    command.add_argument("--probes", required=True, help="JSONL file of probes")
+    command.add_argument("--group", help="use only the probes of this group")
+    command.add_argument(
+        "--metric",
+        choices=METRICS,
+        default=METRICS[0],
+        help=f"of the curves in the text; the areas are told for both (default: {METRICS[0]})",
+    )
+    helps = {item.name: item.metadata["help"] for item in fields(CurveConfig)}
+    command.add_argument(
+        "--ranking",
+        choices=RANKINGS,
+        default=CurveConfig.ranking,
+        help=f"{helps['ranking']} (default: {CurveConfig.ranking})",
+    )
+    command.add_argument(
+        "--control",
+        choices=CONTROLS,
+        default=CurveConfig.control,
+        help=f"{helps['control']} (default: {CurveConfig.control})",
+    )
+    command.add_argument("--held-out", action="store_true", help=helps["held_out"])
+    for name in ("draws", "seed"):
+        default = getattr(CurveConfig, name)
+        command.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="N",
+            default=default,
+            help=f"{helps[name]} (default: {default})",
+        )
+    command.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        metavar="X",
+        default=list(CurveConfig.shares),
+        help=f"{helps['shares']} (default: {' '.join(map(str, CurveConfig.shares))}, MIB's)",
+    )
+    command.add_argument("--out", metavar="DIR", help=f"folder to write {', '.join(_FILES)} to")
+    command.add_argument(
+        "--mib", metavar="FILE", help="write the edges' scores for MIB's evaluator (.json)"
+    )
+    command.add_argument(
+        "--figure", metavar="FILE", help="draw the curves; .pdf, .svg or .png (extra `figures`)"
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_tables(command, ("curve", "areas"))
+    add_settings(command, _measuring())
+
+
+def _measuring() -> Any:
+    """A class with those fields of `SnapshotConfig` that scores depend on."""
+    chosen = [item for item in fields(SnapshotConfig) if item.name in _MEASURED_BY]
+    return make_dataclass(
+        "_Measuring",
+        [
+            (item.name, item.type, field(default=item.default, metadata=item.metadata))
+            for item in chosen
+        ],
+        kw_only=True,
+    )
+
+
+def _run_faithfulness(arguments: argparse.Namespace) -> int:
+    from sparks.faithfulness_settings import CurveConfig
+    from sparks.files import check_writable
+    from sparks.probes import ProbeSet
+
+    config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
+    curve = CurveConfig(
+        ranking=arguments.ranking,
+        held_out=arguments.held_out,
+        control=arguments.control,
+        draws=arguments.draws,
+        seed=arguments.seed,
+        shares=tuple(arguments.shares),
+    )
+    if arguments.mib and Path(arguments.mib).suffix != ".json":
+        raise SparksError(f"MIB reads scores from a .json file, got {arguments.mib}: name it so")
+    files = [Path(arguments.out) / name for name in _FILES] if arguments.out else []
+    if arguments.figure:
+        _check_figure(arguments.figure)
+    for path in [*files, *filter(None, [arguments.mib, arguments.figure])]:
+        check_writable(path)
+    probes = _of_group(ProbeSet.load(arguments.probes), arguments.group)
+    found = _measure(arguments, probes, config, curve)
+    if files:
+        _write(found, files)
+    if arguments.figure:
+        _draw(found, arguments)
+    if arguments.format == "text":
+        from sparks.faithfulness_text import render
+
+        print(render(found, metric=arguments.metric, color=wants_color()), end="")
+    else:
+        table = found.points() if arguments.table == "curve" else found.areas()
+        print_frame(table, arguments.format)
+    return 0
+
+
+def _of_group(probes: ProbeSet, group: str | None) -> ProbeSet:
+    """The probes of one group, or all but the control probes."""
+    from sparks.probes import CONTROL_GROUP, ProbeSet
+
+    known = sorted({probe.group for probe in probes})
+    if group is None:
+        chosen = [probe for probe in probes if probe.group != CONTROL_GROUP] or list(probes)
+    else:
+        chosen = [probe for probe in probes if probe.group == group]
+    if not chosen:
+        raise SparksError(
+            f"group must be one of the probes' groups ({', '.join(map(repr, known))}), "
+            f"got {group!r}"
+        )
+    return ProbeSet(tuple(chosen))
+
+
+def _measure(
+    arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
+) -> FaithfulnessCurves:
+    from sparks.faithfulness_measuring import faithfulness_curves, score_probes
+    from sparks.loading import load_model, load_tokenizer, split_revision
+
+    if curve.held_out and len(probes) < 2:
+        raise SparksError("--held-out ranks each probe by the others: give two probes or more")
+    quiet_libraries()
+    name, revision = split_revision(arguments.model)
+    tokenizer = load_tokenizer(name, revision)
+    model = load_model(name, revision, device=arguments.device)
+    tokenized = probes.tokenize(
+        tokenizer,
+        max_suffix_tokens=config.max_suffix_tokens,
+        max_context=getattr(model.config, "max_position_embeddings", None),
+    )
+    scores = score_probes(model, tokenized, config)
+    if arguments.mib:
+        _write_mib(arguments.mib, scores, curve, model.config.hidden_size)
+    return faithfulness_curves(model, tokenized, config=config, curve=curve, scores=scores)
+
+
+def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
+    from sparks.faithfulness_curve import strengths
+    from sparks.mib import write_mib
+
+    ranked = strengths(scores.scores.numpy(), curve.ranking)
+    write_mib(path, ranked, scores.graph, d_model=d_model)
+
+
+def _write(found: FaithfulnessCurves, files: list[Path]) -> None:
+    from sparks.files import write_atomically
+
+    found.save(files[0])
+    for path, table in zip(files[1:], (found.points(), found.areas()), strict=True):
+        write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _check_figure(path: str) -> None:
+    """Told before the model is measured: a file name that says no format, or no matplotlib."""
+    from sparks.figure_kinds import FORMATS
+    from sparks.figures.style import module
+
+    if Path(path).suffix.removeprefix(".") not in FORMATS:
+        raise SparksError(f"a figure's file must end in .{', .'.join(FORMATS)}, got {path}")
+    module("matplotlib")
+
+
+def _draw(found: FaithfulnessCurves, arguments: argparse.Namespace) -> None:
+    from sparks.figures.faithfulness import curves
+    from sparks.figures.style import render
+    from sparks.files import write_atomically
+
+    form: Any = Path(arguments.figure).suffix.removeprefix(".")
+    figure = curves(found, metric=arguments.metric)
+    write_atomically(arguments.figure, render(figure, form, title=f"Faithfulness, {found.model}"))
