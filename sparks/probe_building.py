@@ -17,7 +17,6 @@ temperature 0.6, top-p 0.95. Torch, transformers and datasets are imported only 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from sparks.errors import SparksError
 from sparks.files import check_writable
 from sparks.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.problems import ANSWER_KEYS, Problem, one_line, read_problems
+from sparks.sampling import continuations, decode, generation_settings, stop_ids, text_after
 from sparks.token_pairs import Message, PairEncoder, TokenPair, opened_thinking
 
 # Passed-over problems after which building gives up, so that no hub data set is read to its end.
@@ -288,7 +288,7 @@ class Sampler:
 
     def __init__(self, name: str, config: ProbeBuildingConfig) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         device = config.device
         if device == "auto":
@@ -307,14 +307,12 @@ class Sampler:
         self._name = name
         self._config = config
         self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
-        self._stops = _stops(self._model.generation_config, self.tokenizer)
-        # The model's own sampling settings (top-k, penalties) give way to the config's.
-        self._model.generation_config = GenerationConfig(
+        self._settings = generation_settings(
+            stop_ids(self._model, self.tokenizer),
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=self._stops or None,
-            pad_token_id=next(iter(self._stops), 0),  # masked, any known id does
-            do_sample=not config.greedy,
-            **({} if config.greedy else _sampling(config)),
+            greedy=config.greedy,
+            temperature=config.temperature,
+            top_p=config.top_p,
         )
         self.limits: dict[str, Any] = {
             "max_suffix_tokens": config.max_suffix_tokens,
@@ -355,7 +353,7 @@ class Sampler:
         ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if len(ids) <= self._config.max_new_tokens:
             return answer
-        kept = _decode(self.tokenizer, ids[: self._config.max_new_tokens])
+        kept = decode(self.tokenizer, ids[: self._config.max_new_tokens])
         return answer[: len(kept.rstrip("\ufffd"))]
 
     def beginnings(self, prompts: Sequence[str | list[Message]], seed: str) -> list[str]:
@@ -368,32 +366,18 @@ class Sampler:
         Raises:
             SparksError: sampling fails (weights that are no numbers, no memory).
         """
-        import torch
-
-        if not prompts:
-            return []
-        device = self._model.device
         rows = [self.encoder.prompt_ids(prompt) for prompt in prompts]
-        width = max(map(len, rows))
-        pad = self._model.generation_config.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device
-        )
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-            try:
-                output = self._model.generate(input_ids=ids, attention_mask=mask)
-            except RuntimeError as error:  # no number in the logits, no memory left
-                raise SparksError(
-                    f"cannot sample from {self._name}: {one_line(error)}; check its weights, or "
-                    f"lower batch_size"
-                ) from error
+        try:
+            found = continuations(self._model, rows, self._settings, seed)
+        except RuntimeError as error:  # no number in the logits, no memory left
+            raise SparksError(
+                f"cannot sample from {self._name}: {one_line(error)}; check its weights, or "
+                f"lower batch_size"
+            ) from error
         return [
             opened_thinking(self.encoder.prompt_text(prompt))
-            + text_after(self.tokenizer, row, _until_stop(answer, self._stops))
-            for prompt, row, answer in zip(prompts, rows, output[:, width:].tolist(), strict=True)
+            + text_after(self.tokenizer, row, answer.ids)
+            for prompt, row, answer in zip(prompts, rows, found, strict=True)
         ]
 
     def readings(self, pairs: Sequence[TokenPair]) -> list[Reading]:
@@ -437,29 +421,3 @@ def _reading(clean: Any, corrupted: Any) -> Reading:
     first, second = clean.log_softmax(-1), corrupted.log_softmax(-1)
     loss = kl_div(second, first, reduction="sum", log_target=True)
     return Reading(float(loss), int(first.argmax()), int(second.argmax()))
-
-
-def text_after(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
-    """Text of answer tokens as it stands behind the prompt, without half a character at its end."""
-    before, whole = _decode(tokenizer, prompt), _decode(tokenizer, prompt + answer)
-    # Some tokenizers drop the space that opens a text: hence the difference of two.
-    text = whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, answer)
-    return text.rstrip("\ufffd")
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    return list(itertools.takewhile(lambda token: token not in stops, ids))
-
-
-def _stops(generation_config: Any, tokenizer: Any) -> list[int]:
-    known = getattr(generation_config, "eos_token_id", None)
-    stops = set(known if isinstance(known, list) else [known]) | {tokenizer.eos_token_id}
-    return sorted(stops - {None})
-
-
-def _sampling(config: ProbeBuildingConfig) -> dict[str, Any]:
-    return {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}

@@ -46,9 +46,8 @@ def read_problems(
     Raises:
         SparksError: the data cannot be read, is empty, or a problem breaks a rule (names it).
     """
-    path = Path(data)
-    local = path.exists() or path.suffix in (".jsonl", ".json")
-    records = read_jsonl(path, what="problems") if local else _hub_rows(data, subset, split)
+    local = is_local(data)
+    records = read_jsonl(data, what="problems") if local else hub_rows(data, subset, split)
     for place, record in records:
         try:
             yield _problem(place, record, system_prompt)
@@ -56,7 +55,18 @@ def read_problems(
             raise SparksError(f"{place}: {error}") from error
 
 
-def _hub_rows(data: str, subset: str | None, split: str) -> Iterator[tuple[str, Any]]:
+def is_local(data: str) -> bool:
+    """The data are a file, or are named like one."""
+    path = Path(data)
+    return path.exists() or path.suffix in (".jsonl", ".json")
+
+
+def hub_rows(data: str, subset: str | None, split: str) -> Iterator[tuple[str, Any]]:
+    """(place, row) of a data set of the Hugging Face hub, in order.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
     import datasets  # type: ignore[import-untyped]
     from huggingface_hub import constants
 
@@ -74,6 +84,18 @@ def _hub_rows(data: str, subset: str | None, split: str) -> Iterator[tuple[str, 
 
 
 def _problem(place: str, record: Any, system_prompt: str | None) -> Problem:
+    prompt, spoken = read_prompt(record)
+    answer = _answer(record) if spoken is None else spoken
+    group = record.get("group") or ""
+    return Problem(place, with_system(prompt, system_prompt), answer, str(group))
+
+
+def read_prompt(record: Any) -> tuple[str | list[Message], str | None]:
+    """The prompt of a record, and the answer that its `messages` end with; None where they do not.
+
+    Raises:
+        SparksError: there is no prompt, or it breaks a rule.
+    """
     if not isinstance(record, Mapping):
         raise SparksError(f"a problem must be a JSON object, got {type(record).__name__}")
     key = next((name for name in PROMPT_KEYS if record.get(name)), None)
@@ -82,16 +104,14 @@ def _problem(place: str, record: Any, system_prompt: str | None) -> Problem:
             f"no prompt: a problem needs one of {', '.join(PROMPT_KEYS)}, this one has "
             f"{', '.join(map(str, record)) or 'no keys'}"
         )
-    value, answer = record[key], _answer(record)
+    value, answer = record[key], None
     if key in ("problem", "question") and isinstance(value, str):
         value = [{"role": "user", "content": value}]
     elif key == "messages" and _ends_with_answer(value):
-        value, answer = value[:-1], _answer_text("messages", value[-1].get("content"))
+        value, answer = value[:-1], answer_text("messages", value[-1].get("content"))
     elif key == "messages" and isinstance(value, str):
         raise SparksError("messages must be a list of messages, got text: name the key `prompt`")
-    prompt = value if isinstance(value, str) else check_messages(key, value)
-    group = record.get("group") or ""
-    return Problem(place, _with_system(prompt, system_prompt), answer, str(group))
+    return value if isinstance(value, str) else check_messages(key, value), answer
 
 
 def _answer(record: Mapping[str, Any]) -> str | None:
@@ -101,10 +121,15 @@ def _answer(record: Mapping[str, Any]) -> str | None:
     value = record[key]
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         value = value[0].get("content") if isinstance(value[0], Mapping) else value[0]
-    return _answer_text(key, value)
+    return answer_text(key, value)
 
 
-def _answer_text(key: str, value: Any) -> str:
+def answer_text(key: str, value: Any) -> str:
+    """An answer that is text or a number, as text; an empty one for None.
+
+    Raises:
+        SparksError: it is something else.
+    """
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -120,7 +145,12 @@ def _ends_with_answer(messages: Any) -> bool:
     )
 
 
-def _with_system(prompt: str | list[Message], system: str | None) -> str | list[Message]:
+def with_system(prompt: str | list[Message], system: str | None) -> str | list[Message]:
+    """The prompt with this system message in place of its own; None changes nothing.
+
+    Raises:
+        SparksError: the prompt is text.
+    """
     if system is None:
         return prompt
     if isinstance(prompt, str):

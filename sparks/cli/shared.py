@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -101,9 +101,13 @@ def named_timelines(
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, kind: Any, *, leave_out: Collection[str] = ()
+) -> None:
     """One option for each field of a settings class; defaults and help stand there."""
     for item in fields(kind):
+        if item.name in leave_out:
+            continue
         option = "--" + item.name.replace("_", "-")
         text = item.metadata["help"].replace("%", "%%")
         if item.type == "bool":

@@ -1,0 +1,186 @@
+"""`sparks evaluate`: sampled answers to a task, checked; with heads off, where asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from sparks.cli.head_options import (
+    HEADS_HELP,
+    add_heads,
+    chosen_heads,
+    for_model,
+    in_words,
+    intervention,
+)
+from sparks.cli.shared import (
+    add_settings,
+    command_parser,
+    one_line,
+    print_frame,
+    quiet_libraries,
+    settings,
+    wants_color,
+)
+from sparks.errors import SparksError
+from sparks.evaluation.checks import CheckName
+from sparks.evaluation.settings import Backend, EvaluationConfig
+
+if TYPE_CHECKING:
+    from sparks.evaluation.records import Task
+    from sparks.evaluation.results import Evaluation
+    from sparks.head_rules import HeadSet
+
+_BY_HAND = ("thinking", "backend")
+"""Settings whose options are no plain values."""
+
+
+def add_evaluate(commands: Any) -> None:
+    """`sparks evaluate`."""
+    command = command_parser(
+        commands,
+        "evaluate",
+        _run_evaluate,
+        help="sample answers to the problems of a task and check them: pass@k and success@k",
+        epilog=f"""examples:
+  sparks evaluate Qwen/Qwen2.5-1.5B-Instruct --task gsm8k --samples 8 --out evaluations/
+      every sample goes to evaluations/gsm8k.jsonl; the same command goes on after a kill
+  sparks evaluate MODEL --task gym:chain_sum --limit 50 --out sums.jsonl
+      reasoning-gym makes the problems: no hub needed
+  sparks evaluate MODEL --task problems.jsonl --check exact --k 1 4 --samples 4 --out own.jsonl
+      your problems: `problem` and `answer` a line
+  sparks evaluate Qwen/Qwen3-8B --task aime24 --thinking on --max-new-tokens 16384 --out on.jsonl
+      temperature, top-p and top-k as the model suggests for thinking
+  sparks evaluate MODEL --task gsm8k --heads L5H1,L7H2 --out off.jsonl
+      the same with two heads off; --scale 1.3 turns them up
+tasks: gsm8k, math-500, aime24, aime25, amc, gpqa-diamond, triviaqa; gym:NAME; a JSONL file
+{HEADS_HELP}
+What heads do is told by a comparison with random heads that match them: sparks effects.""",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="checkpoint, a folder or hub id as owner/name@revision"
+    )
+    command.add_argument("--task", required=True, help="name of a task, gym:NAME, or a JSONL file")
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="file of samples to write or to go on with (.jsonl), or a folder for TASK.jsonl",
+    )
+    command.add_argument(
+        "--check",
+        choices=get_args(CheckName),
+        help="how answers of a JSONL file are compared (default: math)",
+    )
+    command.add_argument(
+        "--k", nargs="+", type=int, metavar="N", help="which k of pass@k and success@k to print"
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "csv", "json"),
+        default="text",
+        help="text, csv or json (default: text)",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_settings(command, EvaluationConfig, leave_out=_BY_HAND)
+    _add_by_hand(command)
+    add_heads(command, needed=False)
+
+
+def _add_by_hand(command: argparse.ArgumentParser) -> None:
+    help_of = {
+        item.name: item.metadata["help"] for item in EvaluationConfig.__dataclass_fields__.values()
+    }
+    command.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
+    command.add_argument(
+        "--backend",
+        choices=get_args(Backend),
+        default=EvaluationConfig.backend,
+        help=f"{help_of['backend']} (default: {EvaluationConfig.backend})",
+    )
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    from sparks.evaluation.metrics import check_k
+    from sparks.evaluation.tasks import load_task
+
+    arguments.thinking = {"on": True, "off": False, None: None}[arguments.thinking]
+    config = settings(arguments, EvaluationConfig)
+    for k in arguments.k or ():
+        check_k(k, config.samples)
+    heads = chosen_heads(arguments)
+    quiet_libraries()
+    task = load_task(arguments.task, limit=config.limit, seed=config.seed, check=arguments.check)
+    output = output_file(arguments.out, task.name)
+    found = _evaluated(arguments, config, task, heads, output)
+    _show(found, arguments)
+    print(f"{len(found.problems)} problems in {output}", file=sys.stderr)
+    return 0
+
+
+def output_file(given: str, task: str) -> Path:
+    """The file of samples: as given, or named by the task in a folder."""
+    path = Path(given)
+    if path.suffix == ".jsonl" and not path.is_dir():
+        return path
+    return path / f"{task.replace(':', '-')}.jsonl"
+
+
+def _evaluated(
+    arguments: argparse.Namespace,
+    config: EvaluationConfig,
+    task: Task,
+    heads: HeadSet | None,
+    output: Path,
+) -> Evaluation:
+    from sparks.evaluation.run import evaluate
+    from sparks.loading import load_model, load_tokenizer, split_revision
+
+    name = split_revision(arguments.model)
+    backend = _backend(arguments, config, heads)
+    tokenizer = load_tokenizer(*name)
+    if backend == "vllm":
+        from sparks.evaluation.vllm_backend import evaluate_with_vllm
+
+        return evaluate_with_vllm(*name, tokenizer, task, config, output=output)
+    model = load_model(*name, device=arguments.device)
+    if heads is None:
+        return evaluate(model, tokenizer, task, config, output=output)
+    heads = for_model(arguments, heads, model)
+    words = f"{heads} {in_words(arguments)}"
+    with intervention(arguments, heads, model, tokenizer):
+        found = evaluate(model, tokenizer, task, config, output=output, intervention=words)
+    print(f"heads: {one_line(heads.origin)}", file=sys.stderr)
+    return found
+
+
+def _backend(arguments: argparse.Namespace, config: EvaluationConfig, heads: HeadSet | None) -> str:
+    """vLLM where it is asked for, or where it is installed and can.
+
+    Raises:
+        SparksError: it is asked for and cannot.
+    """
+    from sparks.evaluation.vllm_backend import is_installed
+    from sparks.loading import device_of
+
+    if config.backend == "vllm" and heads is not None:
+        raise SparksError(
+            "vllm cannot intervene on heads: write the checkpoint with `sparks ablate MODEL "
+            "--heads ... --out DIR` and evaluate DIR, or leave out --backend vllm"
+        )
+    if config.backend != "auto":
+        return config.backend
+    adapter = (Path(arguments.model) / "adapter_config.json").exists()
+    can = heads is None and not adapter and device_of(arguments.device).startswith("cuda")
+    return "vllm" if can and is_installed() else "transformers"
+
+
+def _show(found: Evaluation, arguments: argparse.Namespace) -> None:
+    from sparks.evaluation.page import render
+
+    if arguments.format == "text":
+        print(render(found, arguments.k, color=wants_color()))
+    else:
+        print_frame(found.metrics(arguments.k), arguments.format)

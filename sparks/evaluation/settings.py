@@ -1,0 +1,135 @@
+"""Settings of an evaluation. Every default stands here and nowhere else. No torch.
+
+Sampling settings that are not given, in this order:
+
+1. with thinking on, what the model's own generation config suggests (thinking models ship the
+   temperature, top-p and top-k that their authors found to work);
+2. temperature 0.6, top-p 0.95, no top-k ("Thinking Sparks!", https://arxiv.org/abs/2509.25758).
+
+`settled` applies the rule; what it gives is printed and stored with the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from sparks.config import setting
+from sparks.errors import SparksError
+
+Backend = Literal["auto", "transformers", "vllm"]
+
+TEMPERATURE = 0.6
+TOP_P = 0.95
+SUGGESTED = ("temperature", "top_p", "top_k")
+"""Settings that a model's generation config can suggest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How answers are sampled. Frozen; ranges are checked when it is made.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+
+    samples: int = setting(4, "answers sampled a problem (paper: 4 to 64)")
+    temperature: float | None = setting(
+        None, "sampling temperature (0.6; with thinking on, what the model suggests)"
+    )
+    top_p: float | None = setting(
+        None, "sampling nucleus (0.95; with thinking on, what the model suggests)"
+    )
+    top_k: int | None = setting(
+        None, "sample among so many tokens (all; with thinking on, what the model suggests)"
+    )
+    greedy: bool = setting(
+        False, "take the likeliest token instead of sampling: one sample a problem"
+    )
+    max_new_tokens: int = setting(1024, "an answer is cut after so many tokens")
+    limit: int | None = setting(None, "use only the first so many problems of the task")
+    seed: int = setting(0, "seed of the sampling and of what a task draws")
+    batch_size: int = setting(16, "answers sampled at a time; part of what a seed reproduces")
+    system_prompt: str | None = setting(
+        None, "system message of chat prompts, in place of the problem's own"
+    )
+    thinking: bool | None = setting(
+        None, "thinking mode of the chat template, on or off (the template's own where not given)"
+    )
+    switch: str | None = setting(
+        None, "variable of the chat template that turns thinking on, where it is no usual one"
+    )
+    backend: Backend = setting("auto", "what samples: vllm where it is installed and can")
+
+    def __post_init__(self) -> None:
+        if self.greedy:  # all would be alike
+            object.__setattr__(self, "samples", 1)
+        for name, lowest in (
+            ("samples", 1), ("max_new_tokens", 1), ("limit", 1), ("batch_size", 1),
+            ("top_k", 1), ("seed", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is None and name in ("limit", "top_k"):
+                continue
+            if type(value) is not int or value < lowest:
+                raise SparksError(
+                    f"{name} must be a whole number, at least {lowest}, got {value!r}"
+                )
+        self._check_sampling()
+        if self.thinking is not None and type(self.thinking) is not bool:
+            raise SparksError(f"thinking must be True, False or None, got {self.thinking!r}")
+        if self.backend not in get_args(Backend):
+            raise SparksError(
+                f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}"
+            )
+
+    def _check_sampling(self) -> None:
+        if self.temperature is not None and not (
+            _is_number(self.temperature) and 0 < self.temperature < math.inf
+        ):
+            raise SparksError(
+                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
+            )
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise SparksError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if self.greedy and any(getattr(self, name) is not None for name in SUGGESTED):
+            raise SparksError("greedy takes no temperature, top_p or top_k: leave them out")
+
+    def settled(self, suggested: Mapping[str, Any]) -> EvaluationConfig:
+        """The settings with every sampling setting filled in, by the rule above.
+
+        Args:
+            suggested: `temperature`, `top_p` and `top_k` of the model's generation config, as far
+                as it has them.
+        """
+        if self.greedy:
+            return self
+        found: dict[str, Any] = {"temperature": TEMPERATURE, "top_p": TOP_P}
+        if self.thinking:
+            found |= {name: suggested[name] for name in SUGGESTED if suggested.get(name)}
+        return replace(
+            self,
+            **{name: value for name, value in found.items() if getattr(self, name) is None},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationConfig:
+        """The settings that `as_dict` gave.
+
+        Raises:
+            SparksError: a name is unknown or a value is outside its range.
+        """
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
