@@ -163,6 +163,25 @@ def test_words_are_compared_by_the_rule_of_triviaqa():
     assert not judge("exact", "...", ["!"]).correct  # nothing is left of either
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("-4", "4", False),
+        ("\N{MINUS SIGN}4", "-4.", True),
+        ("10-4", "10 4", True),  # a dash is none
+        ("1.5", "15", False),
+        (".5", "0.5", False),
+        ("1,000", "1000", True),
+        ("1,5", "15", False),
+        ("J. S. Bach", "J S Bach", True),
+    ],
+)
+def test_words_keep_what_makes_a_number_another_one(one, other, same):
+    assert (plain_words(one) == plain_words(other)) is same
+    assert judge("exact", one, [other]).correct is same
+    assert judge("contains", f"So it is {one}", [other]).correct is same
+
+
 def test_contains_looks_for_whole_words():
     assert judge("contains", "It was the Beatles, I think.", ["Beatles"]).correct
     assert judge("contains", "New York City", ["York city"]).correct

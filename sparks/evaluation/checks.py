@@ -43,6 +43,11 @@ _REASON = re.compile(r"[,;]?\s+(?:because|since|which|where|so)\b")
 _LETTER = re.compile(r"(?:^|[^A-Za-z'])([A-H])(?![A-Za-z'])")
 _LETTER_FIRST = re.compile(r"^\W*([A-H])(?:\W*$|[).:])")
 _COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_IN_NUMBERS = (
+    (re.compile(r"(?<![\w.])[-\N{MINUS SIGN}](?=\.?\d)"), " minus "),
+    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<!\w)\.(?=\d)|(?<=\d)\.(?=\d)"), " point "),
+)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -143,8 +148,14 @@ def _letter(text: str, pattern: re.Pattern[str] = _LETTER) -> str | None:
 
 
 def plain_words(text: str) -> str:
-    """Lower case, without punctuation and articles, one space between words (TriviaQA's rule)."""
+    """Lower case, without punctuation and articles, one space between words (TriviaQA's rule).
+
+    What makes a number another one is no punctuation: a sign and a decimal point become words, and
+    the commas of thousands go.
+    """
     text = _COMMAND.sub(r"\1", text).lower()
+    for pattern, word in _IN_NUMBERS:
+        text = pattern.sub(word, text)
     text = "".join(" " if letter in string.punctuation + "‘’´`" else letter for letter in text)
     return " ".join(_ARTICLES.sub(" ", text).split())
 

@@ -1,0 +1,127 @@
+"""`sparks think`: one model's heads with thinking on and off. Torch only where it measures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparks.cli.shared import (
+    add_settings,
+    add_tables,
+    command_parser,
+    one_line,
+    print_frame,
+    quiet_libraries,
+    settings,
+    wants_color,
+)
+from sparks.config import SnapshotConfig
+from sparks.errors import SparksError
+from sparks.figure_kinds import FORMATS
+
+if TYPE_CHECKING:
+    from sparks.think_comparison import ThinkComparison
+
+TABLES = ("heads", "counts", "overlap")
+
+
+def add_think(commands: Any) -> None:
+    """`sparks think`."""
+    from sparks.think_config import ThinkConfig
+
+    command = command_parser(
+        commands,
+        "think",
+        _run_think,
+        help="compare a model's circuits with thinking on and off: heads shared, and of one mode "
+        "alone",
+        epilog="""examples:
+  sparks think Qwen/Qwen3-8B --data problems.jsonl --out think/
+      16 problems begun under both modes of the chat template; both measured; heads compared
+  sparks think --out think/ --format csv --table heads
+      read it again: no model is loaded
+  sparks think --out think/ --figure pdf
+      layer x head, after Fig. 5 of the paper
+DIR/on and DIR/off are run folders that every other command reads. What DIR holds for the same
+model, probes and settings is kept, so an interrupted call goes on. --max-suffix-tokens counts the
+model's own words; the mode's marker (<think>) comes on top.""",
+    )
+    command.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="folder or hub id of a chat model whose template has a thinking mode; left out, DIR "
+        "is only read",
+    )
+    command.add_argument(
+        "--out", required=True, metavar="DIR", help="folder to write, or to read without MODEL"
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument(
+        "--overwrite", action="store_true", help="build and measure again what DIR holds"
+    )
+    command.add_argument(
+        "--figure",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help="also draw layer x head into DIR by either rule, as pdf, svg or png (needs the extra "
+        "`figures`)",
+    )
+    add_tables(command, TABLES)
+    add_settings(command, ThinkConfig)
+    add_settings(command, SnapshotConfig)
+
+
+def _run_think(arguments: argparse.Namespace) -> int:
+    from sparks.think_comparison import ThinkComparison
+
+    if arguments.model is not None:
+        _measure(arguments)
+    elif arguments.data is not None or arguments.overwrite:
+        raise SparksError("which model to measure? give MODEL, or only --out DIR to read it again")
+    comparison = ThinkComparison.from_folder(arguments.out)
+    if arguments.figure:
+        _draw(comparison, arguments)
+    if arguments.format != "text":
+        frame = getattr(comparison, arguments.table)()
+        print_frame(frame, arguments.format)
+    else:
+        from sparks.think_text import render
+
+        print(render(comparison, arguments.out, color=wants_color()), end="")
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from sparks.think import measure_think
+    from sparks.think_config import ThinkConfig
+
+    quiet_libraries()
+    record = measure_think(
+        arguments.model,
+        arguments.out,
+        settings(arguments, ThinkConfig),
+        config=settings(arguments, SnapshotConfig),
+        device=arguments.device,
+        overwrite=arguments.overwrite,
+    )
+    for reason in record.skipped:
+        print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+
+
+def _draw(comparison: ThinkComparison, arguments: argparse.Namespace) -> None:
+    from sparks.figures import render
+    from sparks.figures.think_heads import FILE, think_heads
+    from sparks.files import write_atomically
+    from sparks.timeline import RULES
+
+    for rule in RULES:
+        figure = think_heads(comparison, rule=rule)
+        for form in arguments.figure:
+            path = Path(arguments.out) / f"{FILE}-{rule}.{form}"
+            write_atomically(path, render(figure, form, title=f"think-heads, {rule}"))
+            print(path, file=sys.stderr)

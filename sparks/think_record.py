@@ -1,0 +1,105 @@
+"""The record of a folder of `sparks think`: what was asked, and what its probes are. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sparks.errors import SparksError
+from sparks.think_modes import MODES, Mode
+
+_SCHEMA = 1
+_FILE = "think.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkRecord:
+    """What a folder holds. Every value is plain JSON."""
+
+    request: Mapping[str, Any]
+    """Model, settings of the probes, and the hash of the data: what decides what the probes are."""
+    switch: str
+    """Name of the chat template's switch."""
+    contrast: str
+    """`beginnings` or `words`."""
+    marker_tokens: int
+    """Tokens of the longest marker among what is swapped."""
+    skipped: tuple[str, ...]
+    """One line for each problem that was passed over."""
+
+    @property
+    def model(self) -> str:
+        """Folder or hub id."""
+        return str(self.request["model"])
+
+    @classmethod
+    def find(cls, folder: Path) -> ThinkRecord | None:
+        """The record of a folder; None where it has none, or not all of its probes.
+
+        Raises:
+            SparksError: it is damaged or of a newer schema.
+        """
+        path = folder / _FILE
+        if not path.exists() or not all(probes_file(folder, mode).exists() for mode in MODES):
+            return None
+        again = "delete it, or give --overwrite"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["schema"] > _SCHEMA:
+                raise SparksError(f"{path} is of a newer sparks (schema {values['schema']})")
+            known = {item.name: values[item.name] for item in fields(cls)}
+            return cls(**known | {"skipped": tuple(known["skipped"])})
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            if isinstance(error, SparksError):
+                raise
+            said = " ".join(str(error).split())
+            raise SparksError(f"{path}: damaged or no record ({said}); {again}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> ThinkRecord:
+        """The record of a folder that holds one.
+
+        Raises:
+            SparksError: it holds none, or as `find`.
+        """
+        if (found := cls.find(folder)) is None:
+            raise SparksError(
+                f"{folder} holds no measurement of thinking on and off: measure it with sparks "
+                f"think MODEL --data FILE --out {folder}"
+            )
+        return found
+
+    def to_json(self) -> str:
+        """What `find` reads."""
+        return json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    def refuse_other(self, wanted: Mapping[str, Any], *, given: bool) -> None:
+        """The folder's probes must be what is asked for now.
+
+        Args:
+            wanted: as `request`.
+            given: the data were named, so that every setting of the probes counts; else model and
+                length do.
+
+        Raises:
+            SparksError: they differ.
+        """
+        names = sorted({*wanted, *self.request}) if given else ["model", "max_suffix_tokens"]
+        for name in names:
+            held, now = self.request.get(name), wanted.get(name)
+            by_content = (
+                name == "data" and "data_sha256" in wanted and "data_sha256" in self.request
+            )
+            if held != now and not by_content:
+                raise SparksError(
+                    f"the folder holds probes with {name}={held!r}, now it is {now!r}: give "
+                    f"another folder, or --overwrite"
+                )
+
+
+def probes_file(folder: Path, mode: Mode) -> Path:
+    """Where the probes of a mode lie."""
+    return folder / f"probes-{mode}.jsonl"
