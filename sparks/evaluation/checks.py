@@ -44,9 +44,9 @@ _LETTER = re.compile(r"(?:^|[^A-Za-z'])([A-H])(?![A-Za-z'])")
 _LETTER_FIRST = re.compile(r"^\W*([A-H])(?:\W*$|[).:])")
 _COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _IN_NUMBERS = (
-    (re.compile(r"(?<![\w.])[-\N{MINUS SIGN}](?=\.?\d)"), " minus "),
+    (re.compile(r"(?<![\w.])[-\N{MINUS SIGN}](?=\.?\d)"), " minus"),
     (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
-    (re.compile(r"(?<!\w)\.(?=\d)|(?<=\d)\.(?=\d)"), " point "),
+    (re.compile(r"(?<!\w)\.(?=\d)|(?<=\d)\.(?=\d)"), "point"),
 )
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -150,7 +150,7 @@ def _letter(text: str, pattern: re.Pattern[str] = _LETTER) -> str | None:
 def plain_words(text: str) -> str:
     """Lower case, without punctuation and articles, one space between words (TriviaQA's rule).
 
-    What makes a number another one is no punctuation: a sign and a decimal point become words, and
+    What makes a number another one is no punctuation: a sign and a decimal point become letters, and
     the commas of thousands go.
     """
     text = _COMMAND.sub(r"\1", text).lower()
