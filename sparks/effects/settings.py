@@ -1,0 +1,43 @@
+"""Settings of a study of effects. Every default stands here. No numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparks.config import setting
+from sparks.errors import SparksError
+
+FEWEST_DRAWS = 2
+"""One draw does not say how much draws differ."""
+ALPHA = 0.05
+"""Chance of any false `beyond` among the rows of a study."""
+FORMATS = ("text", "csv", "json", "markdown", "latex")
+"""Of a printed study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectConfig:
+    """How effects are judged. Frozen; ranges are checked when it is made.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+
+    metric: str = setting("pass@1", "what is judged: pass@K or success@K")
+    random_draws: int = setting(5, "random sets that match each set, at least 2; more tell more")
+    margin: float = setting(
+        0.1, "a difference that would matter, as a share of the metric without ablation"
+    )
+
+    def __post_init__(self) -> None:
+        from sparks.effects.metrics import Metric  # numpy is not needed to show the help
+
+        Metric.named(self.metric)
+        if type(self.random_draws) is not int or self.random_draws < FEWEST_DRAWS:
+            raise SparksError(
+                f"random_draws must be at least {FEWEST_DRAWS}, got {self.random_draws!r}: one "
+                f"draw does not say how much draws differ"
+            )
+        if not (math.isfinite(self.margin) and 0 < self.margin < 1):
+            raise SparksError(f"margin must be above 0 and below 1, got {self.margin!r}")

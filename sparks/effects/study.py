@@ -1,0 +1,126 @@
+"""A study's folder, read: the plan, the answers to every condition, and the table. No torch.
+
+    DIR/study.json     the plan
+    DIR/answers/*      a file of samples a condition (`evaluation.samples_file`)
+    DIR/table.json     what was found
+
+A set is in the table when its own answers and those of all its random draws are there: never
+before, so that no set stands without its control.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sparks.effects.plan import INTACT, Condition, Plan, PlannedSet
+from sparks.effects.records import Answers, EffectTable, Measured
+from sparks.errors import SparksError
+from sparks.evaluation.results import Evaluation
+
+_UNFINISHED = "unfinished"
+
+
+def read_study(folder: str | os.PathLike[str]) -> EffectTable:
+    """The table of a study, with the sets that are finished.
+
+    Raises:
+        SparksError: it is no study, a file is damaged, or no set is finished yet.
+    """
+    path = Path(folder)
+    return read_answers(Plan.load(path), path)
+
+
+def read_answers(plan: Plan, folder: Path) -> EffectTable:
+    """The table of a plan from the answers in a folder.
+
+    Raises:
+        SparksError: as `read_study`.
+    """
+    intact = load(folder, INTACT)
+    if intact is None:
+        raise SparksError(_nothing(folder))
+    measured, missing = [], []
+    for planned in plan.sets:
+        found = [load(folder, condition) for condition in planned.conditions()]
+        done = [item for item in found if item is not None]
+        if len(done) == len(found):
+            measured.append(_measured(planned, [_paired(intact, item, folder) for item in done]))
+        else:
+            missing.append(
+                f"{planned.name}, {planned.done}: {len(done)} of {len(found)} conditions are "
+                f"finished; run the same command again to go on"
+            )
+    if not measured:
+        raise SparksError(_nothing(folder))
+    return EffectTable.of(
+        intact.correct_samples,
+        measured,
+        model=plan.model,
+        task=intact.task,
+        metric=plan.metric,
+        margin=plan.margin,
+        left_out=(*plan.left_out, *missing),
+    )
+
+
+def is_finished(plan: Plan, folder: Path) -> bool:
+    """Whether all answers that a plan asks for are there."""
+    return all(load(folder, condition) is not None for condition in plan.conditions())
+
+
+def load(folder: Path, condition: Condition) -> Evaluation | None:
+    """The answers under a condition; None where they are not finished.
+
+    Raises:
+        SparksError: the file is damaged.
+    """
+    path = folder / condition.file
+    if not path.exists() or not path.stat().st_size:
+        return None
+    try:
+        return Evaluation.load(path)
+    except SparksError as error:
+        if _UNFINISHED in str(error):
+            return None
+        raise
+
+
+def _paired(intact: Evaluation, other: Evaluation, folder: Path) -> Answers:
+    """Its answers, once it is sure that they are to the same problems by the same weights."""
+    ours, theirs = (
+        replace(item, problems=(), intervention="", model="", config={**item.config, "limit": None})
+        for item in (intact, other)
+    )
+    order = [problem.id for problem in intact.problems]
+    if ours != theirs or order != [problem.id for problem in other.problems]:
+        raise SparksError(
+            f"{folder}: answers of different models, problems or settings, without ablation and "
+            f"under {other.intervention!r}: run the study anew in another --out"
+        )
+    return other.correct_samples
+
+
+def _measured(planned: PlannedSet, answers: list[Answers]) -> Measured:
+    return Measured(
+        name=planned.name,
+        heads=planned.heads,
+        found=planned.found,
+        origin=planned.origin,
+        done=planned.done,
+        scale=planned.scale,
+        answers=np.asarray(answers[0]),
+        random_heads=planned.random,
+        random_moved=planned.moved,
+        random_answers=tuple(answers[1:]),
+    )
+
+
+def _nothing(folder: Path) -> str:
+    return (
+        f"{folder}: no head set is finished together with its random heads yet: run the same "
+        f"command again to go on"
+    )
