@@ -18,6 +18,7 @@ from sparks.store import RunStore
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTED = {"probes_by_hand", "sft_with_sparks", "analyse_run", "edge_scores"}
+TESTED |= {"train_induction", "induction"}  # by test_induction.py
 
 
 @pytest.fixture(scope="module")
