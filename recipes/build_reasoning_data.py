@@ -9,6 +9,7 @@ the numbers of the problem, and reasoning-gym's own scorer must give every solut
     train.jsonl      `prompt` (system and user message) and `completion` (assistant message)
     problems.jsonl   the same and `group` (the task), for `sparks probes`; other questions
     evaluation.jsonl `prompt` and `answer`, for `sparks evaluate`; others again, answers are numbers
+    sums.jsonl       the same: sums of two digits, which a model of this size can learn to solve
 """
 
 from __future__ import annotations
@@ -175,6 +176,9 @@ TASKS: dict[str, tuple[Callable[[Mapping[str, Any]], Work | None], dict[str, Any
 
 # -- records -----------------------------------------------------------------------------------
 
+EASY: dict[str, Any] = {"max_terms": 2, "min_digits": 1, "max_digits": 1}
+"""Settings of `chain_sum` for sums.jsonl."""
+
 NO_NUMBER = "prime_factorization"
 """Its answers are no single numbers: read as mathematics, 12 would pass for 2 x 2 x 3."""
 
@@ -190,11 +194,14 @@ def answer_in(text: str) -> str | None:
     return match[1] if match else None
 
 
-def task_records(task: str, seed: int, limit: int) -> Iterator[dict[str, Any]]:
+def task_records(
+    task: str, seed: int, limit: int, own: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """Records of one task, enough for `limit`: no question twice, each solution scored 1.0."""
     import reasoning_gym
 
     work, settings = TASKS[task]
+    settings = settings if own is None else own
     # Room for repeated questions: small numbers meet again.
     problems = reasoning_gym.create_dataset(task, seed=seed, size=20 * limit, **settings)
     seen: set[str] = set()
@@ -241,6 +248,12 @@ def build(
     return records[problems:], records[:problems], kept
 
 
+def sums(count: int, seed: int) -> list[dict[str, Any]]:
+    """At most `count` sums of two digits, to evaluate on."""
+    found = task_records("chain_sum", seed, count, EASY)
+    return [to_evaluate(record) for record in itertools.islice(found, count)]
+
+
 def to_evaluate(record: dict[str, Any]) -> dict[str, Any]:
     """The problem with its answer alone."""
     answer = answer_in(record["completion"][0]["content"])
@@ -273,11 +286,12 @@ def main() -> None:
     train, problems, evaluation = build(args.train, args.problems, args.evaluation, args.seed)
     write_atomically(args.output / "train.jsonl", to_jsonl(train, without=("group",)))
     write_atomically(args.output / "evaluation.jsonl", to_jsonl(evaluation))
+    write_atomically(args.output / "sums.jsonl", to_jsonl(sums(args.evaluation, args.seed)))
     write_atomically(args.output / "problems.jsonl", to_jsonl(problems))
     print(
-        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {len(problems)} and "
-        f"evaluation.jsonl with {len(evaluation)} records, every solution scored 1.0, in "
-        f"{time.perf_counter() - started:.0f} s"
+        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {len(problems)}, "
+        f"evaluation.jsonl with {len(evaluation)} records, sums.jsonl; every solution scored 1.0, "
+        f"in {time.perf_counter() - started:.0f} s"
     )
 
 

@@ -54,7 +54,7 @@ source recipes/setup.sh demo,wandb
 say '2/6 model'
 python recipes/prepare_smollm2.py --output "$model"
 say '3/6 problems'
-[ -e "$data/evaluation.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
+[ -e "$data/sums.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
 say '4/6 probes'
 [ -e "$probes" ] ||
   sparks probes --data "$data/problems.jsonl" --model "$model" --count "$count" \

@@ -137,7 +137,7 @@ def test_the_recipe_writes_files_that_the_builder_and_a_trainer_read(
     arguments += ["--evaluation", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     reasoning.main()
-    said = "train.jsonl with 14, problems.jsonl with 7 and evaluation.jsonl with 6 records"
+    said = "train.jsonl with 14, problems.jsonl with 7, evaluation.jsonl with 6 records"
     assert said in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in rows} == {("prompt", "completion")}
@@ -145,10 +145,10 @@ def test_the_recipe_writes_files_that_the_builder_and_a_trainer_read(
     assert {problem.group for problem in problems} == set(reasoning.TASKS)
     assert all(problem.prompt[0]["content"] == reasoning.SYSTEM_PROMPT for problem in problems)
     assert all(problem.answer.startswith("<think>\n") for problem in problems)
-    task = load_task(str(tmp_path / "evaluation.jsonl"))
-    assert [problem.prompt[0]["content"] for problem in task.problems] == [
-        reasoning.SYSTEM_PROMPT
-    ] * 6
+    for name in ("evaluation", "sums"):
+        task = load_task(str(tmp_path / f"{name}.jsonl"))
+        systems = [problem.prompt[0]["content"] for problem in task.problems]
+        assert systems == [reasoning.SYSTEM_PROMPT] * 6
 
 
 def test_a_folder_that_is_no_checkpoint_is_left_alone(tmp_path):
