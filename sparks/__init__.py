@@ -23,14 +23,25 @@ if TYPE_CHECKING:
     from sparks.circuit import Circuit, extract_circuit
     from sparks.comparison import Comparison
     from sparks.config import SnapshotConfig
+    from sparks.effects.records import EffectTable
+    from sparks.effects.study import read_study
     from sparks.errors import SparksError
+    from sparks.evaluation.records import Task, TaskProblem
+    from sparks.evaluation.results import Evaluation
+    from sparks.evaluation.run import evaluate
+    from sparks.evaluation.settings import EvaluationConfig
+    from sparks.evaluation.tasks import load_task
     from sparks.export import export_model
+    from sparks.faithfulness_measuring import faithfulness_curves
+    from sparks.faithfulness_results import FaithfulnessCurves
+    from sparks.faithfulness_settings import CurveConfig
     from sparks.figures import write_figures
     from sparks.graph import Graph
     from sparks.head_means import HeadMeans, measure_head_means
     from sparks.head_rules import HeadSet, matched_random, select_heads
     from sparks.heads import parse_heads
     from sparks.interventions import intervene
+    from sparks.mib import write_mib
     from sparks.null_bands import NullBand
     from sparks.nulls import null_of
     from sparks.patching import patch_edges
@@ -42,6 +53,9 @@ if TYPE_CHECKING:
     from sparks.scores import EdgeScores, NodeScores
     from sparks.snapshot import Snapshot
     from sparks.store import RunStore
+    from sparks.think import measure_think
+    from sparks.think_comparison import ThinkComparison
+    from sparks.think_config import ThinkConfig
     from sparks.timeline import Timeline
     from sparks.token_pairs import TokenizedProbes, TokenPair
     from sparks.track import take_snapshot
@@ -50,7 +64,12 @@ _HOMES = {
     "CalibrationConfig": "calibration",
     "Circuit": "circuit",
     "Comparison": "comparison",
+    "CurveConfig": "faithfulness_settings",
     "EdgeScores": "scores",
+    "EffectTable": "effects.records",
+    "Evaluation": "evaluation.results",
+    "EvaluationConfig": "evaluation.settings",
+    "FaithfulnessCurves": "faithfulness_results",
     "Graph": "graph",
     "HeadMeans": "head_means",
     "HeadSet": "head_rules",
@@ -66,25 +85,35 @@ _HOMES = {
     "SparksArguments": "arguments",
     "SparksCallback": "callback",
     "SparksError": "errors",
+    "Task": "evaluation.records",
+    "TaskProblem": "evaluation.records",
+    "ThinkComparison": "think_comparison",
+    "ThinkConfig": "think_config",
     "Timeline": "timeline",
     "TokenPair": "token_pairs",
     "TokenizedProbes": "token_pairs",
     "build_probes": "probe_building",
     "edge_attribution": "attribution",
     "estimate_memory": "attribution",
+    "evaluate": "evaluation.run",
     "export_model": "export",
     "extract_circuit": "circuit",
+    "faithfulness_curves": "faithfulness_measuring",
     "intervene": "interventions",
+    "load_task": "evaluation.tasks",
     "matched_random": "head_rules",
     "measure_head_means": "head_means",
+    "measure_think": "think",
     "node_attribution": "attribution",
     "null_of": "nulls",
     "parse_heads": "heads",
     "patch_edges": "patching",
+    "read_study": "effects.study",
     "replay_checkpoints": "replay",
     "select_heads": "head_rules",
     "take_snapshot": "track",
     "write_figures": "figures",
+    "write_mib": "mib",
     "write_report": "report",
 }
 
@@ -92,7 +121,12 @@ __all__ = [
     "CalibrationConfig",
     "Circuit",
     "Comparison",
+    "CurveConfig",
     "EdgeScores",
+    "EffectTable",
+    "Evaluation",
+    "EvaluationConfig",
+    "FaithfulnessCurves",
     "Graph",
     "HeadMeans",
     "HeadSet",
@@ -108,6 +142,10 @@ __all__ = [
     "SparksArguments",
     "SparksCallback",
     "SparksError",
+    "Task",
+    "TaskProblem",
+    "ThinkComparison",
+    "ThinkConfig",
     "Timeline",
     "TokenPair",
     "TokenizedProbes",
@@ -115,19 +153,25 @@ __all__ = [
     "build_probes",
     "edge_attribution",
     "estimate_memory",
+    "evaluate",
     "export_model",
     "extract_circuit",
+    "faithfulness_curves",
     "intervene",
+    "load_task",
     "matched_random",
     "measure_head_means",
+    "measure_think",
     "node_attribution",
     "null_of",
     "parse_heads",
     "patch_edges",
+    "read_study",
     "replay_checkpoints",
     "select_heads",
     "take_snapshot",
     "write_figures",
+    "write_mib",
     "write_report",
 ]
 

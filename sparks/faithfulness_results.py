@@ -23,7 +23,7 @@ from sparks.errors import SparksError
 from sparks.faithfulness_curve import areas
 from sparks.faithfulness_settings import METRICS, Metric
 from sparks.files import write_atomically
-from sparks.intervals import percentiles, resampled_counts
+from sparks.intervals import Interval, percentiles, resampled_counts
 
 KINDS = ("shared", "own", "random")
 """Kinds of circuits, in the order of the tables."""
@@ -31,15 +31,6 @@ VERSION = 1
 """Of the file; another version is refused."""
 
 _ARRAYS = ("clean", "empty", "kept", "removed", "edges", "heads")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number over probes and its 95 % interval; NaN ends where one probe cannot give one."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,12 +43,12 @@ class Curve:
     """Edges after pruning, mean over probes and draws."""
     heads: Float[np.ndarray, " sizes"]
     """Attention heads in the circuit, mean over probes and draws."""
-    faithfulness: tuple[Estimate, ...]
+    faithfulness: tuple[Interval, ...]
     """f: all outside the circuit patched."""
-    necessity: tuple[Estimate, ...]
+    necessity: tuple[Interval, ...]
     """n: all inside the circuit patched."""
-    cpr: Estimate
-    cmd: Estimate
+    cpr: Interval
+    cmd: Interval
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +108,7 @@ class FaithfulnessCurves:
             cmd=self._estimates(cmd[:, None], metric)[0],
         )
 
-    def minus(self, kind: str, other: str, metric: Metric = "kl") -> tuple[Estimate, Estimate]:
+    def minus(self, kind: str, other: str, metric: Metric = "kl") -> tuple[Interval, Interval]:
         """CPR and CMD of `kind` minus those of `other`, probes paired.
 
         Raises:
@@ -164,12 +155,12 @@ class FaithfulnessCurves:
 
     def _estimates(
         self, values: Float[np.ndarray, "resamples sizes"], metric: Metric
-    ) -> tuple[Estimate, ...]:
+    ) -> tuple[Interval, ...]:
         low, high = percentiles(values[1:])
         if self.usable(metric).sum() < 2:
             low, high = np.full_like(low, math.nan), np.full_like(high, math.nan)
         return tuple(
-            Estimate(value=float(value), low=float(bottom), high=float(top))
+            Interval(value=float(value), low=float(bottom), high=float(top))
             for value, bottom, top in zip(values[0], low, high, strict=True)
         )
 
@@ -276,5 +267,5 @@ def _metric(metric: Metric) -> int:
     return METRICS.index(metric)
 
 
-def _cells(name: str, estimate: Estimate) -> dict[str, float]:
+def _cells(name: str, estimate: Interval) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator
 
 from sparks.errors import SparksError
-from sparks.faithfulness_results import KINDS, Curve, Estimate, FaithfulnessCurves
+from sparks.faithfulness_results import KINDS, Curve, FaithfulnessCurves
 from sparks.faithfulness_settings import METRICS, Metric
+from sparks.intervals import Interval
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
 
 _MEANS = {"kl": "-L, KL from the clean run", "logit-diff": "logit difference of the next token"}
@@ -154,7 +155,7 @@ def _notes(settings: dict[str, object], draws: str) -> Iterator[tuple[str, str]]
     yield "mind", f"{chosen} chosen by the probes that they are measured on{way_out}."
 
 
-def _with_ends(estimate: Estimate, digits: int = 2) -> str:
+def _with_ends(estimate: Interval, digits: int = 2) -> str:
     if math.isnan(estimate.value):
         return number(estimate.value)
     value = f"{estimate.value:.{digits}f}"

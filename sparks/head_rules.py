@@ -2,7 +2,8 @@
 
 Rules, each after "Thinking Sparks!" (https://arxiv.org/abs/2509.25758, "Heads over time"):
 
-1. `emergent` active and not base at the last checkpoint; `emergent@40` at step 40.
+1. `active` at the last checkpoint, `active@40` at step 40; `emergent` active and not base at the
+   last checkpoint, `emergent@40` at step 40.
 2. `born` ever born; `kept` born, and active at the end; `pruned` born, and silent at the end.
 3. `base` active at the first checkpoint; `retained` those still active at the end; `base-only`
    those silent at the end.
@@ -32,7 +33,13 @@ from sparks.timeline import Timeline
 
 _RULE = re.compile(r"([a-z-]+)(?::(\d+))?(?:@(\d+))?\Z")
 
+
+class NoHeads(SparksError):  # noqa: N818
+    """A rule finds no head: the run has none of the kind, and nothing else is wrong."""
+
+
 _SETS: dict[str, Callable[[Timeline, int], Bool[np.ndarray, "layers heads"]]] = {
+    "active": lambda line, at: line.active[at],
     "emergent": lambda line, at: line.emergent[at],
     "born": lambda line, at: line.cohort >= 0,
     "kept": lambda line, at: (line.cohort >= 0) & line.active[-1],
@@ -43,7 +50,9 @@ _SETS: dict[str, Callable[[Timeline, int], Bool[np.ndarray, "layers heads"]]] = 
 }
 
 RULES = (*_SETS, "top:K", "exclusive")
-"""As `select_heads` takes them; `emergent` and `top:K` may carry a step, as in `emergent@40`."""
+"""As `select_heads` takes them; some may carry a step, as in `emergent@40`."""
+
+_OF_A_STEP = ("active", "emergent", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +100,9 @@ def select_heads(timeline: Timeline, rule: str, *, others: Sequence[Timeline] = 
         others: runs that `exclusive` looks at, of models of the same shape.
 
     Raises:
+        NoHeads: no head is found.
         SparksError: an unknown rule or step, `exclusive` without others or with those of another
-            shape, or no head is found.
+            shape.
     """
     kind, most, step = _parsed(rule)
     at = _checkpoint(timeline, step)
@@ -106,14 +116,14 @@ def select_heads(timeline: Timeline, rule: str, *, others: Sequence[Timeline] = 
         where += ", active in none of " + ", ".join(other.name or "(no name)" for other in others)
     else:
         heads = _heads(_SETS[kind](timeline, at))
-        where += f", step {timeline.steps[at]}"
+        where += f", step {timeline.steps[0 if kind == 'base' else at]}"
     if not heads:
         way = (
             "the paper's rule finds more (--rule paper), or take the strongest with top:10"
             if timeline.rule == "calibrated"
             else "take the strongest with top:10"
         )
-        raise SparksError(f"no head is {rule} in {where}: {way}")
+        raise NoHeads(f"no head is {rule} in {where}: {way}")
     return HeadSet(name=rule, heads=heads, origin=where)
 
 
@@ -212,7 +222,7 @@ def _parsed(rule: str) -> tuple[str, int | None, int | None]:
     """Kind, number and step of a rule."""
     match = _RULE.match(rule.strip())
     kind = match[1] if match else ""
-    takes_number, takes_step = kind == "top", kind in ("top", "emergent")
+    takes_number, takes_step = kind == "top", kind in _OF_A_STEP
     if (
         match is None
         or kind not in (*_SETS, "top", "exclusive")

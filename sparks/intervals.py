@@ -20,6 +20,7 @@ No model passes.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
@@ -31,6 +32,18 @@ LEVEL = 0.95
 RESAMPLES = 400
 """Bootstrap resamples of the probes."""
 _SEED = 2509_25758
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate and the two ends of its interval; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+NO_INTERVAL = Interval(value=math.nan, low=math.nan, high=math.nan)
 
 
 def inclusion_interval(
@@ -85,11 +98,12 @@ def student_quantile(probability: float, degrees: int) -> float:
     low, high = 0.0, 1e4
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _student(middle, degrees) < probability else (low, middle)
+        is_below = student_below(middle, degrees) < probability
+        low, high = (middle, high) if is_below else (low, middle)
     return (low + high) / 2
 
 
-def _student(value: float, degrees: int) -> float:
+def student_below(value: float, degrees: int) -> float:
     """P(T <= value) for value >= 0, in closed form (Abramowitz and Stegun 26.7.3, 26.7.4)."""
     angle = math.atan(value / math.sqrt(degrees))
     cos2, term = math.cos(angle) ** 2, 1.0

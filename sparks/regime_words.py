@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparks.coupling import Coupling
-from sparks.small_samples import Interval
+from sparks.intervals import Interval
 from sparks.text_page import count
 
 

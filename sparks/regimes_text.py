@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from sparks.coupling import Coupling
+from sparks.intervals import Interval
 from sparks.regime_tables import RegimeTables
 from sparks.regimes import Regime, circuit_turnover
-from sparks.small_samples import Interval
 from sparks.text_page import Page, column_sizes, inert, number, percent
 from sparks.turnover import Turnover
 

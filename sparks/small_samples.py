@@ -20,24 +20,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Num
 
-from sparks.intervals import percentiles, resampled_counts
+from sparks.intervals import NO_INTERVAL, Interval, percentiles, resampled_counts
 
 _RANDOM_ORDERS = 9999
 _ALL_ORDERS_UP_TO = 7
 _RESAMPLES = 2000
 _SEED = 2509_25758
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """An estimate and the two ends of its interval; NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
-NO_INTERVAL = Interval(value=math.nan, low=math.nan, high=math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Num
 
 from sparks.errors import SparksError
-from sparks.intervals import LEVEL
-from sparks.small_samples import NO_INTERVAL, Interval
+from sparks.intervals import LEVEL, NO_INTERVAL, Interval
 
 _DRAWS = 10_000
 _SEED = 2509_25758

@@ -29,8 +29,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from sparks.errors import SparksError
-from sparks.intervals import resampled_counts
-from sparks.small_samples import NO_INTERVAL, Interval, middle_of
+from sparks.intervals import NO_INTERVAL, Interval, resampled_counts
+from sparks.small_samples import middle_of
 from sparks.snapshot import Snapshot
 
 _COLUMNS_AT_ONCE = 1 << 15

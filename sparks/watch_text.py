@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from sparks.beside import RULE_NAMES, control_in_words, head_range, paper_counts, with_onset
+from sparks.intervals import Interval
 from sparks.live import pace, taken_at
 from sparks.nulls import exceeds, null_of
-from sparks.small_samples import Interval
 from sparks.text_page import Page, count, inert, number, percent
 from sparks.timeline import Timeline
 from sparks.timeline_text import strip

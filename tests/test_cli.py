@@ -26,7 +26,13 @@ COMMANDS = (
     "timeline",
     "watch",
     "compare",
+    "regimes",
     "null",
+    "faithfulness",
+    "ablate",
+    "evaluate",
+    "effects",
+    "think",
     "report",
     "figures",
     "wandb",
@@ -53,7 +59,7 @@ def test_every_command_explains_itself(command, capsys):
 def test_help_lists_the_commands_and_the_version(capsys):
     assert call("--help") == 0
     shown = capsys.readouterr().out
-    assert all(f"    {command} " in shown for command in COMMANDS)
+    assert all(re.search(rf"^    {command}\s", shown, re.MULTILINE) for command in COMMANDS)
     assert call("--version") == 0
     assert re.fullmatch(r"sparks \d+\.\d+\S*\n", capsys.readouterr().out)
 
@@ -310,7 +316,7 @@ def test_an_interrupt_is_told_in_one_line(run_folder, monkeypatch, capsys):
 
     monkeypatch.setattr(Timeline, "from_run", interrupt)
     assert call("timeline", run_folder) == 130
-    assert error_line(capsys) == "sparks: interrupted; finished snapshots are kept"
+    assert error_line(capsys) == "sparks: interrupted; what is finished is kept"
 
 
 def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):

@@ -13,8 +13,7 @@ from sparks.effects.metrics import Metric, beside
 from sparks.effects.settings import EffectConfig
 from sparks.effects.verdicts import BEYOND, NO_MORE, UNDECIDED, holm, judge
 from sparks.errors import SparksError
-from sparks.intervals import student_quantile
-from sparks.small_samples import Interval
+from sparks.intervals import Interval, student_quantile
 
 # -- intervals by hand -----------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from sparks.effects.tables import WRITERS, frame, to_json
 from sparks.effects.text import render
 from sparks.errors import SparksError
 from sparks.heads import parse_heads
-from sparks.small_samples import Interval
+from sparks.intervals import Interval
 from sparks.timeline import Timeline
 
 SHAPE = (SMALL.num_layers, SMALL.num_heads)

@@ -20,12 +20,15 @@ from sparks.head_rules import (
 from sparks.heads import check_heads, is_head_list, names, parse_heads
 from sparks.timeline import Timeline
 
+STEPS = {"base": 0, "active@30": 30, "emergent@20": 20, "emergent@30": 30}
 RUN = Timeline(make_run(STORY), name="run", rule="paper")
 
 
 @pytest.mark.parametrize(
     ("rule", "heads"),
     [
+        ("active", "L0H0,L1H0,L1H1,L2H0"),
+        ("active@30", "L0H0,L1H0,L2H3"),
         ("base", "L0H0,L0H1,L1H0"),
         ("retained", "L0H0,L1H0"),
         ("base-only", "L0H1"),
@@ -41,7 +44,7 @@ def test_rules_on_a_run_worked_by_hand(rule, heads):
     found = select_heads(RUN, rule)
     assert str(found) == heads
     assert found.name == rule
-    assert "run run, by the paper rule" in found.origin
+    assert f"run run, by the paper rule, step {STEPS.get(rule, 40)}" in found.origin
 
 
 def test_the_calibrated_rule_is_that_of_the_timeline():
@@ -94,7 +97,7 @@ def test_heads_by_hand_and_by_rule_come_the_same_way():
     [
         ("L0", "'L0' is no attention head: write layer and head as in L5H1,L7H2"),
         ("L0H0,H1", "'H1' is no attention head"),
-        ("", "'' names no heads: give them as L5H1,L7H2, or a rule: emergent, born, kept"),
+        ("", "'' names no heads: give them as L5H1,L7H2, or a rule: active, emergent, born"),
         ("emergnt", "'emergnt' names no heads"),
         ("top", "'top' names no heads"),
         ("base:3", "'base:3' names no heads"),

@@ -18,7 +18,10 @@ from factories import STORY, make_run, write_run
 import sparks
 from sparks import cli
 from sparks.config import SnapshotConfig
+from sparks.effects.settings import EffectConfig
+from sparks.evaluation.settings import EvaluationConfig
 from sparks.probe_building import ProbeBuildingConfig
+from sparks.think_config import ThinkConfig
 from sparks.timeline import RULES
 
 PACKAGE = Path(sparks.__file__).parent
@@ -54,7 +57,8 @@ MAY_IMPORT = {
     "probes": "errors files jsonl token_pairs",
     "problems": "errors jsonl probes token_pairs",
     "control_probes": "config errors probes token_pairs",
-    "probe_building": "config control_probes errors files probes problems token_pairs",
+    "probe_building": "config control_probes errors files probes problems sampling token_pairs",
+    "sampling": "",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
     "anatomy_check": "anatomy errors memory modules",
@@ -67,6 +71,15 @@ MAY_IMPORT = {
         "scores token_pairs"
     ),
     "faithfulness": "anatomy modules passes",
+    "faithfulness_settings": "config errors",
+    "faithfulness_curve": "circuit errors faithfulness_settings graph",
+    "faithfulness_results": "errors faithfulness_curve faithfulness_settings files intervals",
+    "faithfulness_text": "errors faithfulness_results faithfulness_settings intervals text_page",
+    "faithfulness_measuring": (
+        "anatomy anatomy_check attribution config errors faithfulness faithfulness_curve "
+        "faithfulness_results faithfulness_settings graph guard memory passes scores token_pairs"
+    ),
+    "mib": "errors files graph",
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
@@ -79,7 +92,7 @@ MAY_IMPORT = {
         "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness graph "
         "guard memory passes processes scores sharding snapshot token_pairs version"
     ),
-    "store": "errors files null_bands snapshot",
+    "store": "errors evaluation.folder files null_bands snapshot",
     # Reading.
     "intervals": "",
     "sign_flips": "",
@@ -88,32 +101,36 @@ MAY_IMPORT = {
     "timeline_states": "calibration",
     "timeline_numbers": "intervals snapshot",
     "timeline": (
-        "calibration errors graph intervals null_bands probes snapshot store timeline_input "
+        "calibration errors evaluation.folder graph intervals null_bands probes snapshot store "
+        "timeline_input "
         "timeline_numbers timeline_states"
     ),
     "null_bands": "errors",
     "nulls": "calibration config errors null_bands snapshot timeline timeline_input",
     "text_page": "errors",
     "beside": "nulls snapshot text_page timeline timeline_states turnover",
-    "timeline_text": "beside config errors regimes text_page timeline",
-    "live": "errors snapshot store timeline trainer_log",
-    "watch_text": "beside live nulls small_samples text_page timeline timeline_text turnover",
+    "timeline_text": "beside config errors evaluation.history_text regimes text_page timeline",
+    "live": "errors evaluation.folder snapshot store timeline trainer_log",
+    "watch_text": "beside intervals live nulls text_page timeline timeline_text turnover",
     "watch": "beside errors live store text_page timeline timeline_input turnover watch_text",
     "serve": "errors live report store timeline",
     "comparison": "beside config errors nulls regimes timeline",
     "comparison_text": "beside comparison text_page timeline_text",
     "small_samples": "intervals",
-    "survival": "errors intervals small_samples",
+    "survival": "errors intervals",
     "coupling": "errors small_samples",
     "turnover": "errors intervals small_samples snapshot",
-    "regime_words": "coupling small_samples text_page",
+    "regime_words": "coupling intervals text_page",
     "regimes": (
         "config coupling errors intervals regime_words small_samples survival timeline turnover"
     ),
     "regime_tables": "errors regimes timeline turnover",
-    "regimes_text": "coupling regime_tables regimes small_samples text_page turnover",
+    "regimes_text": "coupling intervals regime_tables regimes text_page turnover",
     "report.words": "beside null_bands timeline",
     "report.packing": "",
+    "report.evaluation": (
+        "evaluation.folder evaluation.history report.packing report.words timeline"
+    ),
     "report.cells": "intervals report.packing timeline",
     "report.edges": "graph report.packing snapshot timeline",
     "report.circuits": (
@@ -123,8 +140,8 @@ MAY_IMPORT = {
         "cohort_groups null_bands nulls regimes report.cells report.packing report.words timeline"
     ),
     "report.data": (
-        "report.cells report.circuits report.edges report.looks report.packing report.words "
-        "timeline"
+        "report.cells report.circuits report.edges report.evaluation report.looks report.packing "
+        "report.words timeline"
     ),
     "report.compared": "comparison errors report.words timeline",
     "report": "errors files report.compared report.data report.packing report.words timeline",
@@ -132,6 +149,9 @@ MAY_IMPORT = {
     "figure_kinds": "errors",
     "figures.style": "beside errors figure_kinds optional timeline",
     "figures.frames": "beside comparison errors nulls timeline",
+    "figures.faithfulness": (
+        "faithfulness_results faithfulness_settings figure_kinds figures.style intervals"
+    ),
     "figures.grid": "figure_kinds figures.style graph",
     "figures.one_run": (
         "errors figure_kinds figures.frames figures.grid figures.style cohort_groups nulls timeline"
@@ -143,10 +163,11 @@ MAY_IMPORT = {
         "comparison errors figure_kinds figures.frames figures.one_run figures.several_runs "
         "figures.style files timeline"
     ),
+    "figures.head_effects": "effects.records errors figure_kinds figures.style",
     "optional": "errors",
     "cohort_groups": "timeline",
     # Trackers.
-    "trackers_data": "beside nulls optional timeline",
+    "trackers_data": "beside evaluation.history nulls optional timeline",
     "pictures": "beside timeline trackers_data",
     "wandb_view": "errors pictures timeline trackers_data",
     "trackio_view": "errors pictures timeline trackers_data",
@@ -156,12 +177,52 @@ MAY_IMPORT = {
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
-        "adapters anatomy config errors probes processes report snapshot store timeline "
+        "adapters anatomy config errors evaluation.during evaluation.folder probes processes "
+        "report snapshot store timeline "
         "token_pairs track trackers trainer_log"
     ),
-    "callback": "adapters config errors probes recorder sharding store",
-    "arguments": "callback config errors",
+    "callback": "adapters config errors evaluation.during probes recorder sharding store",
+    "arguments": "callback config errors evaluation.settings",
     "loading": "errors",
+    # Evaluation.
+    "evaluation": "",
+    "evaluation.settings": "config errors",
+    "evaluation.checks": "optional",
+    "evaluation.records": "errors evaluation.checks token_pairs",
+    "evaluation.hub_tasks": "evaluation.checks evaluation.records",
+    "evaluation.gym_tasks": "errors evaluation.checks evaluation.records optional",
+    "evaluation.tasks": (
+        "errors evaluation.checks evaluation.gym_tasks evaluation.hub_tasks evaluation.records "
+        "jsonl problems"
+    ),
+    "evaluation.metrics": "errors intervals",
+    "evaluation.samples_file": "errors files",
+    "evaluation.results": "errors evaluation.metrics evaluation.samples_file intervals",
+    "evaluation.page": "evaluation.results intervals text_page",
+    "evaluation.prompts": (
+        "errors evaluation.records evaluation.settings problems think_modes token_pairs"
+    ),
+    "evaluation.sampling": "errors evaluation.settings problems sampling track",
+    "evaluation.run": (
+        "errors evaluation.prompts evaluation.records evaluation.results evaluation.samples_file "
+        "evaluation.sampling evaluation.settings guard sampling"
+    ),
+    # Evaluations over training.
+    "evaluation.exact": "",
+    "evaluation.folder": (
+        "errors evaluation.metrics evaluation.samples_file evaluation.settings files intervals"
+    ),
+    "evaluation.history": "effects.estimates errors evaluation.exact evaluation.folder timeline",
+    "evaluation.history_text": "evaluation.history text_page timeline",
+    "evaluation.during": (
+        "errors evaluation.folder evaluation.prompts evaluation.records evaluation.run "
+        "evaluation.samples_file evaluation.sampling evaluation.settings evaluation.tasks guard "
+        "processes sampling sharding"
+    ),
+    "evaluation.vllm_backend": (
+        "errors evaluation.prompts evaluation.records evaluation.results evaluation.run "
+        "evaluation.sampling evaluation.settings problems sampling"
+    ),
     # What heads do.
     "heads": "errors",
     "references": "errors jsonl probes problems token_pairs",
@@ -169,23 +230,93 @@ MAY_IMPORT = {
     "head_means": "anatomy anatomy_check errors guard modules",
     "export": ("anatomy errors guard head_means heads interventions modules version"),
     "interventions": "anatomy anatomy_check errors guard head_means heads modules",
+    # Effects of head sets.
+    "effects": "",
+    "effects.settings": "config effects.metrics errors",
+    "effects.metrics": "errors evaluation.metrics evaluation.results",
+    "effects.estimates": "intervals sign_flips",
+    "effects.verdicts": "effects.settings intervals",
+    "effects.records": (
+        "effects.estimates effects.metrics effects.settings effects.verdicts errors "
+        "evaluation.metrics heads intervals"
+    ),
+    "effects.tables": "effects.records heads intervals text_page",
+    "effects.text": "effects.records effects.tables heads text_page",
+    "effects.sets": "errors head_rules heads timeline",
+    "effects.plan": "effects.sets effects.settings errors files head_rules heads",
+    "effects.study": "effects.plan effects.records errors evaluation.results",
+    "effects.run": (
+        "anatomy effects.plan effects.records effects.study effects.tables errors "
+        "evaluation.records evaluation.run evaluation.sampling evaluation.settings files guard "
+        "head_means interventions sampling"
+    ),
     "null_measuring": "config errors loading probes snapshot store token_pairs track",
-    "replay": "config errors files loading probes snapshot store track trainer_log",
+    "replay": (
+        "config errors evaluation.during files loading probes snapshot store track trainer_log"
+    ),
     "cli.shared": "comparison config store timeline",
-    "cli.measure": "cli.shared config errors probe_building replay store",
+    "cli.measure": "cli.shared config errors evaluation.settings probe_building replay store",
+    "cli.faithfulness": (
+        "cli.shared config errors faithfulness_curve faithfulness_measuring faithfulness_results "
+        "faithfulness_settings faithfulness_text figure_kinds figures.faithfulness figures.style "
+        "files loading mib probes scores"
+    ),
     "cli.look": (
-        "cli.shared comparison comparison_text errors regime_tables regimes regimes_text report "
+        "cli.shared comparison comparison_text errors evaluation.history regime_tables regimes "
+        "regimes_text report "
         "serve store timeline timeline_text watch"
     ),
     "cli.head_options": (
         "anatomy cli.shared errors head_means head_rules heads interventions references timeline"
     ),
     "cli.ablate": "cli.head_options cli.shared export loading",
+    "cli.evaluation_options": "cli.shared evaluation.checks evaluation.settings",
+    "cli.effects_study": (
+        "cli.evaluation_options cli.head_options cli.shared effects.metrics effects.plan "
+        "effects.run effects.sets effects.settings effects.study errors evaluation.settings "
+        "evaluation.tasks files loading timeline"
+    ),
+    "cli.effects": (
+        "cli.effects_study cli.evaluation_options cli.head_options cli.shared effects.plan "
+        "effects.settings effects.study effects.tables effects.text errors figure_kinds "
+        "figures.head_effects figures.style files"
+    ),
+    "cli.evaluate": (
+        "cli.evaluation_options cli.head_options cli.shared errors evaluation.metrics "
+        "evaluation.page evaluation.run evaluation.settings evaluation.tasks "
+        "evaluation.vllm_backend loading"
+    ),
+    # Thinking on and off.
+    "think_modes": "errors token_pairs",
+    "think_config": "config errors probe_building",
+    "think_probes": (
+        "errors loading probe_building probes problems think_config think_modes token_pairs"
+    ),
+    "think_record": "errors think_modes",
+    "think": (
+        "config errors files loading probes store think_config think_modes think_probes "
+        "think_record token_pairs track"
+    ),
+    "think_states": "calibration intervals sign_flips",
+    "think_overlap": "intervals snapshot",
+    "think_comparison": (
+        "calibration config errors heads snapshot think_modes think_overlap think_record "
+        "think_states timeline"
+    ),
+    "think_text": "head_rules heads text_page think_comparison think_modes timeline_text",
+    "figures.think_heads": (
+        "figure_kinds figures.grid figures.style think_comparison think_states timeline"
+    ),
+    "cli.think": (
+        "cli.shared config errors figure_kinds figures figures.think_heads files think "
+        "think_comparison think_config think_text timeline"
+    ),
     "cli.paper": "cli.shared errors figure_kinds figures store",
     "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
     "cli.publish": "cli.shared wandb_upload",
     "cli": (
-        "cli.ablate cli.look cli.measure cli.null cli.paper cli.publish cli.shared errors version"
+        "cli.ablate cli.effects cli.evaluate cli.faithfulness cli.look cli.measure cli.null "
+        "cli.paper cli.publish cli.shared cli.think errors version"
     ),
     "cli.__main__": "cli",
 }
@@ -199,7 +330,15 @@ READERS = (
     "null_bands nulls beside "
     "trainer_log version report live serve watch watch_text report.compared report.data "
     "report.edges report.packing report.words report.cells report.circuits report.looks "
-    "figure_kinds figures.frames heads head_rules references"
+    "figure_kinds figures.frames heads head_rules references faithfulness_settings "
+    "faithfulness_curve faithfulness_results faithfulness_text mib "
+    "evaluation evaluation.settings evaluation.checks evaluation.records evaluation.hub_tasks "
+    "evaluation.gym_tasks evaluation.tasks evaluation.metrics evaluation.samples_file "
+    "evaluation.results evaluation.page evaluation.prompts evaluation.exact evaluation.folder "
+    "evaluation.history evaluation.history_text report.evaluation "
+    "think_modes think_record think_states think_overlap think_comparison think_text "
+    "effects effects.settings effects.metrics effects.estimates effects.verdicts effects.records "
+    "effects.tables effects.text effects.sets effects.plan effects.study"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""
 
@@ -382,7 +521,15 @@ def options_of(command: str) -> dict[str, argparse.Action]:
 
 
 @pytest.mark.parametrize(
-    ("command", "kind"), [("replay", SnapshotConfig), ("probes", ProbeBuildingConfig)]
+    ("command", "kind"),
+    [
+        ("replay", SnapshotConfig),
+        ("probes", ProbeBuildingConfig),
+        ("evaluate", EvaluationConfig),
+        ("think", ThinkConfig),
+        ("think", SnapshotConfig),
+        ("effects", EffectConfig),
+    ],
 )
 def test_options_have_the_defaults_of_the_settings(command, kind):
     options = options_of(command)

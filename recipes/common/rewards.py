@@ -11,19 +11,17 @@
 from __future__ import annotations
 
 import re
-import threading
 from typing import Any
 
 from build_reasoning_data import answer_in
 
-from sparks.errors import SparksError
+from sparks.evaluation.checks import same_mathematics
 
 _FORM = re.compile(
     r"<think>\n(?:(?!</?(?:think|answer)>).)*\n</think>\n"
     r"<answer>\n(?:(?!</?(?:think|answer)>).)*\n</answer>",
     flags=re.DOTALL,
 )
-_WHOLE = re.compile(r"[+-]?\d+")
 
 Completions = list[list[dict[str, str]]]
 
@@ -44,32 +42,12 @@ def accuracy_reward(completions: Completions, solution: list[str], **_: Any) -> 
 
 
 def is_right(text: str, solution: str) -> bool:
-    """Whether the answer in a completion is the solution: as text or as mathematics."""
+    """Whether the answer in a completion is the solution: as text or as mathematics.
+
+    Raises:
+        SparksError: they are no plain numbers, and math-verify is not installed.
+    """
     answer = answer_in(text)
     if answer is None:
         return False
-    if answer == solution.strip():
-        return True
-    if _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(solution.strip()):
-        return int(answer) == int(solution)
-    return _same_mathematics(answer, solution)
-
-
-def _same_mathematics(answer: str, solution: str) -> bool:
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise SparksError(
-            "answers that are no whole numbers are compared by math-verify: pip install "
-            "'thinking-sparks[recipes]'"
-        ) from error
-    # Its time limits are signals, which only the main thread can take.
-    main = threading.current_thread() is threading.main_thread()
-    limits = {"parsing_timeout": 5 if main else None}
-    right, found = (parse(_as_latex(text), **limits) for text in (solution, answer))
-    return bool(right) and verify(right, found, timeout_seconds=5 if main else None)
-
-
-def _as_latex(text: str) -> str:
-    """Marked as LaTeX where it is not yet: bare `\\frac{1}{2}` would be read as words."""
-    return text if "$" in text or "\\boxed" in text else f"${text}$"
+    return same_mathematics(answer, solution)

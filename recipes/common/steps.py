@@ -83,7 +83,7 @@ def watch(
     Raises:
         SparksError: a setting is out of range, or probes cannot be built or read.
     """
-    sparks.snapshot_config()
+    sparks.snapshot_config(), sparks.evaluation_config()
     if sparks.sparks_probes is None:
         raise SparksError("no probes: name their file with --sparks_probes; it is built if missing")
     path = Path(sparks.sparks_probes)

@@ -13,12 +13,16 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from sparks.cli.ablate import add_ablate
+from sparks.cli.effects import add_effects
+from sparks.cli.evaluate import add_evaluate
+from sparks.cli.faithfulness import add_faithfulness
 from sparks.cli.look import add_compare, add_regimes, add_report, add_timeline, add_watch
 from sparks.cli.measure import add_probes, add_replay
 from sparks.cli.null import add_null
 from sparks.cli.paper import add_figures
 from sparks.cli.publish import add_wandb
 from sparks.cli.shared import close_output, one_line
+from sparks.cli.think import add_think
 from sparks.errors import SparksError
 from sparks.version import __version__
 
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sparks: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sparks: interrupted; finished snapshots are kept", file=sys.stderr)
+        print("sparks: interrupted; what is finished is kept", file=sys.stderr)
         return 130
 
 
@@ -73,8 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_regimes(commands)
     add_null(commands)
+    add_faithfulness(commands)
     add_report(commands)
     add_ablate(commands)
+    add_evaluate(commands)
+    add_effects(commands)
+    add_think(commands)
     add_figures(commands)
     add_wandb(commands)
     return parser

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from sparks.cli.effects_study import studied
+from sparks.cli.evaluation_options import add_check, add_sampling
 from sparks.cli.head_options import HEADS_HELP
 from sparks.cli.shared import (
     add_reading,
@@ -18,15 +19,10 @@ from sparks.cli.shared import (
 )
 from sparks.effects.settings import FORMATS, EffectConfig
 from sparks.errors import SparksError
-from sparks.evaluation.checks import CheckName
-from sparks.evaluation.settings import EvaluationConfig
 from sparks.figure_kinds import FORMATS as FIGURE_FORMATS
 
 if TYPE_CHECKING:
     from sparks.effects.records import EffectTable
-
-_BY_HAND = ("thinking", "backend")
-"""Settings whose options are no plain values, or have no place here: vLLM cannot intervene."""
 
 
 def add_effects(commands: Any) -> None:
@@ -60,11 +56,7 @@ stays.""",
     command.add_argument("--task", help="name of a task, gym:NAME, or a JSONL file")
     command.add_argument("--out", metavar="DIR", help="folder of the study: answers and table.json")
     _add_sets(command)
-    command.add_argument(
-        "--check",
-        choices=get_args(CheckName),
-        help="how answers of a JSONL file are compared (default: math)",
-    )
+    add_check(command)
     command.add_argument(
         "--format", choices=FORMATS, default="text", help="of what is printed (default: text)"
     )
@@ -77,12 +69,7 @@ stays.""",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(command, EffectConfig)
-    add_settings(command, EvaluationConfig, leave_out=_BY_HAND)
-    command.add_argument(
-        "--thinking",
-        choices=("on", "off"),
-        help=EvaluationConfig.__dataclass_fields__["thinking"].metadata["help"],
-    )
+    add_sampling(command)  # no backend: vLLM cannot intervene
 
 
 def _add_sets(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparks.cli.evaluation_options import sampling
 from sparks.cli.head_options import in_words, means_of
 from sparks.cli.shared import one_line, quiet_libraries, settings
 from sparks.effects.settings import EffectConfig
@@ -34,9 +35,7 @@ def studied(arguments: argparse.Namespace) -> tuple[EffectTable, Path]:
     from sparks.evaluation.tasks import load_task
     from sparks.files import check_writable
 
-    arguments.thinking = {"on": True, "off": False, None: None}[arguments.thinking]
-    arguments.backend = "transformers"
-    judged, config = settings(arguments, EffectConfig), settings(arguments, EvaluationConfig)
+    judged, config = settings(arguments, EffectConfig), sampling(arguments)
     _check(arguments, judged, config)
     folder = Path(arguments.out)
     check_writable(folder / "study.json")

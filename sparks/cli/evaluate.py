@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from sparks.cli.evaluation_options import add_check, add_sampling, sampling
 from sparks.cli.head_options import (
     HEADS_HELP,
     add_heads,
@@ -16,25 +17,19 @@ from sparks.cli.head_options import (
     intervention,
 )
 from sparks.cli.shared import (
-    add_settings,
     command_parser,
     one_line,
     print_frame,
     quiet_libraries,
-    settings,
     wants_color,
 )
 from sparks.errors import SparksError
-from sparks.evaluation.checks import CheckName
-from sparks.evaluation.settings import Backend, EvaluationConfig
 
 if TYPE_CHECKING:
     from sparks.evaluation.records import Task
     from sparks.evaluation.results import Evaluation
+    from sparks.evaluation.settings import EvaluationConfig
     from sparks.head_rules import HeadSet
-
-_BY_HAND = ("thinking", "backend")
-"""Settings whose options are no plain values."""
 
 
 def add_evaluate(commands: Any) -> None:
@@ -69,11 +64,7 @@ What heads do is told by a comparison with random heads that match them: sparks 
         metavar="PATH",
         help="file of samples to write or to go on with (.jsonl), or a folder for TASK.jsonl",
     )
-    command.add_argument(
-        "--check",
-        choices=get_args(CheckName),
-        help="how answers of a JSONL file are compared (default: math)",
-    )
+    add_check(command)
     command.add_argument(
         "--k", nargs="+", type=int, metavar="N", help="which k of pass@k and success@k to print"
     )
@@ -84,30 +75,15 @@ What heads do is told by a comparison with random heads that match them: sparks 
         help="text, csv or json (default: text)",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    add_settings(command, EvaluationConfig, leave_out=_BY_HAND)
-    _add_by_hand(command)
+    add_sampling(command, backend=True)
     add_heads(command, needed=False)
-
-
-def _add_by_hand(command: argparse.ArgumentParser) -> None:
-    help_of = {
-        item.name: item.metadata["help"] for item in EvaluationConfig.__dataclass_fields__.values()
-    }
-    command.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
-    command.add_argument(
-        "--backend",
-        choices=get_args(Backend),
-        default=EvaluationConfig.backend,
-        help=f"{help_of['backend']} (default: {EvaluationConfig.backend})",
-    )
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
     from sparks.evaluation.metrics import check_k
     from sparks.evaluation.tasks import load_task
 
-    arguments.thinking = {"on": True, "off": False, None: None}[arguments.thinking]
-    config = settings(arguments, EvaluationConfig)
+    config = sampling(arguments)
     for k in arguments.k or ():
         check_k(k, config.samples)
     heads = chosen_heads(arguments)

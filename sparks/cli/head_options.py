@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparks.timeline import Timeline
 
 HEADS_HELP = """heads: a list such as L5H1,L7H2 (layer and head, from 0), or with --run a rule:
+  active, active@40       active at the end (at step 40)
   emergent, emergent@40   active at the end (at step 40) and not before the training
   born, kept, pruned      born at any time; born and active, or silent, at the end
   base, retained, base-only  active before; active before and at the end; before and not at the end

@@ -28,14 +28,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 
-from sparks.intervals import LEVEL, student_quantile
+from sparks.intervals import LEVEL, Interval, student_below, student_quantile
 from sparks.sign_flips import tails
-from sparks.small_samples import Interval
 
 _MOST_EXACT = 50_000
 """Largest sum of differences, in units, for which every sum's chance is worked out."""
@@ -152,7 +150,7 @@ def _one_more_draw_p(by_draw: Float[np.ndarray, " draws"]) -> float:
     value, error = abs(float(by_draw.mean())), float(by_draw.std(ddof=1)) * math.sqrt(1 + 1 / draws)
     if error < 1e-12:
         return float(value < 1e-12)
-    return _student_p(value / error, draws - 1)
+    return 2 * (1 - student_below(value / error, draws - 1))
 
 
 def _over_problems(
@@ -172,14 +170,3 @@ def _interval(value: float, centre: float, half: float, bounded: bool) -> Interv
     if bounded:
         low, high = max(low, -1.0), min(high, 1.0)
     return Interval(value=value, low=low, high=high)
-
-
-@cache
-def _student_p(value: float, degrees: int) -> float:
-    """Two-sided p of Student's t: the p whose quantile is `value`, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        inside = student_quantile(1 - middle / 2, degrees) > value
-        low, high = (middle, high) if inside else (low, middle)
-    return (low + high) / 2

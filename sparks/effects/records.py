@@ -24,7 +24,7 @@ from sparks.effects.verdicts import Judgement, holm, judge
 from sparks.errors import SparksError
 from sparks.evaluation.metrics import mean_with_interval
 from sparks.heads import Head, names
-from sparks.small_samples import Interval
+from sparks.intervals import Interval
 
 Answers = Bool[np.ndarray, "problems samples"]
 """Which samples are right."""

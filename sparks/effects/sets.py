@@ -21,13 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparks.errors import SparksError
-from sparks.head_rules import HeadSet, by_importance, choose_heads
+from sparks.head_rules import HeadSet, NoHeads, by_importance, choose_heads
 from sparks.heads import Head, is_head_list
 from sparks.timeline import Timeline
 
 CONTROL = "control"
-_EMPTY = "no head is "
-"""How `select_heads` says that a rule finds none."""
 _NAME = re.compile(r"[\w.+ -]{1,40}\Z")
 
 
@@ -145,10 +143,8 @@ def _found(spec: str, runs: Runs) -> HeadSet | str:
             return _active(runs.control)
         rule = spec.removeprefix(f"{CONTROL}:") if of_control else spec
         return choose_heads(rule, runs.control if of_control else runs.run, others=runs.others)
-    except SparksError as error:
-        if str(error).startswith(_EMPTY):
-            return str(error)
-        raise
+    except NoHeads as error:
+        return str(error)
 
 
 def _active(control: Timeline) -> HeadSet:
@@ -157,7 +153,7 @@ def _active(control: Timeline) -> HeadSet:
     what = f"probes of group {control.group!r}" if control.group else f"run {control.name}"
     where = f"{what}, by the {control.rule} rule, step {control.steps[-1]}"
     if not heads:
-        raise SparksError(f"{_EMPTY}active in {where}: take the strongest with control:top:10")
+        raise NoHeads(f"no head is active in {where}: take the strongest with control:top:10")
     return HeadSet(name=CONTROL, heads=heads, origin=f"active in {where}")
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sparks.effects.records import EffectTable, Row
 from sparks.heads import names
-from sparks.small_samples import Interval
+from sparks.intervals import Interval
 from sparks.text_page import inert
 
 INTACT = "no ablation"

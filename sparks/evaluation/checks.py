@@ -150,8 +150,8 @@ def _letter(text: str, pattern: re.Pattern[str] = _LETTER) -> str | None:
 def plain_words(text: str) -> str:
     """Lower case, without punctuation and articles, one space between words (TriviaQA's rule).
 
-    What makes a number another one is no punctuation: a sign and a decimal point become letters, and
-    the commas of thousands go.
+    What makes a number another one is no punctuation: a sign and a decimal point become letters,
+    and the commas of thousands go.
     """
     text = _COMMAND.sub(r"\1", text).lower()
     for pattern, word in _IN_NUMBERS:

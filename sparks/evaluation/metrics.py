@@ -16,23 +16,11 @@ Of n samples of a problem, in order, c are right.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sparks.errors import SparksError
-from sparks.intervals import inclusion_interval
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over problems with its 95 % interval; NaN where there are no problems."""
-
-    value: float
-    low: float
-    high: float
+from sparks.intervals import NO_INTERVAL, Interval, inclusion_interval
 
 
 def pass_values(
@@ -55,7 +43,7 @@ def pass_values(
     return np.asarray(1 - ratios.prod(axis=1))
 
 
-def pass_at(right: Int[np.ndarray, " problems"], samples: int, k: int) -> Estimate:
+def pass_at(right: Int[np.ndarray, " problems"], samples: int, k: int) -> Interval:
     """pass@k with its interval.
 
     Raises:
@@ -64,7 +52,7 @@ def pass_at(right: Int[np.ndarray, " problems"], samples: int, k: int) -> Estima
     return mean_with_interval(pass_values(right, samples, k), grades=1 if k == samples else samples)
 
 
-def success_at(correct: Bool[np.ndarray, "problems samples"], k: int) -> Estimate:
+def success_at(correct: Bool[np.ndarray, "problems samples"], k: int) -> Interval:
     """success@k with its interval.
 
     Raises:
@@ -75,7 +63,7 @@ def success_at(correct: Bool[np.ndarray, "problems samples"], k: int) -> Estimat
     return mean_with_interval(solved, grades=1)
 
 
-def mean_with_interval(values: Float[np.ndarray, " problems"], *, grades: int) -> Estimate:
+def mean_with_interval(values: Float[np.ndarray, " problems"], *, grades: int) -> Interval:
     """Mean over problems of values in [0, 1], with Wilson's interval.
 
     Args:
@@ -83,9 +71,9 @@ def mean_with_interval(values: Float[np.ndarray, " problems"], *, grades: int) -
         grades: into how many steps a value can fall; 1 where it is 0 or 1.
     """
     if not len(values):
-        return Estimate(math.nan, math.nan, math.nan)
+        return NO_INTERVAL
     low, high = inclusion_interval(np.asarray(values[:, None] * grades), grades)
-    return Estimate(float(values.mean()), float(low[0]), float(high[0]))
+    return Interval(value=float(values.mean()), low=float(low[0]), high=float(high[0]))
 
 
 def check_k(k: int, samples: int) -> None:

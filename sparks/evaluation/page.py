@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparks.evaluation.metrics import Estimate
 from sparks.evaluation.results import Evaluation, default_ks
+from sparks.intervals import Interval
 from sparks.text_page import Page, count, inert, percent
 
 
@@ -81,7 +81,7 @@ def _table(evaluation: Evaluation, ks: Sequence[int] | None) -> list[str]:
     ]
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: Interval) -> str:
     return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
 
 

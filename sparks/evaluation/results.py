@@ -16,10 +16,11 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from sparks.errors import SparksError
-from sparks.evaluation.metrics import Estimate, pass_at, success_at
+from sparks.evaluation.metrics import pass_at, success_at
 from sparks.evaluation.samples_file import Header, SampleLine, read_samples
+from sparks.intervals import Interval
 
-__all__ = ["Estimate", "Evaluation", "ProblemResult", "of_samples"]
+__all__ = ["Evaluation", "ProblemResult", "of_samples"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Evaluation:
             return np.zeros(0)
         return self.correct_samples.mean(axis=1)
 
-    def pass_at(self, k: int = 1) -> Estimate:
+    def pass_at(self, k: int = 1) -> Interval:
         """pass@k: chance that one of k samples is right (`metrics`).
 
         Raises:
@@ -97,7 +98,7 @@ class Evaluation:
         """
         return pass_at(self.correct_samples.sum(axis=1), self.samples, k)
 
-    def success_at(self, k: int) -> Estimate:
+    def success_at(self, k: int) -> Interval:
         """success@k: share of problems solved within their first k samples (`metrics`).
 
         Raises:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparks.faithfulness_results import Estimate, FaithfulnessCurves
+from sparks.faithfulness_results import FaithfulnessCurves
 from sparks.faithfulness_settings import Metric
 from sparks.figure_kinds import WIDTHS, Width
 from sparks.figures.style import COHORTS, EMERGENT, FAINT, NULL, axes_at, module, new_figure, styled
+from sparks.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def curves(found: FaithfulnessCurves, *, metric: Metric = "kl", width: Width = "
 
 
 def _line(
-    axes: Axes, shares: tuple[float, ...], points: tuple[Estimate, ...], look: tuple[str, str, str]
+    axes: Axes, shares: tuple[float, ...], points: tuple[Interval, ...], look: tuple[str, str, str]
 ) -> None:
     label, color, dashes = look
     ends = np.array([[point.low, point.high] for point in points]).T

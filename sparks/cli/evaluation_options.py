@@ -1,0 +1,54 @@
+"""Options that say how answers are sampled; shared by commands that evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any, get_args
+
+from sparks.cli.shared import add_settings
+from sparks.evaluation.checks import CheckName
+from sparks.evaluation.settings import Backend, EvaluationConfig
+
+_THINKING = {"on": True, "off": False, None: None}
+
+
+def add_sampling(parser: Any, *, backend: bool = False) -> None:
+    """An option for each setting of `EvaluationConfig`.
+
+    `backend`: the model may be loaded by another program; else it is in memory.
+    """
+    add_settings(parser, EvaluationConfig, leave_out=("thinking", "backend"))
+    help_of = {item.name: item.metadata["help"] for item in fields(EvaluationConfig)}
+    parser.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
+    if backend:
+        parser.add_argument(
+            "--backend",
+            choices=get_args(Backend),
+            default=EvaluationConfig.backend,
+            help=f"{help_of['backend']} (default: {EvaluationConfig.backend})",
+        )
+
+
+def add_check(parser: Any) -> None:
+    """`--check`."""
+    parser.add_argument(
+        "--check",
+        choices=get_args(CheckName),
+        help="how answers of a JSONL file are compared (default: math)",
+    )
+
+
+def sampling(arguments: argparse.Namespace) -> EvaluationConfig:
+    """The settings of the options of `add_sampling`.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+    given: dict[str, Any] = {
+        item.name: getattr(arguments, item.name)
+        for item in fields(EvaluationConfig)
+        if item.name not in ("thinking", "backend")
+    }
+    given["backend"] = getattr(arguments, "backend", "transformers")
+    return EvaluationConfig(**given, thinking=_THINKING[arguments.thinking])
