@@ -6,8 +6,9 @@
 
 Then `--sparks_probes probes.jsonl --sparks_steps 20` works, and so do the same keys in the file
 given with `--config`. Every name begins with `sparks_`, since the trainers' own settings share one
-command line with them. What a snapshot measures (`SnapshotConfig`) is taken over field by field:
-names, types, defaults and help stand there.
+command line with them. What a snapshot measures (`SnapshotConfig`) and how checkpoints are
+evaluated (`EvaluationConfig`, as `sparks_evaluation_<name>`) is taken over field by field: names,
+types, defaults and help stand there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sparks.probes import ProbeSet
 
 PREFIX = "sparks_"
+EVALUATION = "sparks_evaluation_"
 
 
 def _option(default: Any, help: str) -> Any:
@@ -32,28 +35,36 @@ def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help.replace("%", "%%")})
 
 
-def _snapshot_fields() -> list[tuple[str, Any, Any]]:
-    """Name, type and field of every setting of a snapshot."""
-    types = get_type_hints(SnapshotConfig)
+def _fields_of(kind: Any, prefix: str) -> list[tuple[str, Any, Any]]:
+    """Name, type and field of every setting of a class."""
+    types = get_type_hints(kind)
     return [
-        (PREFIX + item.name, types[item.name], _option(item.default, item.metadata["help"]))
-        for item in fields(SnapshotConfig)
+        (prefix + item.name, types[item.name], _option(item.default, item.metadata["help"]))
+        for item in fields(kind)
     ]
 
 
-_SnapshotArguments: Any = make_dataclass(
-    "_SnapshotArguments", _snapshot_fields(), namespace={"__module__": __name__}
+_TakenOver: Any = make_dataclass(
+    "_TakenOver",
+    _fields_of(SnapshotConfig, PREFIX) + _fields_of(EvaluationConfig, EVALUATION),
+    namespace={"__module__": __name__},
 )
 
 
 @dataclass
-class SparksArguments(_SnapshotArguments):
+class SparksArguments(_TakenOver):
     """Settings of `SparksCallback`, for `TrlParser` and `HfArgumentParser`.
 
-    Besides the fields below it has `sparks_<name>` for every field of `SnapshotConfig`.
+    Besides the fields below it has `sparks_<name>` for every field of `SnapshotConfig`, and
+    `sparks_evaluation_<name>` for every field of `EvaluationConfig`.
     """
 
     sparks_probes: str | None = _option(None, "JSONL file of probes")
+    sparks_evaluate: str | None = _option(
+        None,
+        "evaluate every measured checkpoint on this task: a name, gym:NAME, or a JSONL file with "
+        "problems and answers",
+    )
     sparks_output_dir: str | None = _option(
         None, "folder for the snapshots; the trainer's OUTPUT_DIR/sparks where not given"
     )
@@ -79,6 +90,24 @@ class SparksArguments(_SnapshotArguments):
             **{item.name: getattr(self, PREFIX + item.name) for item in fields(SnapshotConfig)}
         )
 
+    def evaluation_config(self) -> EvaluationConfig | None:
+        """How checkpoints are evaluated; None where no task is given.
+
+        Raises:
+            SparksError: a value is outside its range, or there are settings and no task.
+        """
+        values = {f.name: getattr(self, EVALUATION + f.name) for f in fields(EvaluationConfig)}
+        config = EvaluationConfig(**values)
+        if self.sparks_evaluate is not None:
+            return config
+        given = next((f.name for f in fields(config) if values[f.name] != f.default), None)
+        if given is not None:
+            raise SparksError(
+                f"{EVALUATION}{given} says how to evaluate, but not on what: give "
+                f"--sparks_evaluate TASK, or leave it out"
+            )
+        return None
+
     def callback(self, probes: str | os.PathLike[str] | ProbeSet | None = None) -> SparksCallback:
         """The callback with these settings.
 
@@ -96,8 +125,10 @@ class SparksArguments(_SnapshotArguments):
                 "no probes: give their JSONL file with --sparks_probes (`sparks probes` builds one)"
             )
         ours = [item.name for item in fields(SparksArguments)]
-        inherited = {PREFIX + item.name for item in fields(SnapshotConfig)} | {"sparks_probes"}
+        inherited = {item.name for item in fields(_TakenOver)} | {"sparks_probes"}
         settings = {
             name.removeprefix(PREFIX): getattr(self, name) for name in ours if name not in inherited
         }
-        return SparksCallback(probes, config=self.snapshot_config(), **settings)
+        return SparksCallback(
+            probes, config=self.snapshot_config(), evaluation=self.evaluation_config(), **settings
+        )

@@ -10,6 +10,9 @@ What happens when:
    in the trackers table, report and snapshots. Not `on_train_end`: reporters close their runs there
    before other callbacks are called, and the best model may have been loaded by then.
 
+Where a task is given, each checkpoint is evaluated after it was measured: answers to its problems
+are sampled and checked, and kept in the run folder.
+
 Training is left untouched: weights, optimizer, random states and logs are bitwise what they are
 without the callback. A step is measured once. This module says when; `recorder` does the work, in
 every process of the training.
@@ -20,8 +23,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from tqdm import tqdm
@@ -30,10 +34,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sparks.adapters import can_be_disabled
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError, reason
+from sparks.evaluation.during import CheckpointEvaluator
 from sparks.probes import ProbeSet
 from sparks.recorder import Recorder
 from sparks.sharding import refuse_unknown_sharding
 from sparks.store import FOLDER, RunStore
+
+if TYPE_CHECKING:
+    from sparks.evaluation.records import Task
+    from sparks.evaluation.settings import EvaluationConfig
 
 _CLOSING_METRIC = "train_runtime"
 """Stands in the last log of a training and in no other."""
@@ -45,17 +54,21 @@ class SparksCallback(TrainerCallback):
     Args:
         probes: a JSONL file (see `ProbeSet`) or a `ProbeSet`.
         config: what is measured and how; None takes the defaults.
+        evaluate: a task on which every measured checkpoint is evaluated too: a name (`gsm8k`,
+            `gym:NAME`), a JSONL file of problems with answers, or a `Task`. See `load_task`.
+        evaluation: how answers are sampled; None takes the defaults of `EvaluationConfig`.
         output_dir: the run folder; None takes `OUTPUT_DIR/sparks` of the trainer.
         every_n_steps: measure every that many optimizer steps too, whatever is saved.
-        on_error: a snapshot that fails during training is told in a warning and left out (`warn`),
-            or stops the training (`raise`). Mistakes found before the first step always stop it.
+        on_error: a snapshot, or an evaluation, that fails during training is told in a warning and
+            left out (`warn`), or stops the training (`raise`). Mistakes found before the first step
+            always stop it.
         report: write `report.html` into the run folder at the end.
         progress: show a bar while a snapshot is taken, and a line after it.
         alerts: have trackers that can do so tell of births and prunings.
         settings: settings by name in place of `config`, as in `SparksCallback(probes, steps=20)`.
 
     Raises:
-        SparksError: the probes cannot be read or a setting is out of range.
+        SparksError: the probes or the task cannot be read or a setting is out of range.
     """
 
     def __init__(
@@ -63,6 +76,8 @@ class SparksCallback(TrainerCallback):
         probes: str | os.PathLike[str] | ProbeSet,
         *,
         config: SnapshotConfig | None = None,
+        evaluate: str | os.PathLike[str] | Task | None = None,
+        evaluation: EvaluationConfig | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         every_n_steps: int | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -86,6 +101,12 @@ class SparksCallback(TrainerCallback):
             raise SparksError(
                 f"every_n_steps must be a whole number, at least 1, got {every_n_steps!r}"
             )
+        if evaluate is None and evaluation is not None:
+            raise SparksError(
+                "evaluation says how to evaluate, but not on what: give evaluate=TASK, such as a "
+                "JSONL file or gsm8k"
+            )
+        self.evaluator = None if evaluate is None else CheckpointEvaluator(evaluate, evaluation)
         self.probes = probes if isinstance(probes, ProbeSet) else ProbeSet.load(probes)
         self.config = config or SnapshotConfig.from_dict(settings)
         self.output_dir = output_dir
@@ -123,6 +144,7 @@ class SparksCallback(TrainerCallback):
             self.config,
             RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER),
             progress=self.progress,
+            evaluator=self.evaluator,
         )
         model = kwargs["model"]
         self._is_finished = False
@@ -130,6 +152,8 @@ class SparksCallback(TrainerCallback):
         self.recorder.start_trackers(args, state, alerts=self.alerts)
         if not self.recorder.measured:
             self.recorder.record(model, state)
+            if self.evaluator is not None:
+                self.recorder.evaluate(model, state)
             self.recorder.show(state)
         if state.global_step and can_be_disabled(model):
             self._measure(args, state, model, base=True)
@@ -183,26 +207,48 @@ class SparksCallback(TrainerCallback):
     def _measure(
         self, args: TrainingArguments, state: TrainerState, model: nn.Module, *, base: bool = False
     ) -> None:
-        """A snapshot of the step, or of its `base`, if there is none; errors as `on_error` says."""
+        """What the step, or its `base`, lacks of a snapshot and an evaluation.
+
+        Without a snapshot there is no evaluation. Errors as `on_error` says.
+        """
         recorder, step = self.recorder, 0 if base else state.global_step
-        if recorder is None or step in recorder.measured:
+        if recorder is None:
             return
+        is_new = False
+        if step not in recorder.measured:
+            is_new = self._attempt(
+                "snapshot", step, state, lambda: recorder.record(model, state, base=base)
+            )
+        if (
+            self.evaluator is not None
+            and step in recorder.measured
+            and step not in recorder.evaluated
+        ):
+            is_new |= self._attempt(
+                "evaluation", step, state, lambda: recorder.evaluate(model, state, base=base)
+            )
+        if is_new:
+            recorder.show(state)
+
+    def _attempt(self, what: str, step: int, state: TrainerState, work: Callable[[], None]) -> bool:
+        """Do a snapshot or an evaluation; False where it failed and training goes on."""
+        assert self.recorder is not None
         try:
-            recorder.record(model, state, base=base)
+            work()
         except Exception as error:  # models and disks fail in many classes; hours may be at stake
             why = reason(error)
             if self.on_error == "raise":
                 raise SparksError(
-                    f"no snapshot of step {step} ({why}); with on_error='warn' training would go on"
+                    f"no {what} of step {step} ({why}); with on_error='warn' training would go on"
                 ) from error
             if state.is_world_process_zero:
                 warnings.warn(
-                    f"sparks: no snapshot of step {step} ({why}); training goes on",
-                    stacklevel=3,
+                    f"sparks: no {what} of step {step} ({why}); training goes on",
+                    stacklevel=4,
                 )
-            recorder.note_failure(step, why)
-        else:
-            recorder.show(state)
+            self.recorder.note_failure(step, why, of_evaluation=what == "evaluation")
+            return False
+        return True
 
     def _finish(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Once: measure the last step if it has no snapshot; write log and report, and show them.

@@ -21,6 +21,7 @@ from statistics import median
 import numpy as np
 
 from sparks.errors import SparksError
+from sparks.evaluation.folder import FOLDER as EVALUATIONS
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import FOLDER, RunContents, RunStore
 from sparks.timeline import Rule, Timeline
@@ -29,6 +30,7 @@ from sparks.trainer_log import STATE_FILE
 Mark = tuple[int, int, int]
 """Time of change in ns, size in bytes, inode."""
 
+_EVALUATION = re.compile(r"step-\d+\.(?:jsonl|failed)\Z")
 _READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|(?:metrics|null)\.json)\Z")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\Z")
 _INTERVALS = 5  # the pace is that of the last ones
@@ -48,13 +50,22 @@ def marks(folder: Path) -> dict[str, Mark]:
             for entry in entries:
                 if _READ.match(entry.name):
                     with suppress(FileNotFoundError):  # set aside since the listing
-                        stat = entry.stat()
-                        found[entry.name] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                        found[entry.name] = _mark(entry)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SparksError(f"cannot read {folder} ({error.strerror or error})") from error
+    with suppress(OSError), os.scandir(folder / EVALUATIONS) as entries:
+        for entry in entries:
+            if _EVALUATION.match(entry.name):
+                with suppress(FileNotFoundError):
+                    found[f"{EVALUATIONS}/{entry.name}"] = _mark(entry)
     return found
+
+
+def _mark(entry: os.DirEntry[str]) -> Mark:
+    stat = entry.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +218,7 @@ class RunFollower:
             group=self.group,
             rule=self.rule,
             nulls=self._log.nulls if self._log else (),
+            evaluations=self._log.evaluations if self._log else (),
         )
 
 

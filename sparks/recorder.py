@@ -25,6 +25,8 @@ from sparks.adapters import without_adapter
 from sparks.anatomy import base_model
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError, reason
+from sparks.evaluation.during import CheckpointEvaluator
+from sparks.evaluation.folder import StepEvaluation
 from sparks.probes import ProbeSet
 from sparks.report import write_report
 from sparks.snapshot import Snapshot
@@ -46,16 +48,30 @@ class Recorder:
         config: how.
         store: the run folder.
         progress: show a bar while a snapshot is taken, and a line after it.
+        evaluator: evaluates every checkpoint too; None evaluates none.
     """
 
     def __init__(
-        self, probes: ProbeSet, config: SnapshotConfig, store: RunStore, *, progress: bool
+        self,
+        probes: ProbeSet,
+        config: SnapshotConfig,
+        store: RunStore,
+        *,
+        progress: bool,
+        evaluator: CheckpointEvaluator | None = None,
     ) -> None:
         self.probes, self.config, self.store, self.progress = probes, config, store, progress
+        self.evaluator = evaluator
         self.measured: set[int] = set()
         """Steps that have a snapshot; the same in every process."""
         self.snapshots: dict[int, Snapshot] = {}
         """By step; in process 0 alone."""
+        self.evaluated: set[int] = set()
+        """Steps that have an evaluation; the same in every process."""
+        self.evaluations: dict[int, StepEvaluation] = {}
+        """By step; in process 0 alone."""
+        self._tokenizer: Any = None
+        self._spent_evaluating = 0.0
         self._tokenized: TokenizedProbes | None = None
         self._trackers: Trackers | None = None  # in process 0 alone
         self._began, self._spent, self._first_step = time.perf_counter(), 0.0, 0
@@ -72,12 +88,15 @@ class Recorder:
         """
         self._began, self._first_step = time.perf_counter(), state.global_step
 
-        def prepare() -> tuple[TokenizedProbes, set[int]]:
+        def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
             tokenized = self._tokenize(model, processing_class)
+            if self.evaluator is not None:
+                self.evaluator.check(model, _tokenizer_of(processing_class))
             self._open_store(tokenized, state.global_step)
-            return tokenized, set(self.snapshots)
+            return tokenized, set(self.snapshots), set(self.evaluations)
 
-        self._tokenized, self.measured = processes.first_does(prepare)
+        self._tokenizer = _tokenizer_of(processing_class)
+        self._tokenized, self.measured, self.evaluated = processes.first_does(prepare)
 
     def _tokenize(self, model: nn.Module, processing_class: Any) -> TokenizedProbes:
         if processing_class is None:
@@ -87,7 +106,7 @@ class Recorder:
             )
         config = getattr(base_model(model), "config", None)
         return self.probes.tokenize(
-            getattr(processing_class, "tokenizer", processing_class),
+            _tokenizer_of(processing_class),
             max_suffix_tokens=self.config.max_suffix_tokens,
             max_context=getattr(config, "max_position_embeddings", None),
         )
@@ -103,7 +122,10 @@ class Recorder:
             warnings.warn(f"sparks: {problem}", stacklevel=3)
         for snapshot in contents.snapshots:
             self._refuse_other_run(snapshot, tokenized)
+        if self.evaluator is not None:
+            store.evaluations.refuse_other_settings(self.evaluator.task.hash, self.evaluator.config)
         self.snapshots = {snapshot.step: snapshot for snapshot in contents.snapshots}
+        self.evaluations = {item.step: item for item in contents.evaluations}
         store.write_probes(self.probes.to_jsonl())
 
     def _refuse_other_run(self, snapshot: Snapshot, tokenized: TokenizedProbes) -> None:
@@ -161,10 +183,38 @@ class Recorder:
         except SparksError as error:  # the snapshot stands; the next one writes the log again
             warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=3)
 
-    def note_failure(self, step: int, reason: str) -> None:
-        """Remember in the folder that `step` has no snapshot, and why."""
+    def evaluate(self, model: nn.Module, state: TrainerState, *, base: bool = False) -> None:
+        """Evaluate `model` and keep its samples; `base` does it without the adapter, as step 0.
+
+        Raises:
+            SparksError: as `CheckpointEvaluator.run` does.
+        """
+        assert self.evaluator is not None
+        start, step = time.perf_counter(), 0 if base else state.global_step
+        with without_adapter(model) if base else nullcontext():
+            found = self.evaluator.run(
+                model,
+                self._tokenizer,
+                self.store.evaluations,
+                step,
+                progress=self.progress,
+                shared=True,
+            )
+        self.evaluated.add(step)
         if processes.index() == 0:
-            self.store.note_failure(step, reason)
+            self.evaluations[step] = found
+        seconds = time.perf_counter() - start
+        self._spent += seconds
+        self._spent_evaluating += seconds
+        if self.progress and processes.index() == 0:
+            share = self._spent / self.seconds if step > self._first_step else None
+            tqdm.write(f"sparks: {evaluation_line(found, seconds, share)}", file=sys.stderr)
+
+    def note_failure(self, step: int, reason: str, *, of_evaluation: bool = False) -> None:
+        """Remember in the folder that `step` has no snapshot, or no evaluation, and why."""
+        if processes.index() == 0:
+            kept = self.store.evaluations if of_evaluation else self.store
+            kept.note_failure(step, reason)
 
     def write_log(self, state: TrainerState) -> None:
         """Bring the folder's copy of the trainer's log up to date.
@@ -206,7 +256,12 @@ class Recorder:
 
     def _timeline(self, state: TrainerState) -> Timeline:
         snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
-        return Timeline(snapshots, metrics=state.log_history, name=self.store.name)
+        return Timeline(
+            snapshots,
+            metrics=state.log_history,
+            name=self.store.name,
+            evaluations=list(self.evaluations.values()),
+        )
 
     def write_report(self) -> Path | None:
         """The report of the run folder; None, and a warning, if it cannot be written."""
@@ -225,10 +280,27 @@ class Recorder:
 
     def summary(self) -> str:
         """What the snapshots of this training, or since it was resumed, cost, in a line."""
-        return (
+        line = (
             f"{len(self.measured)} snapshots in {self.store.path}, {self._spent:.1f} s of "
             f"{self.seconds:.1f} s ({self._spent / self.seconds:.1%})"
         )
+        if self.evaluator is not None:
+            line += f", {self._spent_evaluating:.1f} s of it on {len(self.evaluated)} evaluations"
+        return line
+
+
+def _tokenizer_of(processing_class: Any) -> Any:
+    return getattr(processing_class, "tokenizer", processing_class)
+
+
+def evaluation_line(found: StepEvaluation, seconds: float, share: float | None) -> str:
+    """What an evaluation found, the time that it took, and the share of all until now."""
+    score = found.pass_at_1()
+    line = (
+        f"step {found.step}: pass@1 {score.value:.1%} ({score.low:.1%} to {score.high:.1%}) on "
+        f"{len(found.ids)} problems of {found.task}, {seconds:.1f} s"
+    )
+    return line if share is None else f"{line}, {share:.1%} of the time so far"
 
 
 def _line(snapshot: Snapshot) -> str:

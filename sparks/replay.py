@@ -4,6 +4,9 @@ The same `take_snapshot` as the callback's, on the same weights: the scores are 
 checkpoint is read from its `trainer_state.json`, else from its name (`checkpoint-40`), or given in
 front (`40=PATH`). An adapter folder is loaded on its base model. A step that the run folder already
 holds, for the same probes and settings, is not taken again.
+
+Where a task is given, each checkpoint is evaluated too, as the callback does it: the same samples
+for the same weights. A finished evaluation is not repeated, one that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.evaluation.during import CheckpointEvaluator
 from sparks.files import check_writable
 from sparks.loading import Autocast, load_model, load_tokenizer, split_revision
 from sparks.probes import ProbeSet
@@ -25,6 +29,10 @@ from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
 from sparks.trainer_log import TrainerLog, latest_metrics
+
+if TYPE_CHECKING:
+    from sparks.evaluation.records import Task
+    from sparks.evaluation.settings import EvaluationConfig
 
 _NAME = re.compile(r"(?:checkpoint|step|global_step)[-_](\d+)\Z")
 _GIVEN = re.compile(r"(\d+)=(.+)\Z", re.DOTALL)
@@ -48,6 +56,8 @@ def replay_checkpoints(
     output_dir: str | os.PathLike[str],
     base: str | None = None,
     config: SnapshotConfig | None = None,
+    evaluate: str | os.PathLike[str] | Task | None = None,
+    evaluation: EvaluationConfig | None = None,
     device: str = "auto",
     autocast: Autocast = "no",
     overwrite: bool = False,
@@ -62,9 +72,11 @@ def replay_checkpoints(
         output_dir: the run folder to write; snapshots that it already holds are kept.
         base: the model before training, measured as step 0.
         config: settings; None takes the defaults.
+        evaluate: a task on which every checkpoint is evaluated too: a name, a JSONL file, a `Task`.
+        evaluation: how answers are sampled; None takes the defaults.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
         autocast: run the model as a trainer with `bf16=True` or `fp16=True` does.
-        overwrite: take steps again that the run folder holds.
+        overwrite: take steps again that the run folder holds, and their evaluations.
         progress: show a bar for each snapshot.
 
     Returns:
@@ -72,24 +84,42 @@ def replay_checkpoints(
 
     Raises:
         SparksError: a checkpoint has no step or cannot be loaded, two have one step, the folder
-            holds snapshots of other probes or settings, or as `take_snapshot` does.
+            holds snapshots of other probes or settings, or as `take_snapshot` and
+            `CheckpointEvaluator` do.
     """
     config = config or SnapshotConfig()
     probe_set = probes if isinstance(probes, ProbeSet) else ProbeSet.load(probes)
+    evaluator = None if evaluate is None else CheckpointEvaluator(evaluate, evaluation)
     found = resolve_checkpoints(checkpoints, base=base)
     store = RunStore(output_dir)
     # The folder itself is made by the first snapshot: a replay that fails before leaves nothing.
     check_writable(store.path / "probes.jsonl")
-    _refuse_other_settings(store, {checkpoint.step for checkpoint in found}, config)
+    replayed = {checkpoint.step for checkpoint in found}
+    _refuse_other_settings(store, replayed, config)
+    if evaluator is not None:
+        store.evaluations.refuse_other_settings(
+            evaluator.task.hash, evaluator.config, except_steps=tuple(replayed)
+        )
     for checkpoint in found:
         tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
         _refuse_other_probes(
             store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
         )
-        if not overwrite and _is_done(store, checkpoint.step, config):
+        is_measured = not overwrite and _is_done(store, checkpoint.step, config)
+        wants_answers = evaluator is not None and (
+            overwrite or not _is_evaluated(store, checkpoint.step, evaluator)
+        )
+        if is_measured and not wants_answers:
             continue
         model = load_model(checkpoint.name, checkpoint.revision, device=device, autocast=autocast)
-        store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
+        if evaluator is not None and wants_answers:
+            evaluator.check(model, tokenizer)
+        if not is_measured:
+            store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
+        if evaluator is not None and wants_answers:
+            if overwrite:
+                store.evaluations.part(checkpoint.step).unlink(missing_ok=True)
+            evaluator.run(model, tokenizer, store.evaluations, checkpoint.step, progress=progress)
         del model
     _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
     store.write_probes(probe_set.to_jsonl())
@@ -191,6 +221,14 @@ def _is_done(store: RunStore, step: int, config: SnapshotConfig) -> bool:
     except SparksError:
         return False  # a damaged file is taken again
     return SnapshotConfig.from_dict(meta.config).measurement() == config.measurement()
+
+
+def _is_evaluated(store: RunStore, step: int, evaluator: CheckpointEvaluator) -> bool:
+    try:
+        found = store.evaluations.load(step)
+    except SparksError:
+        return False  # there is none, or a damaged one
+    return not found.differs_from_settings(evaluator.task.hash, evaluator.config)
 
 
 def _refuse_other_probes(store: RunStore, probes_hash: str) -> None:

@@ -147,8 +147,10 @@ def _copy(module: nn.Module, weights: dict[int, nn.Parameter], made: dict[int, A
         kind = kind.__mro__[2]
     copy = kind.__new__(kind)
     made[id(module)] = copy
-    # An instance's own `forward` is a trainer's or an accelerator's wrapper around the original.
-    own = {name: value for name, value in vars(module).items() if name != "forward"}
+    # An instance's own `forward` or `generate` is a trainer's or an accelerator's wrapper around
+    # the original.
+    wrappers = ("forward", "generate")
+    own = {name: value for name, value in vars(module).items() if name not in wrappers}
     copy.__dict__.update(own)
     copy.__dict__.update({name: OrderedDict() for name in _HOOKS})
     copy.__dict__["_parameters"] = {

@@ -5,6 +5,7 @@
       metrics.json                  the trainer's log so far: [{"step": 1, "loss": 2.3, ...}, ...]
       probes.jsonl                  the probes that were measured
       step-00000020.failed          why a step has no snapshot
+      evaluation/                   sampled answers of the checkpoints (`evaluation.folder`)
 
 Files are written under a temporary name, flushed to the disk and renamed, so that no reader ever
 meets half a file. Saving a step again replaces it.
@@ -28,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sparks.errors import SparksError
+from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
 from sparks.files import remove_leftovers, write_atomically
 from sparks.null_bands import NullBand, from_json, to_json
 from sparks.snapshot import Snapshot
@@ -53,6 +55,8 @@ class RunContents:
     """One line for each file that could not be read and was skipped."""
     nulls: tuple[NullBand, ...] = ()
     """What `sparks null` found."""
+    evaluations: tuple[StepEvaluation, ...] = ()
+    """Of the checkpoints that were evaluated, in order of step; all of one task."""
 
 
 class RunStore:
@@ -81,6 +85,11 @@ class RunStore:
         """Of the run: the last name of the trainer's output folder, else of this folder."""
         folder = Path(os.path.abspath(self.path))
         return folder.parent.name if folder.name == FOLDER else folder.name
+
+    @property
+    def evaluations(self) -> EvaluationFolder:
+        """Where the evaluations of the checkpoints lie."""
+        return EvaluationFolder(self.path)
 
     def steps(self) -> list[int]:
         """Steps that have a snapshot file, in order; none where there is no folder.
@@ -174,7 +183,7 @@ class RunStore:
     def set_aside_after(self, step: int) -> list[int]:
         """Rename snapshots later than `step` to `*.stale`: a resumed run is going to redo them.
 
-        Half-written files that a killed run left are removed too.
+        So are evaluations. Half-written files that a killed run left are removed too.
 
         Returns the steps set aside. `read` and `steps` no longer see them.
 
@@ -182,6 +191,7 @@ class RunStore:
             SparksError: a file cannot be renamed.
         """
         remove_leftovers(self.path)
+        self.evaluations.set_aside_after(step)
         for failed, _ in self._failures():
             if failed >= step:  # of `step` itself too: it is tried again
                 self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
@@ -260,12 +270,14 @@ class RunStore:
             nulls = self.read_nulls()
         except SparksError as error:
             problems.append(str(error))
+        evaluations, unread = self.evaluations.read()
         return RunContents(
             path=self.path,
             snapshots=tuple(snapshots),
             metrics=metrics,
-            problems=tuple(problems),
+            problems=(*problems, *unread),
             nulls=nulls,
+            evaluations=evaluations,
         )
 
     def read_nulls(self) -> tuple[NullBand, ...]:

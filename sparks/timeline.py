@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sparks.calibration import HALF, CalibrationConfig, decide
 from sparks.errors import SparksError
+from sparks.evaluation.folder import StepEvaluation
 from sparks.graph import Graph
 from sparks.intervals import share_interval
 from sparks.null_bands import NullBand
@@ -90,6 +91,8 @@ class Timeline:
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
     nulls: tuple[NullBand, ...]
     """What `sparks null` found and the run folder keeps; `nulls.null_of` picks."""
+    evaluations: tuple[StepEvaluation, ...]
+    """Of checkpoints that were evaluated, in order of step: see `evaluation.history`."""
     snapshots: tuple[Snapshot, ...]
     """In order of step; all their probes, whatever the group."""
     metas: tuple[SnapshotMeta, ...]
@@ -132,6 +135,7 @@ class Timeline:
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
         nulls: Sequence[NullBand] = (),
+        evaluations: Sequence[StepEvaluation] = (),
     ) -> None:
         """Order the snapshots and work out the state of every head.
 
@@ -145,6 +149,7 @@ class Timeline:
             rule: how heads are judged: `calibrated` or `paper`.
             calibration: settings of the calibrated rule; None takes the defaults.
             nulls: what `sparks null` found.
+            evaluations: of checkpoints of the run.
 
         Raises:
             SparksError: no snapshots; two of one step; different probes, graphs or settings; no
@@ -164,6 +169,7 @@ class Timeline:
         self.name, self.group, self.graph = name, group, first.graph
         self.rule, self.calibration = rule, calibration or CalibrationConfig()
         self.nulls = tuple(nulls)
+        self.evaluations = tuple(sorted(evaluations, key=lambda evaluation: evaluation.step))
         self.groups = tuple(sorted(set(first.probe_groups)))
         self.snapshots = tuple(ordered)
         self.metas = tuple(snapshot.meta for snapshot in ordered)
@@ -212,6 +218,7 @@ class Timeline:
             rule=rule,
             calibration=calibration,
             nulls=run.nulls,
+            evaluations=run.evaluations,
         )
 
     def by(self, rule: Rule, *, group: str | None = None) -> Timeline:
@@ -228,6 +235,7 @@ class Timeline:
             rule=rule,
             calibration=self.calibration,
             nulls=self.nulls,
+            evaluations=self.evaluations,
         )
 
     @cached_property

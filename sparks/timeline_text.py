@@ -25,6 +25,7 @@ from sparks.beside import (
 )
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.evaluation.history_text import add_history
 from sparks.regimes import Regime, circuit_turnover
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
 from sparks.timeline import EVENT_KINDS, Timeline
@@ -54,7 +55,9 @@ def render(
     max_events: int = 40,
     max_heads: int = 20,
 ) -> str:
-    """Title, checkpoints, strips, regime, cohorts, heads, events, as text that ends in a newline.
+    """Title, checkpoints, strips, regime, cohorts, heads, evaluations, events, as text.
+
+    It ends in a newline.
 
     Args:
         timeline: what to show.
@@ -78,6 +81,8 @@ def render(
     _regime(page, timeline)
     _cohorts(page, timeline)
     _heads(page, timeline, max_heads)
+    if timeline.evaluations:
+        add_history(page, timeline)
     _events(page, timeline, max_events)
     return "\n".join(page.lines) + "\n"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sparks.beside import circuits_now, paper_counts, with_onset
+from sparks.evaluation.history import EvaluationHistory
 from sparks.nulls import null_of
 from sparks.optional import import_optional
 from sparks.timeline import Timeline
@@ -96,7 +97,22 @@ _CONTROL = {
 }
 """Key in a tracker -> column of `counts()` of `Timeline.control`, where there are such probes."""
 
-PAPER_KEYS, NULL_KEYS, CIRCUIT_KEYS, CONTROL_KEYS = map(tuple, (_PAPER, _NULL, _CIRCUITS, _CONTROL))
+_EVALUATION = {
+    # Does it get better at all? Mean share of right samples; the ends are those over problems.
+    "sparks/pass_1": "pass_1",
+    "sparks/pass_1_low": "pass_1_low",
+    "sparks/pass_1_high": "pass_1_high",
+    # Problems that no sample of the base solved and one does now, and the reverse (Fig. 4).
+    "sparks/problems_newly_solved": "newly_solved",
+    "sparks/problems_newly_missed": "newly_missed",
+    # How many of each an unchanged model gives: no more than that is the luck of few samples.
+    "sparks/problems_by_luck": "by_luck",
+}
+"""Key in a tracker -> column of `EvaluationHistory.progress()`, where the checkpoint has one."""
+
+PAPER_KEYS, NULL_KEYS, CIRCUIT_KEYS, CONTROL_KEYS, EVALUATION_KEYS = map(
+    tuple, (_PAPER, _NULL, _CIRCUITS, _CONTROL, _EVALUATION)
+)
 
 _NAMED = 20  # heads that an alert names
 
@@ -105,8 +121,9 @@ def scalars(timeline: Timeline) -> dict[str, float]:
     """Numbers of the LAST checkpoint; a number that is not finite is left out.
 
     Keys: those of `_COLUMNS`, `_PAPER`, `_NULL` (absent with too few probes), `_CIRCUITS` (turnover
-    from the second checkpoint on) and `_CONTROL` (absent without control probes, as is
-    `sparks/heads_specific`: emergent heads that were not born there too);
+    from the second checkpoint on), `_EVALUATION` (where the checkpoint was evaluated) and
+    `_CONTROL` (absent without control probes, as is `sparks/heads_specific`: emergent heads that
+    were not born there too);
     `sparks/base_retained_share` (of the base heads, so that runs of different models compare;
     absent if there is none); `sparks/cohort/01` .. `04` and `sparks/cohort/later`: active heads by
     cohort, in order of emergence, which sum to `sparks/heads_emergent`. These are there from the
@@ -132,6 +149,9 @@ def _beside(timeline: Timeline) -> Iterator[tuple[str, float]]:
         yield from ((key, getattr(band, field)) for key, field in _NULL.items())
     circuits = circuits_now(timeline)
     yield from ((key, getattr(circuits, field).value) for key, field in _CIRCUITS.items())
+    if timeline.evaluations and timeline.evaluations[-1].step == timeline.steps[-1]:
+        row = EvaluationHistory.of(timeline).progress().iloc[-1]
+        yield from ((key, float(row[column])) for key, column in _EVALUATION.items())
     if timeline.control is not None:
         control = timeline.control.counts().iloc[-1]
         yield from ((key, float(control[column])) for key, column in _CONTROL.items())

@@ -27,6 +27,7 @@ from sparks.trackers_data import (
     CIRCUIT_KEYS,
     COHORT_KEYS,
     CONTROL_KEYS,
+    EVALUATION_KEYS,
     HEADS_KEY,
     NULL_KEYS,
     PAPER_KEYS,
@@ -118,6 +119,7 @@ def _fill(run: Any, timeline: Timeline, store: RunStore, *, progress: bool) -> N
 
 def _until(timeline: Timeline, checkpoints: int) -> Timeline:
     """What was known at this checkpoint."""
+    step = timeline.snapshots[checkpoints - 1].step
     return Timeline(
         timeline.snapshots[:checkpoints],
         name=timeline.name,
@@ -125,6 +127,7 @@ def _until(timeline: Timeline, checkpoints: int) -> Timeline:
         rule=timeline.rule,
         calibration=timeline.calibration,
         nulls=timeline.nulls,
+        evaluations=[item for item in timeline.evaluations if item.step <= step],
     )
 
 
@@ -213,11 +216,19 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
     ]
     doubt = [
         curves("Emergent, and on an unchanged model", "sparks/heads_emergent", *NULL_KEYS),
-        curves("Active for sure, likely, undecided", "sparks/heads_active", "sparks/heads_likely",
-               "sparks/heads_undecided"),
+        curves(
+            "Active for sure, likely, undecided",
+            "sparks/heads_active",
+            "sparks/heads_likely",
+            "sparks/heads_undecided",
+        ),
         curves("By the paper's rule", *PAPER_KEYS),
         curves("On control probes", *CONTROL_KEYS, "sparks/heads_specific"),
         curves("Edges that changed; agreement of probes", *CIRCUIT_KEYS),
+    ]
+    solved = [
+        curves("pass@1, with its 95 % interval", *EVALUATION_KEYS[:3]),
+        curves("Problems newly solved and newly missed", *EVALUATION_KEYS[3:]),
     ]  # fmt: skip
     pictures = [
         wr.MediaBrowser(title=title, media_keys=[key], num_columns=1, gallery_axis="step")
@@ -238,6 +249,7 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
     named = {
         "Heads": heads,
         "How sure": doubt,
+        "Evaluation": solved,
         "Pictures": pictures,
         "At the end": closing,
         "Trust and cost": trust,

@@ -30,6 +30,7 @@ elif SPREAD.startswith("zero"):
     cpu_sharding.use_deepspeed()
 
 import torch.distributed as dist  # noqa: E402
+from evaluations_made_here import LENGTHS, SAMPLED  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_trainers import lora, trainer_of  # noqa: E402
 from tiny_training import PROBES, logged  # noqa: E402
@@ -47,6 +48,7 @@ KINDS: dict[str, Any] = {
     "bf16": lambda: {"bf16": True},
     "one-probe": dict,
     "resumed": dict,
+    "evaluated": dict,
 }
 
 
@@ -65,8 +67,9 @@ def watcher(kind: str, how: str) -> list[TrainerCallback]:
         return [Careless()]
     probes = ProbeSet(PROBES.probes[:1]) if kind == "one-probe" else PROBES
     on_error = "raise" if how == "raise" else "warn"
+    evaluated = {"evaluate": LENGTHS, "evaluation": SAMPLED} if kind == "evaluated" else {}
     return [SparksCallback(
-        probes, progress=False, on_error=on_error, steps=3, threshold=0.0, top_n=60
+        probes, progress=False, on_error=on_error, steps=3, threshold=0.0, top_n=60, **evaluated
     )]  # fmt: skip
 
 
@@ -97,7 +100,8 @@ def main() -> None:
             settings |= {"deepspeed": cpu_sharding.deepspeed_config(int(SPREAD[-1]))}
             settings |= {"use_cpu": False}
         trainer = trainer_of(regime, folder, *watcher(kind, how), **settings)
-        sampled = record_samples(trainer.model)
+        # What an evaluation samples is not the training's.
+        sampled = [] if kind == "evaluated" else record_samples(trainer.model)
         error = None
         with warnings.catch_warnings(record=True) as told:
             try:

@@ -11,6 +11,7 @@ from tiny_training import PROBES
 from trl import DistillationConfig, GRPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from sparks import SnapshotConfig, SparksArguments, SparksCallback, SparksError
+from sparks.evaluation.settings import EvaluationConfig
 
 pytestmark = pytest.mark.filterwarnings(
     # TRL's own default: it names the old setting itself.
@@ -24,8 +25,9 @@ def parse(*arguments: str) -> SparksArguments:
 
 def own_fields() -> set[str]:
     """Settings of the callback itself, without the prefix."""
-    measured = {item.name for item in fields(SnapshotConfig)}
-    return {item.name.removeprefix("sparks_") for item in fields(SparksArguments)} - measured
+    taken = {item.name for item in fields(SnapshotConfig)}
+    taken |= {f"evaluation_{item.name}" for item in fields(EvaluationConfig)}
+    return {item.name.removeprefix("sparks_") for item in fields(SparksArguments)} - taken
 
 
 def test_every_name_has_the_prefix():
@@ -34,22 +36,27 @@ def test_every_name_has_the_prefix():
     assert len(set(names)) == len(names)
 
 
-def test_what_is_measured_is_taken_over_field_by_field():
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [(SnapshotConfig, "sparks_"), (EvaluationConfig, "sparks_evaluation_")]
+)
+def test_what_is_measured_is_taken_over_field_by_field(kind, prefix):
     taken = {item.name: item for item in fields(SparksArguments)}
-    types, ours = get_type_hints(SnapshotConfig), get_type_hints(SparksArguments)
-    for item in fields(SnapshotConfig):
-        field = taken[f"sparks_{item.name}"]
+    types, ours = get_type_hints(kind), get_type_hints(SparksArguments)
+    for item in fields(kind):
+        field = taken[f"{prefix}{item.name}"]
         assert field.default == item.default
         assert field.metadata["help"].replace("%%", "%") == item.metadata["help"]
         assert ours[field.name] == types[item.name]
     assert SparksArguments().snapshot_config() == SnapshotConfig()
+    assert SparksArguments().evaluation_config() is None
+    assert SparksArguments(sparks_evaluate="gsm8k").evaluation_config() == EvaluationConfig()
 
 
 def test_keywords_of_the_callback_have_its_defaults():
     keywords = {
         name: parameter.default
         for name, parameter in inspect.signature(SparksCallback).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "config"
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("config", "evaluation")
     }
     assert own_fields() == set(keywords) | {"probes"}
     for name, default in keywords.items():
@@ -99,7 +106,24 @@ def test_the_probes_are_read_from_the_file(tmp_path):
     assert parse("--sparks_probes", str(path)).callback().probes == PROBES
 
 
+def test_a_task_is_read_and_its_settings_reach_the_callback(tmp_path):
+    problems = tmp_path / "sums.jsonl"
+    problems.write_text('{"problem": "1 + 1?", "answer": 2}\n{"problem": "2 + 2?", "answer": 4}\n')
+    evaluator = parse(
+        "--sparks_evaluate", str(problems), "--sparks_evaluation_samples", "2",
+        "--sparks_evaluation_limit", "1", "--sparks_evaluation_thinking", "false",
+    ).callback(PROBES).evaluator  # fmt: skip
+    assert evaluator.config == EvaluationConfig(samples=2, limit=1, thinking=False)
+    assert [problem.answer for problem in evaluator.task.problems] == ["2"]
+    assert parse().callback(PROBES).evaluator is None
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
+    match = "sparks_evaluation_samples says how to evaluate, but not on what: give --sparks_eval"
+    with pytest.raises(SparksError, match=match):
+        parse("--sparks_evaluation_samples", "2").callback(PROBES)
+    with pytest.raises(SparksError, match="samples must be a whole number, at least 1, got 0"):
+        parse("--sparks_evaluate", "gsm8k", "--sparks_evaluation_samples", "0").callback(PROBES)
     with pytest.raises(SparksError, match="no probes: give their JSONL file with --sparks_probes"):
         parse().callback()
     with pytest.raises(SparksError, match="steps must be a whole number, at least 1, got 0"):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluations_made_here import LENGTHS, SAMPLED
 from models import tiny_model
 from safetensors.torch import load_file
 from tiny_trainers import trainer_of
@@ -26,6 +27,8 @@ from tiny_training import PROBES
 from sparks import processes, sharding
 from sparks.callback import SparksCallback
 from sparks.errors import SparksError
+from sparks.evaluation.during import CheckpointEvaluator
+from sparks.evaluation.folder import EvaluationFolder
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
@@ -49,11 +52,13 @@ KINDS = {
 PAIRS = {
     "ddp": [
         "sft:full", "sft:lora", "sft:bf16", "sft:resumed", "grpo:full", "grpo:lora",
-        "distillation:full",
+        "distillation:full", "sft:evaluated",
     ],
-    "fsdp2": ["sft:full", "sft:lora", "sft:bf16", "grpo:full", "distillation:full"],
+    "fsdp2": [
+        "sft:full", "sft:lora", "sft:bf16", "grpo:full", "distillation:full", "sft:evaluated",
+    ],
     "zero2": ["sft:full", "grpo:full"],
-    "zero3": ["sft:full", "sft:lora", "grpo:full", "distillation:full"],
+    "zero3": ["sft:full", "sft:lora", "grpo:full", "distillation:full", "sft:evaluated"],
 }  # fmt: skip
 """What is trained alone and watched."""
 SINGLE = {
@@ -166,6 +171,23 @@ def test_the_snapshot_is_that_of_one_process(launch, spread):
     # It would not be that of another model.
     base = store(folder, "sft:full:watched").load(0)
     assert not np.allclose(base.loss_corrupted, alone.loss_corrupted, rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", ["ddp", "fsdp2", "zero3"])
+def test_the_samples_are_those_of_one_process(launch, tmp_path, spread):
+    shared = store(launch(spread), "sft:evaluated:watched").evaluations
+    assert shared.steps() == [0, 2, 4]
+    trainer, alone = trainer_of("sft", tmp_path), EvaluationFolder(tmp_path)
+    CheckpointEvaluator(LENGTHS, SAMPLED).run(
+        trainer.model, trainer.processing_class, alone, 0, progress=False
+    )
+    one, other = (
+        [json.loads(line) | {"seconds": 0} for line in folder.file(0).read_text().splitlines()]
+        for folder in (shared, alone)
+    )
+    assert one == other
+    assert len(one) == 1 + 2 * len(LENGTHS.problems)
 
 
 @pytest.mark.slow

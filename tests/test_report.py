@@ -28,7 +28,7 @@ from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.nulls import null_of, sentence
 from sparks.regimes import circuit_turnover
-from sparks.report import LOADER, SCRIPTS, render_report, write_report
+from sparks.report import EVALUATED, LOADER, SCRIPTS, render_report, write_report
 from sparks.report.circuits import TURNOVER
 from sparks.report.data import run_data, thin
 from sparks.report.packing import packed_numbers
@@ -156,7 +156,7 @@ def test_parts_of_the_page_fit_together():
     of_tabs = {f"{kind}{tab}{view}" for tab in ("timeline", "head", "circuit")
                for kind, view in (("tab-", ""), ("", "-view"))}  # fmt: skip
     assert of_tabs <= ids
-    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *SCRIPTS}
+    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *EVALUATED}
     light, dark = (
         set(re.findall(r"--(\w[\w-]*):", block))
         for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
@@ -756,13 +756,14 @@ def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
     held = {file.distribution_path for file in builder.recurse_included_files()}
-    modules = "__init__ cells circuits compared data edges looks packing words"
+    modules = "__init__ cells circuits compared data edges evaluation looks packing words"
     parts = {
         *(f"{name}.py" for name in modules.split()),
         "page.html",
         "page.css",
+        "evaluation.css",
         *LOADER,
-        *SCRIPTS,
+        *EVALUATED,
     }
     assert {f"sparks/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluations_made_here import SOLVING, make_evaluations, write_evaluations
 from factories import STORY, make_run, write_run
 from test_wandb_view import Logged, read_back
 
@@ -53,6 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a trainer; it holds the run folder."""
     folder = tmp_path_factory.mktemp("output") / "my-run"
     write_run(folder / "sparks", SNAPSHOTS, metrics=LOG)
+    write_evaluations(folder / "sparks", SOLVING)
     return folder
 
 
@@ -86,7 +88,8 @@ def test_rows_are_the_trainers_and_ours_in_order_of_step(uploaded: Logged):
             expected.append(theirs[step] | {STEP_KEY: step})
         if step in STORY:
             known = [snapshot for snapshot in SNAPSHOTS if snapshot.step <= step]
-            expected.append(scalars(Timeline(known)) | {STEP_KEY: step})
+            solved = [item for item in make_evaluations(SOLVING) if item.step <= step]
+            expected.append(scalars(Timeline(known, evaluations=solved)) | {STEP_KEY: step})
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
         assert row == pytest.approx(wanted)
@@ -203,7 +206,8 @@ def test_the_workspace_has_cohorts_beside_the_reward_and_pictures_with_a_slider(
     lines = [panel for panel in drawn.values() if hasattr(panel, "y")]
     assert {panel.x for panel in lines} == {STEP_KEY}
     with_control = make_run(STORY, probes=20, groups=[""] * 16 + ["control"] * 4)
-    logged = {*scalars(Timeline(with_control)), "sparks/overhead", "train/reward"}
+    everything = Timeline(with_control, evaluations=make_evaluations(SOLVING))
+    logged = {*scalars(everything), "sparks/overhead", "train/reward"}
     assert {key for panel in lines for key in panel.y} <= logged  # no curve of a key nobody logs
     json.dumps(found._to_model().model_dump(mode="json"), allow_nan=False)  # what would be sent
 

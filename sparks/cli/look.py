@@ -20,6 +20,8 @@ from sparks.cli.shared import (
 from sparks.errors import SparksError
 
 _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
+_EVALUATED = {"evaluation": "progress", "problems": "problems"}
+"""Table -> method of `EvaluationHistory`; the other tables are methods of `Timeline`."""
 _COMPARED = ("runs", "overlap", "heads")
 _REGIMES = ("runs", "evidence", "survival", "turnover")
 
@@ -34,13 +36,14 @@ def add_timeline(commands: Any) -> None:
         epilog="""examples:
   sparks timeline outputs/                       what happened, as a table
   sparks timeline outputs/ --format csv --table events > events.csv
+  sparks timeline outputs/ --format json --table problems    newly solved and newly missed ones
 A damaged snapshot is named on standard error and left out; the exit code is then 2.""",
     )
     command.add_argument(
         "run_folder", metavar="RUN", help="run folder, or a trainer's output folder"
     )
     add_reading(command)
-    add_tables(command, _TABLES)
+    add_tables(command, (*_TABLES, *_EVALUATED))
     command.add_argument(
         "--max-events", type=int, default=40, help="events listed in text (default: 40)"
     )
@@ -57,6 +60,11 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
     if arguments.format == "text":
         most = {"max_events": arguments.max_events, "max_heads": arguments.max_heads}
         print(render(timeline, color=wants_color(), **most), end="")
+    elif arguments.table in _EVALUATED:
+        from sparks.evaluation.history import EvaluationHistory
+
+        history = EvaluationHistory.of(timeline)
+        print_frame(getattr(history, _EVALUATED[arguments.table])(), arguments.format)
     else:
         print_frame(getattr(timeline, arguments.table)(), arguments.format)
     return report_damage(arguments.run_folder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sparks.cli.shared import add_settings, command_parser, one_line, quiet_libraries, settings
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.evaluation.settings import EvaluationConfig
 
 
 def add_probes(commands: Any) -> None:
@@ -69,6 +71,8 @@ def add_replay(commands: Any) -> None:
   sparks replay outputs/ --base Qwen/Qwen2.5-1.5B --probes probes.jsonl
       all outputs/checkpoint-*, and the base model as step 0
   sparks replay 0=BASE 100=owner/model@step-100 --probes probes.jsonl --output runs/replayed
+  sparks replay outputs/ --base BASE --probes probes.jsonl --evaluate gsm8k --limit 32
+      answers of every checkpoint too: problems newly solved and missed beside births and prunings
 A step that the output folder holds is not taken again, so an interrupted replay goes on.""",
     )
     command.add_argument(
@@ -96,11 +100,42 @@ A step that the output folder holds is not taken again, so an interrupted replay
         "--overwrite", action="store_true", help="take steps again that the folder already holds"
     )
     add_settings(command, SnapshotConfig)
+    answers: Any = command.add_argument_group("evaluation of each checkpoint")
+    answers.add_argument(
+        "--evaluate", metavar="TASK", help="name of a task, gym:NAME, or a JSONL file"
+    )
+    # The model is in memory: no other backend can be.
+    add_settings(answers, EvaluationConfig, leave_out=("thinking", "backend"))
+    help_of = {item.name: item.metadata["help"] for item in fields(EvaluationConfig)}
+    answers.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
+
+
+def _evaluation(arguments: argparse.Namespace) -> EvaluationConfig | None:
+    """How checkpoints are evaluated; None where no task is given.
+
+    Raises:
+        SparksError: there are settings and no task.
+    """
+    known: dict[str, Any] = {
+        item.name: getattr(arguments, item.name, None) for item in fields(EvaluationConfig)
+    }
+    known["thinking"] = {"on": True, "off": False, None: None}[arguments.thinking]
+    known["backend"] = EvaluationConfig.backend
+    if arguments.evaluate is not None:
+        return EvaluationConfig(**known)
+    for item in fields(EvaluationConfig):
+        if known[item.name] != item.default:
+            raise SparksError(
+                f"--{item.name.replace('_', '-')} says how to evaluate, but not on what: give "
+                f"--evaluate TASK, or leave it out"
+            )
+    return None
 
 
 def _run_replay(arguments: argparse.Namespace) -> int:
     from sparks.replay import replay_checkpoints, resolve_checkpoints
 
+    evaluation = _evaluation(arguments)
     quiet_libraries()
     output = arguments.output or _replay_folder(
         resolve_checkpoints(arguments.checkpoints, base=None)[0].name
@@ -111,11 +146,17 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         output_dir=output,
         base=arguments.base,
         config=settings(arguments, SnapshotConfig),
+        evaluate=arguments.evaluate,
+        evaluation=evaluation,
         device=arguments.device,
         autocast=arguments.autocast,
         overwrite=arguments.overwrite,
     )
-    print(f"{len(store.steps())} snapshots in {store.path}; next: sparks report {store.path}")
+    evaluated = f" and {len(store.evaluations.steps())} evaluations" if evaluation else ""
+    print(
+        f"{len(store.steps())} snapshots{evaluated} in {store.path}; next: sparks report "
+        f"{store.path}"
+    )
     return 0
 
 

@@ -57,6 +57,8 @@ SCRIPTS = (
     "controls.js",
 )
 """Parts of the script that draws the page, in this order."""
+EVALUATED = (*SCRIPTS[:-1], "evaluation.js", SCRIPTS[-1])
+"""Those of a page of which a run was evaluated: the others need not carry its weight."""
 
 
 def render_report(timelines: Sequence[Timeline], *, title: str | None = None) -> str:
@@ -78,8 +80,10 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
     if title is None:
         title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
     title = clean_text(title, 200) or "Attention heads over training"
-    style = _without_notes(_part("page.css"))
-    loader, script = _script(LOADER), f"(() => {{\n{_script(SCRIPTS)}}})();"
+    is_evaluated = any(timeline.evaluations for timeline in timelines)
+    style = _without_notes(_part("page.css") + (_part("evaluation.css") if is_evaluated else ""))
+    parts = EVALUATED if is_evaluated else SCRIPTS
+    loader, script = _script(LOADER), f"(() => {{\n{_script(parts)}}})();"
     fill = {
         "policy": (
             f"default-src 'none'; script-src {_source_hash(loader)} {_source_hash(script)}; "

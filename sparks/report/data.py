@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from sparks.report.cells import cells, differences_by_column
 from sparks.report.circuits import grid_data, shared_counts, turnover_data
 from sparks.report.edges import edge_data
+from sparks.report.evaluation import evaluation_data
 from sparks.report.looks import look
 from sparks.report.packing import differences, packed, packed_numbers, packed_planes
 from sparks.report.words import circuit_words, clean_text, describe_settings
@@ -58,6 +59,7 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "shift": _shift(timeline),
         "edges": edge_data(list(by_rule.values())),
         "settings": describe_settings(timeline),
+        **evaluation_data(timeline),
     }
 
 

@@ -11,6 +11,7 @@ const view = {rule: PAGE.runs[0].rule, tab: "timeline", cursor: 0, hover: null, 
 let run = null, palette = null, rows = [], sums = null, timer = null;
 const areas = {};  // plot -> where its axes lie
 let grid = null, mapGrid = null;
+const EXTRAS = [];  // {all, draw, at}: views that only some pages have
 const PLOTS = {  // plots over training steps of each view
   timeline: ["metric-plot", "cohorts-plot", "rows-plot", "shift-plot", "strip-plot"],
   head: ["importance-plot", "usage-plot"],
@@ -21,6 +22,7 @@ const PLOTS = {  // plots over training steps of each view
 
 function drawAll() {
   palette = readPalette();
+  for (const extra of EXTRAS) extra.all();
   for (const tab of Object.keys(PLOTS)) {
     byId(tab + "-view").hidden = tab !== view.tab;
     byId("tab-" + tab).setAttribute("aria-pressed", tab === view.tab);
@@ -50,6 +52,7 @@ function drawPlots() {
   areas["metric-plot"] = drawCurve(byId("metric-plot"), run, run.curves[view.curve], view, palette);
   areas["cohorts-plot"] = drawCohorts(byId("cohorts-plot"), run, sums, view, palette);
   areas["rows-plot"] = drawRows(byId("rows-plot"), run, rows, view, palette);
+  for (const extra of EXTRAS) extra.draw();
   areas["shift-plot"] = drawShift(byId("shift-plot"), run, view, palette);
   const hidden = run.rows - rows.length;
   byId("rows-text").textContent = rows.length + " of " + run.rows + " heads" +
@@ -176,6 +179,7 @@ function showNumbers() {
     numbers[sums.groups.length + 3].textContent = sums.undecided[at];
   }
   byId("metric-text").textContent = curveText(run, run.curves[view.curve], step);
+  for (const extra of EXTRAS) extra.at(at);
   return placeLines();
 }
 
