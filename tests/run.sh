@@ -21,4 +21,5 @@ ruff format --check .
 ruff check .
 mypy
 for script in recipes/*.sh recipes/common/*.sh tests/*.sh .ci/run; do bash -n "$script"; done
-python -m pytest "$@"
+# Two processes, a test file to each in turn: the tests themselves run one thread.
+python -m pytest --numprocesses 2 --dist loadfile "$@"

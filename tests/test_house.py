@@ -255,7 +255,10 @@ MAY_IMPORT = {
         "config errors evaluation.during files loading probes snapshot store track trainer_log"
     ),
     "cli.shared": "comparison config store timeline",
-    "cli.measure": "cli.shared config errors evaluation.settings probe_building replay store",
+    "cli.measure": (
+        "cli.evaluation_options cli.shared config errors evaluation.settings evaluation.tasks "
+        "probe_building replay store"
+    ),
     "cli.faithfulness": (
         "cli.shared config errors faithfulness_curve faithfulness_measuring faithfulness_results "
         "faithfulness_settings faithfulness_text figure_kinds figures.faithfulness figures.style "

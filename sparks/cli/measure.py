@@ -6,12 +6,16 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sparks.cli.evaluation_options import add_check, add_sampling, sampling
 from sparks.cli.shared import add_settings, command_parser, one_line, quiet_libraries, settings
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
+
+if TYPE_CHECKING:
+    from sparks.evaluation.records import Task
 
 
 def add_probes(commands: Any) -> None:
@@ -104,29 +108,29 @@ A step that the output folder holds is not taken again, so an interrupted replay
     answers.add_argument(
         "--evaluate", metavar="TASK", help="name of a task, gym:NAME, or a JSONL file"
     )
-    # The model is in memory: no other backend can be.
-    add_settings(answers, EvaluationConfig, leave_out=("thinking", "backend"))
-    help_of = {item.name: item.metadata["help"] for item in fields(EvaluationConfig)}
-    answers.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
+    add_check(answers)
+    add_sampling(answers)
 
 
-def _evaluation(arguments: argparse.Namespace) -> EvaluationConfig | None:
-    """How checkpoints are evaluated; None where no task is given.
+def _evaluation(arguments: argparse.Namespace) -> tuple[str | Task, EvaluationConfig] | None:
+    """On what checkpoints are evaluated, and how; None where no task is given.
 
     Raises:
-        SparksError: there are settings and no task.
+        SparksError: there are settings and no task, or the task cannot be read.
     """
-    known: dict[str, Any] = {
-        item.name: getattr(arguments, item.name, None) for item in fields(EvaluationConfig)
-    }
-    known["thinking"] = {"on": True, "off": False, None: None}[arguments.thinking]
-    known["backend"] = EvaluationConfig.backend
-    if arguments.evaluate is not None:
-        return EvaluationConfig(**known)
-    for item in fields(EvaluationConfig):
-        if known[item.name] != item.default:
+    if (name := arguments.evaluate) is not None:
+        config = sampling(arguments)
+        if arguments.check is None:
+            return name, config
+        from sparks.evaluation.tasks import load_task
+
+        loaded = load_task(name, limit=config.limit, seed=config.seed, check=arguments.check)
+        return loaded, config
+    usual = {item.name: item.default for item in fields(EvaluationConfig)}
+    for option, default in (usual | {"check": None}).items():
+        if getattr(arguments, option, default) != default:
             raise SparksError(
-                f"--{item.name.replace('_', '-')} says how to evaluate, but not on what: give "
+                f"--{option.replace('_', '-')} says how to evaluate, but not on what: give "
                 f"--evaluate TASK, or leave it out"
             )
     return None
@@ -135,7 +139,7 @@ def _evaluation(arguments: argparse.Namespace) -> EvaluationConfig | None:
 def _run_replay(arguments: argparse.Namespace) -> int:
     from sparks.replay import replay_checkpoints, resolve_checkpoints
 
-    evaluation = _evaluation(arguments)
+    task, evaluation = _evaluation(arguments) or (None, None)
     quiet_libraries()
     output = arguments.output or _replay_folder(
         resolve_checkpoints(arguments.checkpoints, base=None)[0].name
@@ -146,7 +150,7 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         output_dir=output,
         base=arguments.base,
         config=settings(arguments, SnapshotConfig),
-        evaluate=arguments.evaluate,
+        evaluate=task,
         evaluation=evaluation,
         device=arguments.device,
         autocast=arguments.autocast,
