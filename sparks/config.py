@@ -26,6 +26,17 @@ def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def refuse_unknown(kind: Any, values: Mapping[str, Any]) -> None:
+    """Check that every name is a field of a settings class.
+
+    Raises:
+        SparksError: one is not.
+    """
+    known = {item.name for item in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SnapshotConfig:
     """What is measured at a checkpoint, and how. Frozen; ranges are checked when it is made.
@@ -132,10 +143,13 @@ class SnapshotConfig:
         Raises:
             SparksError: a name is unknown or a value is outside its range.
         """
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        refuse_unknown(cls, values)
         return cls(**values)
+
+    def attribution(self) -> dict[str, Any]:
+        """The settings that `edge_attribution` takes."""
+        names = ("steps", "tolerance", "max_steps", "rule", "positions", "memory_gib")
+        return {name: getattr(self, name) for name in names}
 
     def measurement(self) -> dict[str, Any]:
         """The settings that change the scores: snapshots on one timeline must share them."""

@@ -106,12 +106,7 @@ def score_probes(
         return edge_attribution(
             model,
             probes.pairs,
-            steps=config.steps,
-            tolerance=config.tolerance,
-            max_steps=config.max_steps,
-            rule=config.rule,
-            positions=config.positions,
-            memory_gib=config.memory_gib,
+            **config.attribution(),
             progress=bar.update,
             planned=lengthen,
         )

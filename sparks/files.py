@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from sparks.errors import SparksError
+
+_FAILED = re.compile(r"step-(\d+)\.failed\Z")
 
 
 def write_atomically(
@@ -48,6 +51,17 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).glob(".*.tmp"):
         with suppress(OSError):
             path.unlink()
+
+
+def read_failures(folder: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    """Steps and reasons of the notes named `step-*.failed` in a folder, in order of step."""
+    found = []
+    for path in sorted(Path(folder).glob("step-*.failed")):
+        if match := _FAILED.match(path.name):
+            with suppress(OSError):
+                text = path.read_text(encoding="utf-8", errors="replace")
+                found.append((int(match[1]), " ".join(text.split())[:300]))
+    return found
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -30,7 +30,7 @@ from safetensors.numpy import save
 
 from sparks.errors import SparksError
 from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
-from sparks.files import remove_leftovers, write_atomically
+from sparks.files import read_failures, remove_leftovers, write_atomically
 from sparks.null_bands import NullBand, from_json, to_json
 from sparks.snapshot import Snapshot
 
@@ -192,7 +192,7 @@ class RunStore:
         """
         remove_leftovers(self.path)
         self.evaluations.set_aside_after(step)
-        for failed, _ in self._failures():
+        for failed, _ in read_failures(self.path):
             if failed >= step:  # of `step` itself too: it is tried again
                 self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
@@ -205,15 +205,6 @@ class RunStore:
                     f"cannot rename {path} ({error.strerror or error}): move it away yourself"
                 ) from error
         return later
-
-    def _failures(self) -> list[tuple[int, str]]:
-        found = []
-        for path in sorted(self.path.glob("step-*.failed")):
-            if match := _STEP_FILE.match(path.with_suffix(".safetensors").name):
-                with suppress(OSError):
-                    text = path.read_text(encoding="utf-8", errors="replace")
-                    found.append((int(match[1]), " ".join(text.split())[:300]))
-        return found
 
     def _write(self, target: Path, payload: bytes) -> None:
         self.prepare()
@@ -255,7 +246,7 @@ class RunStore:
                 snapshots.append(self.load(step))
             except SparksError as error:
                 problems.append(str(error))
-        problems += [f"step {step}: no snapshot ({why})" for step, why in self._failures()]
+        problems += [f"step {step}: no snapshot ({why})" for step, why in read_failures(self.path)]
         metrics: tuple[dict[str, Any], ...] = ()
         path = self.path / "metrics.json"
         try:

@@ -179,12 +179,7 @@ def _measure(
         batches = iter_edge_attribution(
             model,
             own,
-            steps=config.steps,
-            tolerance=config.tolerance,
-            max_steps=config.max_steps,
-            rule=config.rule,
-            positions=config.positions,
-            memory_gib=config.memory_gib,
+            **config.attribution(),
             progress=bar.update,
             planned=partial(_lengthen, bar),
         )

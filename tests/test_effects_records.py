@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from factories import SMALL, make_run
 
-from sparks.effects.plan import INTACT, Plan, make_plan
+from sparks.effects.plan import INTACT, Plan, PlannedSet, make_plan
 from sparks.effects.records import Control, EffectTable, Measured, Row
 from sparks.effects.sets import ChosenSet, ChosenSets, Runs, choose_sets
 from sparks.effects.tables import WRITERS, frame, to_json
@@ -216,19 +216,23 @@ def answers(rate: float, seed: int) -> np.ndarray:
 
 
 def measured(name: str, rate: float, seed: int, **more: Any) -> Measured:
-    values: dict[str, Any] = {
+    planned: dict[str, Any] = {
         "name": name,
         "heads": ((0, 0), (1, 0)),
         "found": 5,
         "origin": "run own, step 10",
         "done": "set to 0",
         "scale": 0.0,
+        "random": (((0, 1), (1, 1)), ((0, 2), (1, 2)), ((0, 3), (1, 1))),
+        "moved": (0, 0, 0),
+    }
+    given: dict[str, Any] = {
         "answers": answers(rate, seed),
-        "random_heads": (((0, 1), (1, 1)), ((0, 2), (1, 2)), ((0, 3), (1, 1))),
-        "random_moved": (0, 0, 0),
         "random_answers": tuple(answers(0.75, 100 * seed + draw) for draw in range(3)),
     }
-    return Measured(**values | more)
+    for key, value in more.items():
+        (given if key in given else planned)[key] = value
+    return Measured(planned=PlannedSet(**planned), **given)
 
 
 def table_of(*sets: Measured, **more: Any) -> EffectTable:
@@ -268,7 +272,7 @@ def test_a_row_cannot_be_made_without_its_control():
     for drawn in (row.control.heads[:1], (row.control.heads[0],) * 3, ()):
         with pytest.raises(SparksError, match=r"needs matched random heads beside it, at least 2"):
             replace(row.control, heads=drawn, values=row.control.values[: len(drawn)])
-        some = {"random_heads": drawn, "random_answers": (answers(0.5, 1),) * len(drawn)}
+        some = {"random": drawn, "random_answers": (answers(0.5, 1),) * len(drawn)}
         with pytest.raises(SparksError, match=r"needs matched random heads beside it, at least 2"):
             table_of(measured("alone", 0.1, 1, **some))
 
@@ -283,13 +287,13 @@ def test_random_heads_that_do_not_match_are_refused(drawn):
 
 def test_random_heads_of_other_layers_are_counted():
     moved: Any = {
-        "random_heads": (((0, 1), (2, 1)), ((0, 2), (1, 2)), ((0, 3), (1, 1))),
-        "random_moved": (1, 0, 0),
+        "random": (((0, 1), (2, 1)), ((0, 2), (1, 2)), ((0, 3), (1, 1))),
+        "moved": (1, 0, 0),
     }
     table = table_of(measured("emergent", 0.1, 1, **moved))
     assert "1 of 6 random heads lie in the nearest other layers" in " ".join(render(table).split())
     with pytest.raises(SparksError, match="do not match"):
-        table_of(measured("emergent", 0.1, 1, **moved | {"random_moved": (0, 0, 0)}))
+        table_of(measured("emergent", 0.1, 1, **moved | {"moved": (0, 0, 0)}))
 
 
 def test_other_problems_and_too_few_are_refused():
@@ -327,7 +331,7 @@ def test_no_way_to_print_shows_a_set_without_its_control(form, width):
         assert float(row["random"]) == pytest.approx(wanted.control.value)
         assert float(row["contrast"]) == pytest.approx(wanted.contrast.interval.value)
         assert row["verdict"] == wanted.judgement.verdict
-        assert row["random_heads"].count(";") == 2
+        assert row["random"].count(";") == 2
 
 
 def test_verdicts_are_the_same_words_everywhere():

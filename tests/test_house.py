@@ -237,7 +237,7 @@ MAY_IMPORT = {
     "effects.estimates": "intervals sign_flips",
     "effects.verdicts": "effects.settings intervals",
     "effects.records": (
-        "effects.estimates effects.metrics effects.settings effects.verdicts errors "
+        "effects.estimates effects.metrics effects.plan effects.settings effects.verdicts errors "
         "evaluation.metrics heads intervals"
     ),
     "effects.tables": "effects.records heads intervals text_page",

@@ -63,11 +63,14 @@ class PlannedSet:
     name: str
     heads: tuple[Head, ...]
     found: int
+    """Heads that the rule found; of these `heads` are the most important."""
     origin: str
+    """How they were found, in words."""
     done: str
     """What is done to them, in words: `set to 0`."""
     scale: float
     random: tuple[tuple[Head, ...], ...]
+    """A draw each."""
     moved: tuple[int, ...]
     """Of each draw, heads in another layer than those they match."""
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from sparks.effects.estimates import Contrast, contrast, effect, random_effect
 from sparks.effects.metrics import Metric, beside
+from sparks.effects.plan import PlannedSet
 from sparks.effects.settings import ALPHA, FEWEST_DRAWS, EffectConfig
 from sparks.effects.verdicts import Judgement, holm, judge
 from sparks.errors import SparksError
@@ -34,21 +35,10 @@ Answers = Bool[np.ndarray, "problems samples"]
 class Measured:
     """Answers with a set ablated, and with each draw of its random heads."""
 
-    name: str
-    heads: tuple[Head, ...]
-    found: int
-    """Heads that the rule found; of these `heads` are the most important."""
-    origin: str
-    """How they were found, in words."""
-    done: str
-    """What was done to them, in words: `set to 0`."""
-    scale: float
+    planned: PlannedSet
     answers: Answers
-    random_heads: tuple[tuple[Head, ...], ...]
-    """A draw each."""
-    random_moved: tuple[int, ...]
-    """Of each draw, heads that lie in another layer than those they match."""
     random_answers: tuple[Answers, ...]
+    """A draw each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,21 +189,21 @@ class _Draft:
         for answers in (measured.answers, *measured.random_answers):
             if answers.shape != intact.shape:
                 raise SparksError(
-                    f"set {measured.name}: {answers.shape} problems and samples, "
+                    f"set {measured.planned.name}: {answers.shape} problems and samples, "
                     f"{intact.shape} without ablation: effects need the same problems"
                 )
         self.measured, samples = measured, intact.shape[1]
         grain, before = metric.grain(samples), metric.values(intact)
         self.after = metric.values(measured.answers)
-        _check_draws(measured.random_heads, len(measured.random_answers))
+        _check_draws(measured.planned.random, len(measured.random_answers))
         random: Float[np.ndarray, "draws problems"] = np.stack(
             [metric.values(answers) for answers in measured.random_answers]
         )
         self.effect = effect(before, self.after, grain=grain)
         self.contrast = contrast(self.after, random, grain=grain)
         self.control = Control(
-            heads=measured.random_heads,
-            moved=measured.random_moved,
+            heads=measured.planned.random,
+            moved=measured.planned.moved,
             values=tuple(random.mean(axis=1).tolist()),
             value=float(random.mean()),
             effect=random_effect(before, random, grain=grain),
@@ -227,7 +217,7 @@ class _Draft:
         }
 
     def row(self, intact: float, p_holm: float, alpha: float, margin: float) -> Row:
-        given = self.measured
+        given = self.measured.planned
         return Row(
             name=given.name,
             heads=given.heads,

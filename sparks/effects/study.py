@@ -14,9 +14,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from sparks.effects.plan import INTACT, Condition, Plan, PlannedSet
+from sparks.effects.plan import INTACT, Condition, Plan
 from sparks.effects.records import Answers, EffectTable, Measured
 from sparks.errors import SparksError
 from sparks.evaluation.results import Evaluation
@@ -48,7 +46,10 @@ def read_answers(plan: Plan, folder: Path) -> EffectTable:
         found = [load(folder, condition) for condition in planned.conditions()]
         done = [item for item in found if item is not None]
         if len(done) == len(found):
-            measured.append(_measured(planned, [_paired(intact, item, folder) for item in done]))
+            answers, *random = (_paired(intact, item, folder) for item in done)
+            measured.append(
+                Measured(planned=planned, answers=answers, random_answers=tuple(random))
+            )
         else:
             missing.append(
                 f"{planned.name}, {planned.done}: {len(done)} of {len(found)} conditions are "
@@ -102,21 +103,6 @@ def _paired(intact: Evaluation, other: Evaluation, folder: Path) -> Answers:
             f"under {other.intervention!r}: run the study anew in another --out"
         )
     return other.correct_samples
-
-
-def _measured(planned: PlannedSet, answers: list[Answers]) -> Measured:
-    return Measured(
-        name=planned.name,
-        heads=planned.heads,
-        found=planned.found,
-        origin=planned.origin,
-        done=planned.done,
-        scale=planned.scale,
-        answers=np.asarray(answers[0]),
-        random_heads=planned.random,
-        random_moved=planned.moved,
-        random_answers=tuple(answers[1:]),
-    )
 
 
 def _nothing(folder: Path) -> str:

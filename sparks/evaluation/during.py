@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from sparks.evaluation.prompts import encode_prompts
 from sparks.evaluation.records import Task
 from sparks.evaluation.run import evaluate_with
 from sparks.evaluation.samples_file import Header, SampleLine, read_samples
-from sparks.evaluation.sampling import TransformersSampler, context_of, name_of
+from sparks.evaluation.sampling import Through, TransformersSampler, context_of, name_of
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.evaluation.tasks import load_task
 from sparks.guard import undisturbed
@@ -151,18 +151,12 @@ def _alone(copy: Any, model: nn.Module) -> nn.Module:
     return copy
 
 
-class _Share:
+class _Share(Through):
     """A sampler that leaves the batches of other processes empty."""
 
     def __init__(self, sampler: TransformersSampler, index: int, count: int) -> None:
-        self._sampler, self._index, self._count = sampler, index, count
-        self.backend, self.model = sampler.backend, sampler.model
-        self.fingerprint, self.context = sampler.fingerprint, sampler.context
-        self.suggested: Mapping[str, Any] = sampler.suggested
-
-    def batch_size(self, config: EvaluationConfig) -> int:
-        """The sampler's own."""
-        return self._sampler.batch_size(config)
+        super().__init__(sampler)
+        self._index, self._count = index, count
 
     def sample(
         self, rows: Sequence[list[int]], first: int, config: EvaluationConfig
@@ -170,7 +164,7 @@ class _Share:
         """Nothing behind rows that another process continues."""
         if first // self.batch_size(config) % self._count != self._index:
             return [Continuation([], ended=True) for _ in rows]
-        return self._sampler.sample(rows, first, config)
+        return super().sample(rows, first, config)
 
 
 def _in_order(task: Task, lines: Sequence[SampleLine]) -> list[SampleLine]:

@@ -28,7 +28,7 @@ from sparks.errors import SparksError
 from sparks.evaluation.metrics import pass_at
 from sparks.evaluation.samples_file import KIND, SCHEMA, Header, SampleLine, read_samples
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.files import remove_leftovers, write_atomically
+from sparks.files import read_failures, remove_leftovers, write_atomically
 from sparks.intervals import Interval
 
 FOLDER = "evaluation"
@@ -189,7 +189,9 @@ class EvaluationFolder:
                 )
                 continue
             found.append(evaluation)
-        problems += [f"step {step}: no evaluation ({why})" for step, why in self._failures()]
+        problems += [
+            f"step {step}: no evaluation ({why})" for step, why in read_failures(self.path)
+        ]
         return tuple(found), tuple(problems)
 
     # -- writing -----------------------------------------------------------------------------
@@ -227,7 +229,7 @@ class EvaluationFolder:
         for path in self.path.glob("step-*.part"):
             with suppress(OSError):
                 path.unlink()
-        for failed, _ in self._failures():
+        for failed, _ in read_failures(self.path):
             if failed >= step:
                 self._failed(failed).unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
@@ -259,15 +261,6 @@ class EvaluationFolder:
 
     def _failed(self, step: int) -> Path:
         return self.file(step).with_suffix(".failed")
-
-    def _failures(self) -> list[tuple[int, str]]:
-        found = []
-        for path in sorted(self.path.glob("step-*.failed")):
-            if match := _FILE.match(path.with_suffix(".jsonl").name):
-                with suppress(OSError):
-                    text = path.read_text(encoding="utf-8", errors="replace")
-                    found.append((int(match[1]), " ".join(text.split())[:300]))
-        return found
 
 
 @lru_cache(maxsize=512)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from sparks.config import setting
+from sparks.config import refuse_unknown, setting
 from sparks.errors import SparksError
 
 Backend = Literal["auto", "transformers", "vllm"]
@@ -125,9 +125,7 @@ class EvaluationConfig:
         Raises:
             SparksError: a name is unknown or a value is outside its range.
         """
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        refuse_unknown(cls, values)
         return cls(**values)
 
 
