@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def read_failures(folder: str | os.PathLike[str]) -> list[tuple[int, str]]:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 found.append((int(match[1]), " ".join(text.split())[:300]))
     return found
+
+
+def set_aside(paths: Iterable[Path]) -> None:
+    """Rename files to `*.stale`: what reads their folder no longer sees them.
+
+    Raises:
+        SparksError: one cannot be renamed.
+    """
+    for path in paths:
+        try:
+            path.replace(path.with_name(path.name + ".stale"))
+        except OSError as error:
+            raise SparksError(
+                f"cannot rename {path} ({error.strerror or error}): move it away yourself"
+            ) from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -30,7 +30,7 @@ from safetensors.numpy import save
 
 from sparks.errors import SparksError
 from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
-from sparks.files import read_failures, remove_leftovers, write_atomically
+from sparks.files import read_failures, remove_leftovers, set_aside, write_atomically
 from sparks.null_bands import NullBand, from_json, to_json
 from sparks.snapshot import Snapshot
 
@@ -196,14 +196,7 @@ class RunStore:
             if failed >= step:  # of `step` itself too: it is tried again
                 self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
-        for found in later:
-            path = self.file(found)
-            try:
-                path.replace(path.with_name(path.name + ".stale"))
-            except OSError as error:
-                raise SparksError(
-                    f"cannot rename {path} ({error.strerror or error}): move it away yourself"
-                ) from error
+        set_aside(map(self.file, later))
         return later
 
     def _write(self, target: Path, payload: bytes) -> None:

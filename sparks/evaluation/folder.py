@@ -28,7 +28,7 @@ from sparks.errors import SparksError
 from sparks.evaluation.metrics import pass_at
 from sparks.evaluation.samples_file import KIND, SCHEMA, Header, SampleLine, read_samples
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.files import read_failures, remove_leftovers, write_atomically
+from sparks.files import read_failures, remove_leftovers, set_aside, write_atomically
 from sparks.intervals import Interval
 
 FOLDER = "evaluation"
@@ -233,13 +233,7 @@ class EvaluationFolder:
             if failed >= step:
                 self._failed(failed).unlink(missing_ok=True)
         later = [found for found in self.steps() if found > step]
-        for path in map(self.file, later):
-            try:
-                path.replace(path.with_name(path.name + ".stale"))
-            except OSError as error:
-                raise SparksError(
-                    f"cannot rename {path} ({error.strerror or error}): move it away yourself"
-                ) from error
+        set_aside(map(self.file, later))
         return later
 
     def refuse_other_settings(
