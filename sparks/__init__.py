@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from sparks.evaluation.settings import EvaluationConfig
     from sparks.evaluation.tasks import load_task
     from sparks.export import export_model
-    from sparks.faithfulness_measuring import faithfulness_curves
-    from sparks.faithfulness_results import FaithfulnessCurves
-    from sparks.faithfulness_settings import CurveConfig
+    from sparks.faithfulness.measuring import faithfulness_curves
+    from sparks.faithfulness.mib import write_mib
+    from sparks.faithfulness.results import FaithfulnessCurves
+    from sparks.faithfulness.settings import CurveConfig
     from sparks.figures import write_figures
     from sparks.graph import Graph
     from sparks.head_means import HeadMeans, measure_head_means
     from sparks.head_rules import HeadSet, matched_random, select_heads
     from sparks.heads import parse_heads
     from sparks.interventions import intervene
-    from sparks.mib import write_mib
     from sparks.null_bands import NullBand
     from sparks.nulls import null_of
     from sparks.patching import patch_edges
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from sparks.scores import EdgeScores, NodeScores
     from sparks.snapshot import Snapshot
     from sparks.store import RunStore
-    from sparks.think import measure_think
-    from sparks.think_comparison import ThinkComparison
-    from sparks.think_config import ThinkConfig
+    from sparks.think.comparison import ThinkComparison
+    from sparks.think.config import ThinkConfig
+    from sparks.think.measuring import measure_think
     from sparks.timeline import Timeline
     from sparks.token_pairs import TokenizedProbes, TokenPair
     from sparks.track import take_snapshot
@@ -64,12 +64,12 @@ _HOMES = {
     "CalibrationConfig": "calibration",
     "Circuit": "circuit",
     "Comparison": "comparison",
-    "CurveConfig": "faithfulness_settings",
+    "CurveConfig": "faithfulness.settings",
     "EdgeScores": "scores",
     "EffectTable": "effects.records",
     "Evaluation": "evaluation.results",
     "EvaluationConfig": "evaluation.settings",
-    "FaithfulnessCurves": "faithfulness_results",
+    "FaithfulnessCurves": "faithfulness.results",
     "Graph": "graph",
     "HeadMeans": "head_means",
     "HeadSet": "head_rules",
@@ -87,8 +87,8 @@ _HOMES = {
     "SparksError": "errors",
     "Task": "evaluation.records",
     "TaskProblem": "evaluation.records",
-    "ThinkComparison": "think_comparison",
-    "ThinkConfig": "think_config",
+    "ThinkComparison": "think.comparison",
+    "ThinkConfig": "think.config",
     "Timeline": "timeline",
     "TokenPair": "token_pairs",
     "TokenizedProbes": "token_pairs",
@@ -98,12 +98,12 @@ _HOMES = {
     "evaluate": "evaluation.run",
     "export_model": "export",
     "extract_circuit": "circuit",
-    "faithfulness_curves": "faithfulness_measuring",
+    "faithfulness_curves": "faithfulness.measuring",
     "intervene": "interventions",
     "load_task": "evaluation.tasks",
     "matched_random": "head_rules",
     "measure_head_means": "head_means",
-    "measure_think": "think",
+    "measure_think": "think.measuring",
     "node_attribution": "attribution",
     "null_of": "nulls",
     "parse_heads": "heads",
@@ -113,7 +113,7 @@ _HOMES = {
     "select_heads": "head_rules",
     "take_snapshot": "track",
     "write_figures": "figures",
-    "write_mib": "mib",
+    "write_mib": "faithfulness.mib",
     "write_report": "report",
 }
 

@@ -32,7 +32,7 @@ from sparks.circuit import Circuit, extract_circuit
 from sparks.circuit_grid import GRID, heads_of_grid
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.faithfulness import circuit_loss
+from sparks.faithfulness.runs import circuit_loss
 from sparks.graph import Graph
 from sparks.guard import undisturbed
 from sparks.memory import GIB

@@ -8,7 +8,7 @@ from models import KINDS, VOCAB, tiny_model
 
 from sparks.anatomy_check import take_apart
 from sparks.attribution import edge_attribution
-from sparks.faithfulness import circuit_loss
+from sparks.faithfulness.runs import circuit_loss
 from sparks.guard import undisturbed
 from sparks.passes import Passes
 from sparks.patching import patch_edges

@@ -15,25 +15,25 @@ from command_line import assert_refused, call, write_lines
 from models import tiny_model, token_pair
 from tokenizers_made_here import byte_level_tokenizer
 
-from sparks import faithfulness_measuring as measuring
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.faithfulness import CircuitRuns
-from sparks.faithfulness_curve import (
+from sparks.faithfulness import measuring
+from sparks.faithfulness.curve import (
     areas,
     circuits_of_probes,
     shuffled,
     sized_circuits,
     strengths,
 )
-from sparks.faithfulness_measuring import faithfulness_curves, score_probes
-from sparks.faithfulness_results import FaithfulnessCurves
-from sparks.faithfulness_settings import METRICS, SHARES, CurveConfig
-from sparks.faithfulness_text import render
+from sparks.faithfulness.measuring import faithfulness_curves, score_probes
+from sparks.faithfulness.mib import read_mib
+from sparks.faithfulness.results import FaithfulnessCurves
+from sparks.faithfulness.runs import CircuitRuns
+from sparks.faithfulness.settings import METRICS, SHARES, CurveConfig
+from sparks.faithfulness.text import render
 from sparks.figures.faithfulness import curves
 from sparks.graph import Graph
 from sparks.intervals import resampled_counts
-from sparks.mib import read_mib
 from sparks.patching import EdgePatcher
 from sparks.token_pairs import TokenizedProbes
 

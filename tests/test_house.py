@@ -21,7 +21,7 @@ from sparks.config import SnapshotConfig
 from sparks.effects.settings import EffectConfig
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.probe_building import ProbeBuildingConfig
-from sparks.think_config import ThinkConfig
+from sparks.think.config import ThinkConfig
 from sparks.timeline import RULES
 
 PACKAGE = Path(sparks.__file__).parent
@@ -70,16 +70,17 @@ MAY_IMPORT = {
         "anatomy config destinations errors graph guard memory modules passes quadrature schedule "
         "scores token_pairs"
     ),
-    "faithfulness": "anatomy modules passes",
-    "faithfulness_settings": "config errors",
-    "faithfulness_curve": "circuit errors faithfulness_settings graph",
-    "faithfulness_results": "errors faithfulness_curve faithfulness_settings files intervals",
-    "faithfulness_text": "errors faithfulness_results faithfulness_settings intervals text_page",
-    "faithfulness_measuring": (
-        "anatomy anatomy_check attribution config errors faithfulness faithfulness_curve "
-        "faithfulness_results faithfulness_settings graph guard memory passes scores token_pairs"
+    "faithfulness": "",
+    "faithfulness.runs": "anatomy modules passes",
+    "faithfulness.settings": "config errors",
+    "faithfulness.curve": "circuit errors faithfulness.settings graph",
+    "faithfulness.results": "errors faithfulness.curve faithfulness.settings files intervals",
+    "faithfulness.text": "errors faithfulness.results faithfulness.settings intervals text_page",
+    "faithfulness.measuring": (
+        "anatomy anatomy_check attribution config errors faithfulness.curve faithfulness.results "
+        "faithfulness.runs faithfulness.settings graph guard memory passes scores token_pairs"
     ),
-    "mib": "errors files graph",
+    "faithfulness.mib": "errors files graph",
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
@@ -89,8 +90,8 @@ MAY_IMPORT = {
     "processes": "errors",
     "sharding": "errors processes",
     "track": (
-        "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness graph "
-        "guard memory passes processes scores sharding snapshot token_pairs version"
+        "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness.runs "
+        "graph guard memory passes processes scores sharding snapshot token_pairs version"
     ),
     "store": "errors evaluation.folder files null_bands snapshot",
     # Reading.
@@ -150,7 +151,7 @@ MAY_IMPORT = {
     "figures.style": "beside errors figure_kinds optional timeline",
     "figures.frames": "beside comparison errors nulls timeline",
     "figures.faithfulness": (
-        "faithfulness_results faithfulness_settings figure_kinds figures.style intervals"
+        "faithfulness.results faithfulness.settings figure_kinds figures.style intervals"
     ),
     "figures.grid": "figure_kinds figures.style graph",
     "figures.one_run": (
@@ -200,7 +201,7 @@ MAY_IMPORT = {
     "evaluation.results": "errors evaluation.metrics evaluation.samples_file intervals",
     "evaluation.page": "evaluation.results intervals text_page",
     "evaluation.prompts": (
-        "errors evaluation.records evaluation.settings problems think_modes token_pairs"
+        "errors evaluation.records evaluation.settings problems think.modes token_pairs"
     ),
     "evaluation.sampling": "errors evaluation.settings problems sampling track",
     "evaluation.run": (
@@ -260,9 +261,9 @@ MAY_IMPORT = {
         "probe_building replay store"
     ),
     "cli.faithfulness": (
-        "cli.shared config errors faithfulness_curve faithfulness_measuring faithfulness_results "
-        "faithfulness_settings faithfulness_text figure_kinds figures.faithfulness figures.style "
-        "files loading mib probes scores"
+        "cli.shared config errors faithfulness.curve faithfulness.measuring faithfulness.mib "
+        "faithfulness.settings faithfulness.text figure_kinds figures.faithfulness figures.style "
+        "files loading probes"
     ),
     "cli.look": (
         "cli.shared comparison comparison_text errors evaluation.history regime_tables regimes "
@@ -290,29 +291,30 @@ MAY_IMPORT = {
         "evaluation.vllm_backend loading"
     ),
     # Thinking on and off.
-    "think_modes": "errors token_pairs",
-    "think_config": "config errors probe_building",
-    "think_probes": (
-        "errors loading probe_building probes problems think_config think_modes token_pairs"
+    "think": "",
+    "think.modes": "errors token_pairs",
+    "think.config": "config errors probe_building",
+    "think.probes": (
+        "errors loading probe_building probes problems think.config think.modes token_pairs"
     ),
-    "think_record": "errors think_modes",
-    "think": (
-        "config errors files loading probes store think_config think_modes think_probes "
-        "think_record token_pairs track"
+    "think.record": "errors think.modes",
+    "think.measuring": (
+        "config errors files loading probes store think.config think.modes think.probes "
+        "think.record token_pairs track"
     ),
-    "think_states": "calibration intervals sign_flips",
-    "think_overlap": "intervals snapshot",
-    "think_comparison": (
-        "calibration config errors heads snapshot think_modes think_overlap think_record "
-        "think_states timeline"
+    "think.states": "calibration intervals sign_flips",
+    "think.overlap": "intervals snapshot",
+    "think.comparison": (
+        "calibration config errors heads snapshot think.modes think.overlap think.record "
+        "think.states timeline"
     ),
-    "think_text": "head_rules heads text_page think_comparison think_modes timeline_text",
+    "think.text": "head_rules heads text_page think.comparison think.modes timeline_text",
     "figures.think_heads": (
-        "figure_kinds figures.grid figures.style think_comparison think_states timeline"
+        "figure_kinds figures.grid figures.style think.comparison think.states timeline"
     ),
     "cli.think": (
-        "cli.shared config errors figure_kinds figures figures.think_heads files think "
-        "think_comparison think_config think_text timeline"
+        "cli.shared config errors figure_kinds figures figures.think_heads files "
+        "think.comparison think.config think.measuring think.text timeline"
     ),
     "cli.paper": "cli.shared errors figure_kinds figures store",
     "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
@@ -333,13 +335,13 @@ READERS = (
     "null_bands nulls beside "
     "trainer_log version report live serve watch watch_text report.compared report.data "
     "report.edges report.packing report.words report.cells report.circuits report.looks "
-    "figure_kinds figures.frames heads head_rules references faithfulness_settings "
-    "faithfulness_curve faithfulness_results faithfulness_text mib "
+    "figure_kinds figures.frames heads head_rules references faithfulness.settings "
+    "faithfulness.curve faithfulness.results faithfulness.text faithfulness.mib "
     "evaluation evaluation.settings evaluation.checks evaluation.records evaluation.hub_tasks "
     "evaluation.gym_tasks evaluation.tasks evaluation.metrics evaluation.samples_file "
     "evaluation.results evaluation.page evaluation.prompts evaluation.exact evaluation.folder "
     "evaluation.history evaluation.history_text report.evaluation "
-    "think_modes think_record think_states think_overlap think_comparison think_text "
+    "think.modes think.record think.states think.overlap think.comparison think.text "
     "effects effects.settings effects.metrics effects.estimates effects.verdicts effects.records "
     "effects.tables effects.text effects.sets effects.plan effects.study"
 )

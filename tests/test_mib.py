@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from sparks.attribution import edge_attribution
 from sparks.errors import SparksError
+from sparks.faithfulness.mib import read_mib, write_mib
 from sparks.graph import Graph
-from sparks.mib import read_mib, write_mib
 from sparks.token_pairs import TokenPair
 
 OFFICIAL = Path(__file__).parent / "data" / "eap_ig"

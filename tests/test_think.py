@@ -18,11 +18,11 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
 from sparks.store import RunStore
-from sparks.think import measure_think
-from sparks.think_comparison import ThinkComparison
-from sparks.think_config import ThinkConfig
-from sparks.think_overlap import Sets, edge_sets, exchanged, jaccard, overlap
-from sparks.think_record import ThinkRecord
+from sparks.think.comparison import ThinkComparison
+from sparks.think.config import ThinkConfig
+from sparks.think.measuring import measure_think
+from sparks.think.overlap import Sets, edge_sets, exchanged, jaccard, overlap
+from sparks.think.record import ThinkRecord
 
 SETTINGS = ["--count", 4, "--steps", 2, "--max-suffix-tokens", 5, "--max-new-tokens", 24]
 

@@ -7,7 +7,7 @@ from think_templates import DEEPSEEK, FLAGS, IGNORED, QWEN3, QWEN35, SMOLLM3
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 
 from sparks.errors import SparksError
-from sparks.think_modes import as_plain_text, find_switch, shared_text, split_marker
+from sparks.think.modes import as_plain_text, find_switch, shared_text, split_marker
 from sparks.token_pairs import PairEncoder
 
 ASK = [{"role": "user", "content": "What is 2 + 2?"}]

@@ -17,9 +17,9 @@ from torch import nn
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.snapshot import Snapshot
-from sparks.think_comparison import ThinkComparison
-from sparks.think_overlap import DRAWS
-from sparks.think_states import STATES
+from sparks.think.comparison import ThinkComparison
+from sparks.think.overlap import DRAWS
+from sparks.think.states import STATES
 from sparks.timeline import Timeline
 from sparks.token_pairs import TokenizedProbes, TokenPair
 from sparks.track import take_snapshot

@@ -13,8 +13,8 @@ from think_templates import DEEPSEEK, IGNORED, QWEN35, SMOLLM3
 from transformers import AutoTokenizer
 
 from sparks.errors import SparksError
-from sparks.think_config import ThinkConfig
-from sparks.think_probes import build_think_probes
+from sparks.think.config import ThinkConfig
+from sparks.think.probes import build_think_probes
 from sparks.token_pairs import PairEncoder
 
 WORDS = 6

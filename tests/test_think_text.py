@@ -12,9 +12,9 @@ from sparks.calibration import CalibrationConfig
 from sparks.cli import build_parser
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.think_comparison import ThinkComparison
-from sparks.think_record import ThinkRecord
-from sparks.think_states import (
+from sparks.think.comparison import ThinkComparison
+from sparks.think.record import ThinkRecord
+from sparks.think.states import (
     ONLY_OFF,
     ONLY_ON,
     SHARED,
@@ -24,7 +24,7 @@ from sparks.think_states import (
     judged,
     num_exclusive,
 )
-from sparks.think_text import luck_in_words, render
+from sparks.think.text import luck_in_words, render
 from sparks.timeline import Timeline
 from sparks.token_pairs import TokenPair
 from sparks.track import take_snapshot

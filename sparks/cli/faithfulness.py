@@ -19,7 +19,7 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 
 if TYPE_CHECKING:
-    from sparks.faithfulness_results import FaithfulnessCurves
+    from sparks.faithfulness.results import FaithfulnessCurves
     from sparks.probes import ProbeSet
     from sparks.scores import EdgeScores
 
@@ -38,7 +38,7 @@ _FILES = ("faithfulness.json", "faithfulness-curve.csv", "faithfulness-areas.csv
 
 def add_faithfulness(commands: Any) -> None:
     """`sparks faithfulness`."""
-    from sparks.faithfulness_settings import CONTROLS, METRICS, RANKINGS, CurveConfig
+    from sparks.faithfulness.settings import CONTROLS, METRICS, RANKINGS, CurveConfig
 
     command = command_parser(
         commands,
@@ -123,7 +123,7 @@ def _measuring() -> Any:
 
 
 def _run_faithfulness(arguments: argparse.Namespace) -> int:
-    from sparks.faithfulness_settings import CurveConfig
+    from sparks.faithfulness.settings import CurveConfig
     from sparks.files import check_writable
     from sparks.probes import ProbeSet
 
@@ -150,7 +150,7 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     if arguments.figure:
         _draw(found, arguments)
     if arguments.format == "text":
-        from sparks.faithfulness_text import render
+        from sparks.faithfulness.text import render
 
         print(render(found, metric=arguments.metric, color=wants_color()), end="")
     else:
@@ -179,7 +179,7 @@ def _of_group(probes: ProbeSet, group: str | None) -> ProbeSet:
 def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
-    from sparks.faithfulness_measuring import faithfulness_curves, score_probes
+    from sparks.faithfulness.measuring import faithfulness_curves, score_probes
     from sparks.loading import load_model, load_tokenizer, split_revision
 
     if curve.held_out and len(probes) < 2:
@@ -200,8 +200,8 @@ def _measure(
 
 
 def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
-    from sparks.faithfulness_curve import strengths
-    from sparks.mib import write_mib
+    from sparks.faithfulness.curve import strengths
+    from sparks.faithfulness.mib import write_mib
 
     ranked = strengths(scores.scores.numpy(), curve.ranking)
     write_mib(path, ranked, scores.graph, d_model=d_model)

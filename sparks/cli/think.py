@@ -22,14 +22,14 @@ from sparks.errors import SparksError
 from sparks.figure_kinds import FORMATS
 
 if TYPE_CHECKING:
-    from sparks.think_comparison import ThinkComparison
+    from sparks.think.comparison import ThinkComparison
 
 TABLES = ("heads", "counts", "overlap")
 
 
 def add_think(commands: Any) -> None:
     """`sparks think`."""
-    from sparks.think_config import ThinkConfig
+    from sparks.think.config import ThinkConfig
 
     command = command_parser(
         commands,
@@ -77,7 +77,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
 
 
 def _run_think(arguments: argparse.Namespace) -> int:
-    from sparks.think_comparison import ThinkComparison
+    from sparks.think.comparison import ThinkComparison
 
     if arguments.model is not None:
         _measure(arguments)
@@ -90,15 +90,15 @@ def _run_think(arguments: argparse.Namespace) -> int:
         frame = getattr(comparison, arguments.table)()
         print_frame(frame, arguments.format)
     else:
-        from sparks.think_text import render
+        from sparks.think.text import render
 
         print(render(comparison, arguments.out, color=wants_color()), end="")
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from sparks.think import measure_think
-    from sparks.think_config import ThinkConfig
+    from sparks.think.config import ThinkConfig
+    from sparks.think.measuring import measure_think
 
     quiet_libraries()
     record = measure_think(

@@ -11,7 +11,7 @@ from sparks.errors import SparksError
 from sparks.evaluation.records import TaskProblem
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.problems import with_system
-from sparks.think_modes import Mode, Switch, find_switch
+from sparks.think.modes import Mode, Switch, find_switch
 from sparks.token_pairs import PairEncoder, opened_thinking
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparks.faithfulness_results import FaithfulnessCurves
-from sparks.faithfulness_settings import Metric
+from sparks.faithfulness.results import FaithfulnessCurves
+from sparks.faithfulness.settings import Metric
 from sparks.figure_kinds import WIDTHS, Width
 from sparks.figures.style import COHORTS, EMERGENT, FAINT, NULL, axes_at, module, new_figure, styled
 from sparks.intervals import Interval

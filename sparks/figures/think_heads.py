@@ -9,8 +9,8 @@ import numpy as np
 from sparks.figure_kinds import Width
 from sparks.figures.grid import DASHED, HeadGrid
 from sparks.figures.style import COHORTS, EMERGENT, INK, module, note_rule, styled
-from sparks.think_comparison import ThinkComparison
-from sparks.think_states import ONLY_OFF, ONLY_ON, SHARED, UNDECIDED
+from sparks.think.comparison import ThinkComparison
+from sparks.think.states import ONLY_OFF, ONLY_ON, SHARED, UNDECIDED
 from sparks.timeline import Rule
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What a measurement of faithfulness gave: curves, areas and their intervals, as a file and tables.
 
-Definitions stand in `faithfulness_curve`. Intervals are percentile bootstraps over probes of the
+Definitions stand in `curve`. Intervals are percentile bootstraps over probes of the
 whole number (means first, then the ratio, then the area), with the same resamples everywhere, so
 that a difference between two kinds of circuits has an interval of its own (`minus`). Draws of the
 random control are averaged within a probe.
@@ -20,8 +20,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from sparks.errors import SparksError
-from sparks.faithfulness_curve import areas
-from sparks.faithfulness_settings import METRICS, Metric
+from sparks.faithfulness.curve import areas
+from sparks.faithfulness.settings import METRICS, Metric
 from sparks.files import write_atomically
 from sparks.intervals import Interval, percentiles, resampled_counts
 

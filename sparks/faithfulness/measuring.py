@@ -1,7 +1,7 @@
 """Measure the faithfulness of circuits of growing size on a model: the torch side.
 
 1. Score every edge of every probe (EAP-IG, `attribution`), unless the scores are given.
-2. Make the circuits of all sizes (`faithfulness_curve`).
+2. Make the circuits of all sizes (`curve`).
 3. For each probe and each different circuit C, run the clean prompt with all outside C patched, and
    with all inside C patched; some circuits at a time, rows of one batch (`faithfulness`).
    The empty circuit is the corrupted run and the whole network the clean one: neither is run again.
@@ -22,10 +22,10 @@ from sparks.anatomy_check import take_apart
 from sparks.attribution import edge_attribution
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.faithfulness import CircuitRuns
-from sparks.faithfulness_curve import SizedCircuit, circuits_of_probes
-from sparks.faithfulness_results import FaithfulnessCurves
-from sparks.faithfulness_settings import METRICS, CurveConfig
+from sparks.faithfulness.curve import SizedCircuit, circuits_of_probes
+from sparks.faithfulness.results import FaithfulnessCurves
+from sparks.faithfulness.runs import CircuitRuns
+from sparks.faithfulness.settings import METRICS, CurveConfig
 from sparks.graph import Graph
 from sparks.guard import undisturbed
 from sparks.memory import GIB

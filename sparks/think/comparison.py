@@ -1,10 +1,10 @@
 """Heads with thinking on and off: shared, of one mode alone, undecided. No torch.
 
 Both modes are measured with the same problems on one model, so that every test is paired over
-probes (`sparks.think_states`).
+probes (`sparks.think.states`).
 
 How many heads either rule calls exclusive by luck is measured by exchanging modes within probes
-(`think_overlap`). A head of one mode alone matters to what the model writes under that mode; what
+(`overlap`). A head of one mode alone matters to what the model writes under that mode; what
 it does there, an ablation has to show.
 
 Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758, section 6, Fig. 5.
@@ -27,10 +27,10 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.heads import Head, head_name
 from sparks.snapshot import Snapshot
-from sparks.think_modes import MODES, Mode
-from sparks.think_overlap import DRAWS, Sets, edge_sets, exchanged, overlap
-from sparks.think_record import ThinkRecord
-from sparks.think_states import (
+from sparks.think.modes import MODES, Mode
+from sparks.think.overlap import DRAWS, Sets, edge_sets, exchanged, overlap
+from sparks.think.record import ThinkRecord
+from sparks.think.states import (
     ONLY_OFF,
     ONLY_ON,
     STATES,

@@ -6,7 +6,7 @@
       probes-off.jsonl    the roles swapped
       on/, off/           run folders with one snapshot each, of step 0
 
-1. Probes are built once (`think_probes`) and kept; a later call with other settings for them is
+1. Probes are built once (`probes`) and kept; a later call with other settings for them is
    refused, so that no folder mixes two questions.
 2. Both modes are measured on one model in memory, by the `take_snapshot` of every run. A snapshot
    that is there for the same probes and settings is kept: an interrupted call goes on.
@@ -32,10 +32,10 @@ from sparks.files import check_writable, write_atomically
 from sparks.loading import load_model, load_tokenizer
 from sparks.probes import ProbeSet
 from sparks.store import RunStore
-from sparks.think_config import ThinkConfig
-from sparks.think_modes import MODES
-from sparks.think_probes import ThinkProbes, build_think_probes
-from sparks.think_record import ThinkRecord, probes_file
+from sparks.think.config import ThinkConfig
+from sparks.think.modes import MODES
+from sparks.think.probes import ThinkProbes, build_think_probes
+from sparks.think.record import ThinkRecord, probes_file
 from sparks.token_pairs import TokenizedProbes
 from sparks.track import take_snapshot
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 
 from sparks.errors import SparksError
-from sparks.faithfulness_results import KINDS, Curve, FaithfulnessCurves
-from sparks.faithfulness_settings import METRICS, Metric
+from sparks.faithfulness.results import KINDS, Curve, FaithfulnessCurves
+from sparks.faithfulness.settings import METRICS, Metric
 from sparks.intervals import Interval
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
 

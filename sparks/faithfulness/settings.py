@@ -19,7 +19,7 @@ Control = Literal["layers", "uniform"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 Metric = Literal["kl", "logit-diff"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-"""m, the default first; `faithfulness_curve` defines them."""
+"""m, the default first; `curve` defines them."""
 
 
 @dataclass(frozen=True, kw_only=True)

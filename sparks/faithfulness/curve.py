@@ -46,7 +46,7 @@ from jaxtyping import Bool, Float, Int
 
 from sparks.circuit import prune
 from sparks.errors import SparksError
-from sparks.faithfulness_settings import Control, CurveConfig, Ranking
+from sparks.faithfulness.settings import Control, CurveConfig, Ranking
 from sparks.graph import Graph
 
 # -- circuits ----------------------------------------------------------------------------------

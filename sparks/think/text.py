@@ -16,8 +16,8 @@ import pandas as pd
 from sparks.head_rules import select_heads
 from sparks.heads import names
 from sparks.text_page import Page, column_sizes, count, inert, percent
-from sparks.think_comparison import ThinkComparison
-from sparks.think_modes import MODES, Mode
+from sparks.think.comparison import ThinkComparison
+from sparks.think.modes import MODES, Mode
 from sparks.timeline_text import settings_in_words
 
 _GIVEN_UP_FIRST = ("neither", "undecided", "off", "on", "luck")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
-from sparks.think_modes import MODES, Mode
+from sparks.think.modes import MODES, Mode
 
 _SCHEMA = 1
 _FILE = "think.json"

@@ -17,7 +17,7 @@ What a beginning holds is a choice, `contrast`; both keep a circuit from being a
   only own words are swapped. No circuit can be about the marker, but each is read behind its own
   prompt. The only choice where the modes differ before the answer (SmolLM3 tells the mode in the
   system message): there the beginnings would hold the whole question, at shifted positions.
-- `auto` (the default): `beginnings` where the modes are late (`think_modes`), else `words`.
+- `auto` (the default): `beginnings` where the modes are late (`modes`), else `words`.
 
 Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758, section 6; prompts as in its A.2. It
 does not say how it treats the marker.
@@ -37,8 +37,8 @@ from sparks.loading import load_tokenizer
 from sparks.probe_building import Sampler
 from sparks.probes import Probe, ProbeSet
 from sparks.problems import Problem, read_problems
-from sparks.think_config import Contrast, ThinkConfig
-from sparks.think_modes import (
+from sparks.think.config import Contrast, ThinkConfig
+from sparks.think.modes import (
     MODES,
     Mode,
     Switch,
