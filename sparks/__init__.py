@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sparks.effects.records import EffectTable
     from sparks.effects.study import read_study
     from sparks.errors import SparksError
+    from sparks.evaluation.history import EvaluationHistory
     from sparks.evaluation.records import Task, TaskProblem
     from sparks.evaluation.results import Evaluation
     from sparks.evaluation.run import evaluate
@@ -69,6 +70,7 @@ _HOMES = {
     "EffectTable": "effects.records",
     "Evaluation": "evaluation.results",
     "EvaluationConfig": "evaluation.settings",
+    "EvaluationHistory": "evaluation.history",
     "FaithfulnessCurves": "faithfulness.results",
     "Graph": "graph",
     "HeadMeans": "head_means",
@@ -126,6 +128,7 @@ __all__ = [
     "EffectTable",
     "Evaluation",
     "EvaluationConfig",
+    "EvaluationHistory",
     "FaithfulnessCurves",
     "Graph",
     "HeadMeans",

@@ -66,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="See which attention heads post-training brings to life.",
         epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: sparks timeline "
         "RUN; sparks report RUN; with several, sparks compare RUN RUN; for a paper, sparks figures "
-        "RUN. COMMAND --help tells more.",
+        "RUN. What the heads do: sparks effects MODEL --run RUN --task TASK. COMMAND --help tells "
+        "more.",
     )
     parser.add_argument("--version", action="version", version=f"sparks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
