@@ -11,7 +11,7 @@ usage: bash recipes/effects.sh [--short] [--run FOLDER] [OPTION OF sparks effect
   3. does the same with six draws of random heads of the same layers for each of these sets
   4. prints the table: no set stands without its random heads
 
-About 20 minutes and 3 GB of memory on two CPU cores. It goes on where it was stopped.
+About 25 minutes and 3 GB of memory on two CPU cores. It goes on where it was stopped.
 
   --short         four sums and two draws, to see that everything runs
   --run FOLDER    the quickstart's folder (default: runs/quickstart)
