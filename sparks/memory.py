@@ -8,8 +8,12 @@ needs.
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -123,3 +127,17 @@ def plan(
 
 Progress = Callable[[int], None]
 """Called with the number of rows just finished."""
+
+
+def peak_process_gib() -> float:
+    """The most memory that this process has held, GiB.
+
+    On Linux the kernel's `VmHWM`: `ru_maxrss` begins with what the program was started by.
+    """
+    try:
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M):
+            return int(found[1]) * 1024 / GIB
+    except OSError:
+        pass  # no Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GIB

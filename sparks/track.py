@@ -11,7 +11,6 @@ The model is left exactly as found (`guard`).
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from sparks.errors import SparksError
 from sparks.faithfulness.runs import circuit_loss
 from sparks.graph import Graph
 from sparks.guard import undisturbed
-from sparks.memory import GIB
+from sparks.memory import GIB, peak_process_gib
 from sparks.passes import Passes
 from sparks.scores import EdgeScores
 from sparks.sharding import is_sharded, whole
@@ -287,7 +286,7 @@ def _model_name(model: nn.Module) -> str:
 def _peak_memory_gib() -> float:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    return peak_process_gib()
 
 
 @cache

@@ -161,7 +161,8 @@ def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
         assert f"Rule         {name} active = in" in capsys.readouterr().out
         assert call("watch", tmp_path, "--once", "--rule", rule) == 0
         name = "calibrated rule" if rule == "calibrated" else "paper's rule"
-        assert f"2 snapshots, steps 0 to 10 ({name})" in capsys.readouterr().out
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"2 snapshots, steps 0 to 10 ({name})" in shown
         assert call("report", tmp_path, "--rule", rule) == 0
         assert capsys.readouterr().out.endswith("report.html\n")
 

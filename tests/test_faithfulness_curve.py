@@ -482,7 +482,7 @@ def test_the_command(checkpoint, probes, tmp_path, capsys):
         call(*given, "--out", out, "--mib", mib, "--held-out", "--figure", tmp_path / "f.png") == 0
     )
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert "2 probes; metric kl" in text  # not the control probe
     assert "by mean |score| of the other probes" in " ".join(text.split())
     found = FaithfulnessCurves.load(out / "faithfulness.json")

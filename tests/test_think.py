@@ -153,7 +153,7 @@ def test_building_again_leaves_nothing_of_the_older_probes(copied, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sparks.think.take_snapshot", stop)
+    monkeypatch.setattr("sparks.think.measuring.take_snapshot", stop)
     config = SnapshotConfig(steps=2, max_suffix_tokens=5)
     with pytest.raises(KeyboardInterrupt):
         measure_think(

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -36,6 +35,7 @@ from transformers import (
 )
 
 from sparks.attribution import edge_attribution, estimate_memory
+from sparks.memory import peak_process_gib
 from sparks.token_pairs import TokenPair
 
 
@@ -239,7 +239,7 @@ def timed(run: Callable[[], None], device: torch.device) -> Seconds:
 def peak_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_process_gib()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""The peak of a process is its own, whatever program has started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sparks import memory
+from sparks.memory import peak_process_gib
+
+
+def test_the_peak_grows_with_what_was_held():
+    before = peak_process_gib()
+    held = np.ones(int(before * 2**30) // 8 + 2**25)  # 0.25 GiB above the peak so far
+    after = peak_process_gib()
+    del held
+    assert after > before
+    assert peak_process_gib() > 0.99 * after  # the kernel counts in batches
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is ru_maxrss")
+def test_a_small_process_of_a_large_one_is_small():
+    large = np.ones(2**27)  # 1 GiB
+    code = "from sparks.memory import peak_process_gib; print(peak_process_gib())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.8 < large.nbytes / 2**30
+
+
+def test_without_the_kernels_number_it_is_that_of_getrusage(monkeypatch):
+    monkeypatch.setattr(memory.Path, "read_text", lambda self: "Name:\tpython\n")
+    assert 0.05 < peak_process_gib() < 64
