@@ -246,7 +246,7 @@ class Recorder:
     def show_end(self, state: TrainerState, report: Path | None) -> None:
         """Show what is known only at the end, while the trainer's runs are still open."""
         if self._trackers and self.snapshots:
-            files = [self.store.file(step) for step in sorted(self.snapshots)]
+            files = self.store.kept_files(sorted(self.snapshots))
             self._trackers.finish(cache(lambda: self._timeline(state)), report, files)
 
     def close(self) -> None:

@@ -110,6 +110,12 @@ class RunStore:
         """Where the snapshot of `step` lies."""
         return self.path / f"step-{step:08d}.safetensors"
 
+    def kept_files(self, steps: Iterable[int]) -> list[Path]:
+        """Files of these steps that are there: snapshots, then evaluations."""
+        found = [self.file(step) for step in steps]
+        found += [self.evaluations.file(step) for step in self.evaluations.steps()]
+        return [path for path in found if path.is_file()]
+
     # -- writing -----------------------------------------------------------------------------
 
     def prepare(self) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sparks.beside import circuits_now, paper_counts, with_onset
+from sparks.evaluation.folder import FOLDER
 from sparks.evaluation.history import EvaluationHistory
 from sparks.nulls import null_of
 from sparks.optional import import_optional
@@ -221,3 +223,8 @@ def optional_module(name: str, *, extra: str = "wandb") -> Any:
         SparksError: it cannot be imported.
     """
     return import_optional(name, users="views in trackers", extra=extra)
+
+
+def name_in_artifact(path: Path) -> str:
+    """Where a file of the run folder lies in an artifact: as in the run folder."""
+    return f"{FOLDER}/{path.name}" if path.parent.name == FOLDER else path.name

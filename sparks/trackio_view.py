@@ -26,6 +26,7 @@ from sparks.trackers_data import (
     STEP_KEY,
     alert_of,
     head_rows,
+    name_in_artifact,
     optional_module,
     origin,
     scalars,
@@ -81,7 +82,7 @@ def finish(run: Any, timeline: Timeline, report: Path | None, snapshots: Sequenc
         run: the open run, which stays open.
         timeline: of the whole run.
         report: the HTML report; None to leave it out.
-        snapshots: files to keep; none to log no artifact.
+        snapshots: files to keep, evaluations too; none to log no artifact.
 
     Raises:
         SparksError: the run is finished, or trackio is not installed.
@@ -99,7 +100,7 @@ def finish(run: Any, timeline: Timeline, report: Path | None, snapshots: Sequenc
             metadata=dict(origin(timeline)),
         )
         for path in snapshots:
-            artifact.add_file(path, name=path.name)
+            artifact.add_file(path, name=name_in_artifact(path))
         run.log_artifact(artifact)
 
 

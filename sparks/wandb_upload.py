@@ -114,7 +114,7 @@ def _fill(run: Any, timeline: Timeline, store: RunStore, *, progress: bool) -> N
             wandb_view.log(run, _until(timeline, index))
     with TemporaryDirectory() as folder:
         report = write_report([timeline], Path(folder) / "report.html")
-        wandb_view.finish(run, timeline, report, [store.file(step) for step in taken])
+        wandb_view.finish(run, timeline, report, store.kept_files(taken))
 
 
 def _until(timeline: Timeline, checkpoints: int) -> Timeline:

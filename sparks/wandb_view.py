@@ -24,6 +24,7 @@ from sparks.trackers_data import (
     STEP_KEY,
     alert_of,
     head_rows,
+    name_in_artifact,
     optional_module,
     origin,
     scalars,
@@ -96,7 +97,7 @@ def finish(
         run: an open run.
         timeline: of the whole run.
         report: the HTML report; None to leave it out.
-        snapshots: files to keep; none to log no artifact.
+        snapshots: files to keep, evaluations too; none to log no artifact.
 
     Raises:
         SparksError: wandb is not installed, or a file is missing; nothing is logged then.
@@ -118,7 +119,7 @@ def finish(
         name = re.sub(r"[^\w.-]", "-", f"sparks-{run.id}")
         artifact = wandb.Artifact(name, type=ARTIFACT_TYPE, metadata=origin(timeline))
         for path in snapshots:
-            artifact.add_file(str(path), name=path.name, skip_cache=True)
+            artifact.add_file(str(path), name=name_in_artifact(path), skip_cache=True)
         run.log_artifact(artifact)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from sparks.beside import RULE_NAMES, control_in_words, head_range, paper_counts, with_onset
+from sparks.evaluation.history import EvaluationHistory
 from sparks.intervals import Interval
 from sparks.live import pace, taken_at
 from sparks.nulls import exceeds, null_of
@@ -48,6 +49,7 @@ class View:
         self._curves = {name: logged[name].dropna() for name in CURVES if name in logged}
         self._pace = pace(timeline.metas, max_steps)
         self._beside = list(_beside(timeline, self._counts.iloc[-1], circuits))
+        self._answers = _answers(timeline)
 
     @property
     def title(self) -> str:
@@ -101,6 +103,8 @@ class View:
         )
         for label, text in self._beside if rows >= _ROOMY else ():
             page.labelled(label, text)
+        if self._answers:
+            page.labelled("Answers", self._answers)
         page.labelled("Cost   ", self._cost())
         page.labelled("Next   ", self._next(now))
         for note in dict.fromkeys((*self.problems, *notes)):
@@ -182,6 +186,22 @@ def _beside(
         "Error  ",
         f"{gaps[0]} completeness gap (median; {gaps[1]} at most), up to "
         f"{last['points_max']:.0f} points",
+    )
+
+
+def _answers(timeline: Timeline) -> str:
+    """How the last evaluated checkpoint answers its task; empty where none was evaluated."""
+    if not timeline.evaluations:
+        return ""
+    history = EvaluationHistory.of(timeline)
+    row = history.progress().iloc[-1]
+    found = Interval(value=row["pass_1"], low=row["pass_1_low"], high=row["pass_1_high"])
+    text = f"pass@1 {_share(found)} on {inert(history.base.task, 60)} at step {row['step']}"
+    if len(history.steps) == 1:
+        return text
+    return (
+        f"{text}; {row['newly_solved']} newly solved, {row['newly_missed']} newly missed, "
+        f"{row['by_luck']:.1f} of each by luck"
     )
 
 

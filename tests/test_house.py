@@ -112,7 +112,9 @@ MAY_IMPORT = {
     "beside": "nulls snapshot text_page timeline timeline_states turnover",
     "timeline_text": "beside config errors evaluation.history_text regimes text_page timeline",
     "live": "errors evaluation.folder snapshot store timeline trainer_log",
-    "watch_text": "beside intervals live nulls text_page timeline timeline_text turnover",
+    "watch_text": (
+        "beside evaluation.history intervals live nulls text_page timeline timeline_text turnover"
+    ),
     "watch": "beside errors live store text_page timeline timeline_input turnover watch_text",
     "serve": "errors live report store timeline",
     "comparison": "beside config errors nulls regimes timeline",
@@ -168,7 +170,7 @@ MAY_IMPORT = {
     "optional": "errors",
     "cohort_groups": "timeline",
     # Trackers.
-    "trackers_data": "beside evaluation.history nulls optional timeline",
+    "trackers_data": "beside evaluation.folder evaluation.history nulls optional timeline",
     "pictures": "beside timeline trackers_data",
     "wandb_view": "errors pictures timeline trackers_data",
     "trackio_view": "errors pictures timeline trackers_data",
@@ -213,7 +215,7 @@ MAY_IMPORT = {
     "evaluation.folder": (
         "errors evaluation.metrics evaluation.samples_file evaluation.settings files intervals"
     ),
-    "evaluation.history": "effects.estimates errors evaluation.exact evaluation.folder timeline",
+    "evaluation.history": "errors evaluation.exact evaluation.folder paired timeline",
     "evaluation.history_text": "evaluation.history text_page timeline",
     "evaluation.during": (
         "errors evaluation.folder evaluation.prompts evaluation.records evaluation.run "
@@ -235,11 +237,11 @@ MAY_IMPORT = {
     "effects": "",
     "effects.settings": "config effects.metrics errors",
     "effects.metrics": "errors evaluation.metrics evaluation.results",
-    "effects.estimates": "intervals sign_flips",
+    "paired": "intervals sign_flips",
     "effects.verdicts": "effects.settings intervals",
     "effects.records": (
-        "effects.estimates effects.metrics effects.plan effects.settings effects.verdicts errors "
-        "evaluation.metrics heads intervals"
+        "effects.metrics effects.plan effects.settings effects.verdicts errors "
+        "evaluation.metrics heads intervals paired"
     ),
     "effects.tables": "effects.records heads intervals text_page",
     "effects.text": "effects.records effects.tables heads text_page",
@@ -342,7 +344,7 @@ READERS = (
     "evaluation.results evaluation.page evaluation.prompts evaluation.exact evaluation.folder "
     "evaluation.history evaluation.history_text report.evaluation "
     "think.modes think.record think.states think.overlap think.comparison think.text "
-    "effects effects.settings effects.metrics effects.estimates effects.verdicts effects.records "
+    "effects effects.settings effects.metrics paired effects.verdicts effects.records "
     "effects.tables effects.text effects.sets effects.plan effects.study"
 )
 """Modules that never import anything of HEAVY, not even inside a function."""

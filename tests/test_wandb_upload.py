@@ -106,8 +106,9 @@ def test_pictures_report_and_snapshots_are_there(uploaded: Logged, finished: Pat
     found = [entry["artifact"] for entry in uploaded.records if entry["type"] == "artifact"]
     (artifact,) = [entry for entry in found if entry["type"] == "sparks-snapshots"]
     names = {entry["path"] for entry in artifact["manifest"]["contents"]}
-    assert names == {path.name for path in finished.glob("sparks/*.safetensors")}
-    assert len(names) == len(STORY)
+    kept = [*finished.glob("sparks/*.safetensors"), *finished.glob("sparks/evaluation/*.jsonl")]
+    assert names == {str(path.relative_to(finished / "sparks")) for path in kept}
+    assert len(names) == len(STORY) + len(SOLVING)  # a run folder again
 
 
 def test_the_run_says_what_it_is(uploaded: Logged):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from evaluations_made_here import SOLVING, write_evaluations
 from factories import STORY, make_metrics, make_run, make_snapshot, write_run
 
 from sparks.beside import circuits_now
@@ -263,6 +264,20 @@ def page(timeline: Timeline, *, now: float = NOON, rows: int = 40, **keywords) -
     out = Page(keywords.pop("width", 80), color=False)
     View(timeline, keywords.pop("max_steps", None)).write(out, now, rows=rows, **keywords)
     return "\n".join(out.lines)
+
+
+def test_the_last_evaluation_stands_on_the_page(run):
+    """At step 40: 9 of 16 samples right; two problems newly solved, one newly missed."""
+    write_evaluations(run, {0: SOLVING[0]})
+    assert "Answers  pass@1 37.5% (" in (first := page(Timeline.from_run(run), width=160))
+    assert "newly" not in first
+    write_evaluations(run, SOLVING)
+    shown = page(Timeline.from_run(run), width=160)
+    (line,) = [line for line in shown.splitlines() if line.startswith("Answers")]
+    told = (
+        r"Answers  pass@1 56.2% \(\d+ to \d+\) on sums at step 40; 2 newly solved, 1 newly missed, "
+    )
+    assert re.fullmatch(told + r"\d\.\d of each by luck", line)
 
 
 def test_the_page_once(run, monkeypatch):

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sparks.effects.estimates import Contrast, contrast, effect, random_effect
 from sparks.effects.metrics import Metric, beside
 from sparks.effects.plan import PlannedSet
 from sparks.effects.settings import ALPHA, FEWEST_DRAWS, EffectConfig
@@ -26,6 +25,7 @@ from sparks.errors import SparksError
 from sparks.evaluation.metrics import mean_with_interval
 from sparks.heads import Head, names
 from sparks.intervals import Interval
+from sparks.paired import Contrast, contrast, effect, random_effect
 
 Answers = Bool[np.ndarray, "problems samples"]
 """Which samples are right."""

@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from sparks.effects.estimates import effect
 from sparks.errors import SparksError
 from sparks.evaluation.exact import beyond_luck, by_luck, p_values
 from sparks.evaluation.folder import StepEvaluation
+from sparks.paired import effect
 from sparks.timeline import Rule, Timeline
 
 ChangeKind = Literal["solved", "missed"]

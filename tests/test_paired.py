@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from sparks.effects.estimates import contrast, effect, random_effect, sign_flip_p
 from sparks.effects.metrics import Metric, beside
 from sparks.effects.settings import EffectConfig
 from sparks.effects.verdicts import BEYOND, NO_MORE, UNDECIDED, holm, judge
 from sparks.errors import SparksError
 from sparks.intervals import Interval, student_quantile
+from sparks.paired import contrast, effect, random_effect, sign_flip_p
 
 # -- intervals by hand -----------------------------------------------------------------------------
 
