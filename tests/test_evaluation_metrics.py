@@ -143,10 +143,11 @@ def test_the_usual_ks(samples, ks):
 
 def test_the_page():
     page = render(EVALUATION, width=90)
-    assert page.splitlines()[:4] == [
+    assert page.splitlines()[:5] == [
         r"task\x1b[31m: 3 problems, 4 samples each",
         "model  owner/model",
         "intervention  L0H1 set to 0",
+        "control  none: random heads may do as much; sparks effects measures both",
         "sampling  temperature 0.6, top-p 0.95, thinking on, max tokens 32, seed 0, transformers",
     ]
     assert "\nk  pass@k" in page

@@ -9,6 +9,9 @@ from sparks.intervals import Interval
 from sparks.text_page import Page, count, inert, percent
 
 
+_NO_CONTROL = "none: random heads may do as much; sparks effects measures both"
+
+
 def render(
     evaluation: Evaluation,
     ks: Sequence[int] | None = None,
@@ -35,6 +38,7 @@ def render(
     page.labelled("model", inert(evaluation.model))
     if evaluation.intervention:
         page.labelled("intervention", inert(evaluation.intervention), style="warning")
+        page.labelled("control", _NO_CONTROL, style="warning")
     page.labelled("sampling", sampling_in_words(evaluation))
     page.lines.append("")
     page.grid(_table(evaluation, ks))
