@@ -8,7 +8,6 @@ from sparks.evaluation.results import Evaluation, default_ks
 from sparks.intervals import Interval
 from sparks.text_page import Page, count, inert, percent
 
-
 _NO_CONTROL = "none: random heads may do as much; sparks effects measures both"
 
 
