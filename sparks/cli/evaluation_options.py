@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from sparks.cli.shared import add_settings
 from sparks.evaluation.checks import CheckName
-from sparks.evaluation.settings import Backend, EvaluationConfig
+from sparks.evaluation.settings import EvaluationConfig
 
 _THINKING = {"on": True, "off": False, None: None}
 
@@ -18,16 +18,10 @@ def add_sampling(parser: Any, *, backend: bool = False) -> None:
 
     `backend`: the model may be loaded by another program; else it is in memory.
     """
-    add_settings(parser, EvaluationConfig, leave_out=("thinking", "backend"))
+    by_hand = ("thinking",) if backend else ("thinking", "backend")
+    add_settings(parser, EvaluationConfig, leave_out=by_hand)
     help_of = {item.name: item.metadata["help"] for item in fields(EvaluationConfig)}
     parser.add_argument("--thinking", choices=("on", "off"), help=help_of["thinking"])
-    if backend:
-        parser.add_argument(
-            "--backend",
-            choices=get_args(Backend),
-            default=EvaluationConfig.backend,
-            help=f"{help_of['backend']} (default: {EvaluationConfig.backend})",
-        )
 
 
 def add_check(parser: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import field, fields, make_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from sparks.cli.shared import (
     command_parser,
     print_frame,
     quiet_libraries,
+    settings,
     wants_color,
 )
 from sparks.config import SnapshotConfig
@@ -38,7 +39,7 @@ _FILES = ("faithfulness.json", "faithfulness-curve.csv", "faithfulness-areas.csv
 
 def add_faithfulness(commands: Any) -> None:
     """`sparks faithfulness`."""
-    from sparks.faithfulness.settings import CONTROLS, METRICS, RANKINGS, CurveConfig
+    from sparks.faithfulness.settings import METRICS, CurveConfig
 
     command = command_parser(
         commands,
@@ -66,36 +67,15 @@ Control probes (group `control`) are left out; --group control takes them alone.
         default=METRICS[0],
         help=f"of the curves in the text; the areas are told for both (default: {METRICS[0]})",
     )
-    helps = {item.name: item.metadata["help"] for item in fields(CurveConfig)}
-    command.add_argument(
-        "--ranking",
-        choices=RANKINGS,
-        default=CurveConfig.ranking,
-        help=f"{helps['ranking']} (default: {CurveConfig.ranking})",
-    )
-    command.add_argument(
-        "--control",
-        choices=CONTROLS,
-        default=CurveConfig.control,
-        help=f"{helps['control']} (default: {CurveConfig.control})",
-    )
-    command.add_argument("--held-out", action="store_true", help=helps["held_out"])
-    for name in ("draws", "seed"):
-        default = getattr(CurveConfig, name)
-        command.add_argument(
-            f"--{name}",
-            type=int,
-            metavar="N",
-            default=default,
-            help=f"{helps[name]} (default: {default})",
-        )
+    add_settings(command, CurveConfig, leave_out=("shares",))
+    shares = CurveConfig.__dataclass_fields__["shares"].metadata["help"]
     command.add_argument(
         "--shares",
         type=float,
         nargs="+",
         metavar="X",
         default=list(CurveConfig.shares),
-        help=f"{helps['shares']} (default: {' '.join(map(str, CurveConfig.shares))}, MIB's)",
+        help=f"{shares} (default: {' '.join(map(str, CurveConfig.shares))}, MIB's)",
     )
     command.add_argument("--out", metavar="DIR", help=f"folder to write {', '.join(_FILES)} to")
     command.add_argument(
@@ -106,20 +86,8 @@ Control probes (group `control`) are left out; --group control takes them alone.
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_tables(command, ("curve", "areas"))
-    add_settings(command, _measuring())
-
-
-def _measuring() -> Any:
-    """A class with those fields of `SnapshotConfig` that scores depend on."""
-    chosen = [item for item in fields(SnapshotConfig) if item.name in _MEASURED_BY]
-    return make_dataclass(
-        "_Measuring",
-        [
-            (item.name, item.type, field(default=item.default, metadata=item.metadata))
-            for item in chosen
-        ],
-        kw_only=True,
-    )
+    others = {item.name for item in fields(SnapshotConfig)} - {*_MEASURED_BY}
+    add_settings(command, SnapshotConfig, leave_out=others)
 
 
 def _run_faithfulness(arguments: argparse.Namespace) -> int:
@@ -128,14 +96,8 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     from sparks.probes import ProbeSet
 
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
-    curve = CurveConfig(
-        ranking=arguments.ranking,
-        held_out=arguments.held_out,
-        control=arguments.control,
-        draws=arguments.draws,
-        seed=arguments.seed,
-        shares=tuple(arguments.shares),
-    )
+    arguments.shares = tuple(arguments.shares)
+    curve = settings(arguments, CurveConfig)
     if arguments.mib and Path(arguments.mib).suffix != ".json":
         raise SparksError(f"MIB reads scores from a .json file, got {arguments.mib}: name it so")
     files = [Path(arguments.out) / name for name in _FILES] if arguments.out else []

@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
-
-from sparks import config as config_module
 
 if TYPE_CHECKING:
     from sparks.timeline import Timeline
@@ -125,18 +124,19 @@ def add_settings(
             required=needed,
             default=None if needed else item.default,
             help=text,
-            **_value_type(str(item.type)),
+            **_value_type(str(item.type), sys.modules[kind.__module__]),
         )
 
 
-def _value_type(annotation: str) -> dict[str, Any]:
+def _value_type(annotation: str, home: ModuleType) -> dict[str, Any]:
+    """What argparse is told of a field's type; `home` is the module that knows its name."""
     name = annotation.split(" | ")[0]
     if name in ("int", "float"):
         return {
             "type": {"int": int, "float": float}[name],
             "metavar": "N" if name == "int" else "X",
         }
-    choices = get_args(getattr(config_module, name, None))
+    choices = get_args(getattr(home, name, None))
     return {"choices": choices} if choices else {"metavar": "TEXT"}
 
 
