@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from sparks.anatomy import base_model, find
 from sparks.errors import SparksError, reason
+from sparks.files import check_writable
 from sparks.guard import undisturbed
 from sparks.head_means import HeadMeans
 from sparks.heads import Head, names
@@ -61,13 +62,7 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool = False) -> 
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
         way = "give another folder" + ("" if path.is_file() else ", or --overwrite")
         raise SparksError(f"{path} is {'a file' if path.is_file() else 'not empty'}: {way}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise SparksError(
-            f"cannot write to {path.parent} ({error.strerror or error}): give a folder you own"
-        ) from error
+    check_writable(path / RECORD)
     return path
 
 
@@ -112,6 +107,7 @@ def export_model(
     with undisturbed(model), torch.no_grad(), intervene(model, chosen, scale=scale, means=means):
         expected = anatomy.root(input_ids=ids).logits.float()
     folded = _folded(_merged(model), chosen, scale, means)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         _save(folded, tokenizer, temporary)

@@ -231,7 +231,7 @@ MAY_IMPORT = {
     "references": "errors jsonl probes problems token_pairs",
     "head_rules": "errors heads timeline",
     "head_means": "anatomy anatomy_check errors guard modules",
-    "export": ("anatomy errors guard head_means heads interventions modules version"),
+    "export": "anatomy errors files guard head_means heads interventions modules version",
     "interventions": "anatomy anatomy_check errors guard head_means heads modules",
     # Effects of head sets.
     "effects": "",
@@ -257,7 +257,7 @@ MAY_IMPORT = {
     "replay": (
         "config errors evaluation.during files loading probes snapshot store track trainer_log"
     ),
-    "cli.shared": "comparison config store timeline",
+    "cli.shared": "comparison store timeline",
     "cli.measure": (
         "cli.evaluation_options cli.shared config errors evaluation.settings evaluation.tasks "
         "probe_building replay store"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparks.cli.evaluation_options import sampling
-from sparks.cli.head_options import in_words, means_of
+from sparks.cli.head_options import check_doing, in_words, means_of
 from sparks.cli.shared import one_line, quiet_libraries, settings
 from sparks.effects.settings import EffectConfig
 from sparks.errors import SparksError
@@ -56,8 +56,7 @@ def _check(arguments: argparse.Namespace, judged: EffectConfig, config: Evaluati
     from sparks.effects.metrics import Metric
 
     Metric.named(judged.metric).check(config.samples)
-    if arguments.by_position and arguments.mean is None:
-        raise SparksError("--by-position belongs to --mean: give the texts to take the mean over")
+    check_doing(arguments)
     if not (arguments.run or arguments.control_run or arguments.sets):
         raise SparksError(
             "no head sets: give --run FOLDER to read them from, or --sets L5H1,L7H2 by hand"
@@ -119,14 +118,15 @@ def _plan(
 def _finished(plan: Plan, folder: Path) -> EffectTable | None:
     """The table, where the folder holds all answers of this plan: no model is loaded."""
     from sparks.effects.plan import FILE, Plan, same_answers
-    from sparks.effects.study import is_finished, read_answers
+    from sparks.effects.study import finished_table
 
     if not plan.stamp or not (folder / FILE).exists():
         return None
-    if not same_answers(Plan.load(folder), plan) or not is_finished(plan, folder):
+    if not same_answers(Plan.load(folder), plan):
         return None
-    plan.save(folder)
-    return read_answers(plan, folder)
+    if (table := finished_table(plan, folder)) is not None:
+        plan.save(folder)
+    return table
 
 
 def _measured(

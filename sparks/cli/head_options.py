@@ -74,6 +74,16 @@ def add_doing(command: argparse.ArgumentParser) -> None:
     )
 
 
+def check_doing(arguments: argparse.Namespace) -> None:
+    """Check that the options of what is done to heads fit together.
+
+    Raises:
+        SparksError: they do not.
+    """
+    if arguments.by_position and arguments.mean is None:
+        raise SparksError("--by-position belongs to --mean: give the texts to take the mean over")
+
+
 def chosen_heads(arguments: argparse.Namespace) -> HeadSet | None:
     """The heads that the options name; None without `--heads`. Needs no model.
 
@@ -85,8 +95,7 @@ def chosen_heads(arguments: argparse.Namespace) -> HeadSet | None:
     if arguments.heads is None:
         _refuse_without_heads(arguments)
         return None
-    if arguments.by_position and arguments.mean is None:
-        raise SparksError("--by-position belongs to --mean: give the texts to take the mean over")
+    check_doing(arguments)
     timeline = _timeline(arguments, arguments.run) if arguments.run else None
     others = [_timeline(arguments, run) for run in arguments.others]
     found = choose_heads(arguments.heads, timeline, others=others)

@@ -168,7 +168,7 @@ class EffectTable:
             metric=str(chosen),
             problems=problems,
             samples=samples,
-            intact=Interval(value=value.value, low=value.low, high=value.high),
+            intact=value,
             intact_beside={
                 str(other): float(other.values(intact).mean()) for other in beside(chosen, samples)
             },

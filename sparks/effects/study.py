@@ -11,15 +11,17 @@ before, so that no set stands without its control.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sparks.effects.plan import INTACT, Condition, Plan
 from sparks.effects.records import Answers, EffectTable, Measured
 from sparks.errors import SparksError
-from sparks.evaluation.results import Evaluation
+from sparks.evaluation.results import Evaluation, Unfinished
 
-_UNFINISHED = "unfinished"
+_Found = Mapping[str, Evaluation | None]
+"""File of a condition -> its answers; None where they are not finished."""
 
 
 def read_study(folder: str | os.PathLike[str]) -> EffectTable:
@@ -38,18 +40,49 @@ def read_answers(plan: Plan, folder: Path) -> EffectTable:
     Raises:
         SparksError: as `read_study`.
     """
-    intact = load(folder, INTACT)
+    return _table(plan, folder, _read(plan, folder))
+
+
+def finished_table(plan: Plan, folder: Path) -> EffectTable | None:
+    """The table of a plan; None where answers that it asks for are missing.
+
+    Raises:
+        SparksError: a file is damaged.
+    """
+    found = _read(plan, folder)
+    return None if None in found.values() else _table(plan, folder, found)
+
+
+def _read(plan: Plan, folder: Path) -> _Found:
+    return {item.file: load(folder, item) for item in plan.conditions()}
+
+
+def load(folder: Path, condition: Condition) -> Evaluation | None:
+    """The answers under a condition; None where they are not finished.
+
+    Raises:
+        SparksError: the file is damaged.
+    """
+    path = folder / condition.file
+    if not path.exists() or not path.stat().st_size:
+        return None
+    try:
+        return Evaluation.load(path)
+    except Unfinished:
+        return None
+
+
+def _table(plan: Plan, folder: Path, answers: _Found) -> EffectTable:
+    intact = answers[INTACT.file]
     if intact is None:
         raise SparksError(_nothing(folder))
     measured, missing = [], []
     for planned in plan.sets:
-        found = [load(folder, condition) for condition in planned.conditions()]
+        found = [answers[condition.file] for condition in planned.conditions()]
         done = [item for item in found if item is not None]
         if len(done) == len(found):
-            answers, *random = (_paired(intact, item, folder) for item in done)
-            measured.append(
-                Measured(planned=planned, answers=answers, random_answers=tuple(random))
-            )
+            own, *random = (_paired(intact, item, folder) for item in done)
+            measured.append(Measured(planned=planned, answers=own, random_answers=tuple(random)))
         else:
             missing.append(
                 f"{planned.name}, {planned.done}: {len(done)} of {len(found)} conditions are "
@@ -66,28 +99,6 @@ def read_answers(plan: Plan, folder: Path) -> EffectTable:
         margin=plan.margin,
         left_out=(*plan.left_out, *missing),
     )
-
-
-def is_finished(plan: Plan, folder: Path) -> bool:
-    """Whether all answers that a plan asks for are there."""
-    return all(load(folder, condition) is not None for condition in plan.conditions())
-
-
-def load(folder: Path, condition: Condition) -> Evaluation | None:
-    """The answers under a condition; None where they are not finished.
-
-    Raises:
-        SparksError: the file is damaged.
-    """
-    path = folder / condition.file
-    if not path.exists() or not path.stat().st_size:
-        return None
-    try:
-        return Evaluation.load(path)
-    except SparksError as error:
-        if _UNFINISHED in str(error):
-            return None
-        raise
 
 
 def _paired(intact: Evaluation, other: Evaluation, folder: Path) -> Answers:

@@ -23,6 +23,10 @@ from sparks.intervals import Interval
 __all__ = ["Evaluation", "ProblemResult", "of_samples"]
 
 
+class Unfinished(SparksError):  # noqa: N818
+    """A file of samples lacks some: whoever sampled it can go on."""
+
+
 @dataclass(frozen=True)
 class ProblemResult:
     """One problem with its sampled answers; all tuples have one entry a sample, in order."""
@@ -155,12 +159,13 @@ class Evaluation:
         """The evaluation in a file of samples.
 
         Raises:
-            SparksError: it cannot be read, is no such file, or is not finished.
+            Unfinished: samples are missing.
+            SparksError: it cannot be read, or is no such file.
         """
         header, lines = read_samples(path)
         done = {(line.id, line.sample) for line in lines}
         if len(done) < (wanted := header.num_problems * header.settings["samples"]):
-            raise SparksError(
+            raise Unfinished(
                 f"{path}: unfinished, {len(done)} of {wanted} samples: run the same command again "
                 f"to go on"
             )
