@@ -16,10 +16,11 @@ from tokenizers_made_here import CHAT, byte_level_tokenizer
 
 from sparks.callback import SparksCallback
 from sparks.errors import SparksError
-from sparks.evaluation.during import CheckpointEvaluator, _in_order
+from sparks.evaluation.during import CheckpointEvaluator
 from sparks.evaluation.folder import EvaluationFolder
 from sparks.evaluation.history import EvaluationHistory
 from sparks.evaluation.results import Evaluation
+from sparks.evaluation.run import in_order
 from sparks.evaluation.sampling import TransformersSampler
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.recorder import evaluation_line
@@ -252,13 +253,13 @@ def test_the_shares_of_processes_are_together_what_one_samples(tmp_path, count, 
 
     def share(index, of):
         sampled.append(0)
-        return evaluator._samples(model, tokenizer, tmp_path / f"{index}-{of}", index, of, False)
+        return evaluator._samples(model, tokenizer, None, share=(index, of), progress=False)
 
     alone, *parts = [share(0, 1), *(share(index, count) for index in range(count))]
     sizes = [len(lines) for _, lines in parts]
     assert max(sizes) - min(sizes) <= 4
     assert all(header == alone[0] for header, _ in parts)
-    found = _in_order(LENGTHS, [line for _, lines in parts for line in lines])
+    found = in_order(LENGTHS, [line for _, lines in parts for line in lines])
     assert [replace(line, seconds=0) for line in found] == [
         replace(line, seconds=0) for line in alone[1]
     ]

@@ -220,7 +220,7 @@ MAY_IMPORT = {
     "evaluation.during": (
         "errors evaluation.folder evaluation.prompts evaluation.records evaluation.run "
         "evaluation.samples_file evaluation.sampling evaluation.settings evaluation.tasks guard "
-        "processes sampling sharding"
+        "processes sharding"
     ),
     "evaluation.vllm_backend": (
         "errors evaluation.prompts evaluation.records evaluation.results evaluation.run "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sparks.effects.tables import to_json
 from sparks.errors import SparksError
 from sparks.evaluation.records import Task
 from sparks.evaluation.run import evaluate_with
-from sparks.evaluation.sampling import Sampler, Through, TransformersSampler
+from sparks.evaluation.sampling import Sampler, TransformersSampler
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.files import write_atomically
 from sparks.guard import undisturbed
@@ -148,16 +148,21 @@ def _warn_of_nothing(folder: Path) -> None:
         )
 
 
-class _Counted(Through):
+class _Counted:
     """A sampler that moves a bar."""
 
     def __init__(self, sampler: Sampler, bar: Any) -> None:
-        super().__init__(sampler)
-        self._bar = bar
+        self._sampler, self._bar = sampler, bar
+        self.backend, self.model = sampler.backend, sampler.model
+        self.fingerprint, self.context = sampler.fingerprint, sampler.context
+        self.suggested: Mapping[str, Any] = sampler.suggested
+
+    def batch_size(self, config: EvaluationConfig) -> int:
+        return self._sampler.batch_size(config)
 
     def sample(
         self, rows: Sequence[list[int]], first: int, config: EvaluationConfig
     ) -> list[Continuation]:
-        found = super().sample(rows, first, config)
+        found = self._sampler.sample(rows, first, config)
         self._bar.update(len(rows))
         return found

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -26,13 +25,12 @@ from sparks.errors import SparksError
 from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
 from sparks.evaluation.prompts import encode_prompts
 from sparks.evaluation.records import Task
-from sparks.evaluation.run import evaluate_with
-from sparks.evaluation.samples_file import Header, SampleLine, read_samples
-from sparks.evaluation.sampling import Through, TransformersSampler, context_of, name_of
+from sparks.evaluation.run import in_order, sample_task
+from sparks.evaluation.samples_file import Header, SampleLine
+from sparks.evaluation.sampling import TransformersSampler, context_of, name_of
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.evaluation.tasks import load_task
 from sparks.guard import undisturbed
-from sparks.sampling import Continuation
 from sparks.sharding import whole
 
 _Samples = tuple[Header, list[SampleLine]]
@@ -106,39 +104,32 @@ class CheckpointEvaluator:
                 another process failed.
         """
         if not shared:
-            header, lines = self._samples(model, tokenizer, folder.part(step), 0, 1, progress)
+            header, lines = self._samples(model, tokenizer, folder.part(step), progress=progress)
             return _kept(folder, step, header, lines)
         index, count = processes.index(), processes.count()
-        show = progress and index == 0
         model = _alone(whole(model), model)
-
-        def mine() -> _Samples:
-            with TemporaryDirectory(prefix="sparks-") as scratch:
-                part = Path(scratch) / "samples.jsonl"
-                return self._samples(model, tokenizer, part, index, count, show)
-
-        parts = processes.together(mine)
-        lines = _in_order(self.task, [line for _, found in parts for line in found])
+        parts = processes.together(
+            lambda: self._samples(
+                model, tokenizer, None, share=(index, count), progress=progress and index == 0
+            )
+        )
+        lines = in_order(self.task, [line for _, found in parts for line in found])
         return processes.first_does(lambda: _kept(folder, step, parts[0][0], lines))
 
     def _samples(
-        self, model: nn.Module, tokenizer: Any, path: Path, index: int, count: int, progress: bool
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        path: Path | None,
+        *,
+        share: tuple[int, int] = (0, 1),
+        progress: bool,
     ) -> _Samples:
-        """The header, and what process `index` of `count` has sampled."""
         with undisturbed(model):
-            sampler = _Share(TransformersSampler(model, tokenizer), index, count)
-            evaluate_with(
-                sampler, tokenizer, self.task, self.config, output=path, progress=progress
-            )
-        header, lines = read_samples(path)
-        order = {problem.id: number for number, problem in enumerate(self.task.problems)}
-        samples, size = self.config.samples, sampler.batch_size(self.config)
-        own = [
-            line
-            for line in lines
-            if (order[line.id] * samples + line.sample) // size % count == index
-        ]
-        return header, own
+            return sample_task(
+                TransformersSampler(model, tokenizer), tokenizer, self.task, self.config,
+                output=path, progress=progress, share=share,
+            )  # fmt: skip
 
 
 def _alone(copy: Any, model: nn.Module) -> nn.Module:
@@ -149,27 +140,6 @@ def _alone(copy: Any, model: nn.Module) -> nn.Module:
     if copy is not model:
         copy.generate = partial(copy.generate, synced_gpus=False)
     return copy
-
-
-class _Share(Through):
-    """A sampler that leaves the batches of other processes empty."""
-
-    def __init__(self, sampler: TransformersSampler, index: int, count: int) -> None:
-        super().__init__(sampler)
-        self._index, self._count = index, count
-
-    def sample(
-        self, rows: Sequence[list[int]], first: int, config: EvaluationConfig
-    ) -> list[Continuation]:
-        """Nothing behind rows that another process continues."""
-        if first // self.batch_size(config) % self._count != self._index:
-            return [Continuation([], ended=True) for _ in rows]
-        return super().sample(rows, first, config)
-
-
-def _in_order(task: Task, lines: Sequence[SampleLine]) -> list[SampleLine]:
-    order = {problem.id: number for number, problem in enumerate(task.problems)}
-    return sorted(lines, key=lambda line: (order[line.id], line.sample))
 
 
 def _kept(

@@ -90,6 +90,30 @@ def evaluate_with(
     intervention: str = "",
 ) -> Evaluation:
     """As `evaluate`, with what samples given."""
+    return of_samples(
+        *sample_task(
+            sampler, tokenizer, task, config,
+            output=output, progress=progress, intervention=intervention,
+        )
+    )  # fmt: skip
+
+
+def sample_task(
+    sampler: Sampler,
+    tokenizer: Any,
+    task: Task,
+    config: EvaluationConfig,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    intervention: str = "",
+    share: tuple[int, int] = (0, 1),
+) -> tuple[Header, list[SampleLine]]:
+    """The samples behind an evaluation, in order; see `evaluate_with`.
+
+    `share` (i, N) takes every N-th batch, from the i-th on: a batch has a seed of its own, so N
+    processes sample together what one samples alone.
+    """
     config = config.settled(sampler.suggested)
     task = replace(task, problems=task.problems[: config.limit])
     prompts = encode_prompts(
@@ -106,18 +130,23 @@ def evaluate_with(
         fingerprint=sampler.fingerprint,
         intervention=intervention,
     )
-    run = _Run(sampler, tokenizer, task, config, prompts)
+    run = _Run(sampler, tokenizer, task, config, prompts, share)
     with ExitStack() as stack:
         file = stack.enter_context(SamplesFile(output, header)) if output is not None else None
         lines = list(file.lines) if file is not None else []
-        bar = stack.enter_context(_Bar(task, config.samples, lines, show=progress))
+        bar = stack.enter_context(_Bar(task, config.samples, run.total, lines, show=progress))
         for new in run.missing({(line.id, line.sample) for line in lines}):
             if file is not None:
                 file.write(new)
             lines += new
             bar.add(new)
+    return header, in_order(task, lines)
+
+
+def in_order(task: Task, lines: Sequence[SampleLine]) -> list[SampleLine]:
+    """Samples problem by problem, as the task has them."""
     order = {problem.id: number for number, problem in enumerate(task.problems)}
-    return of_samples(header, sorted(lines, key=lambda line: (order[line.id], line.sample)))
+    return sorted(lines, key=lambda line: (order[line.id], line.sample))
 
 
 class _Run:
@@ -130,17 +159,23 @@ class _Run:
         task: Task,
         config: EvaluationConfig,
         prompts: Sequence[Prompt],
+        share: tuple[int, int],
     ) -> None:
         self._sampler, self._tokenizer, self._task = sampler, tokenizer, task
         self._config, self._prompts = config, prompts
+        units = [(p, s) for p in range(len(task.problems)) for s in range(config.samples)]
+        size, (own, processes) = sampler.batch_size(config), share
+        self._batches = [
+            (first, units[first : first + size])
+            for first in range(own * size, len(units), processes * size)
+        ]
+        self.total = sum(len(batch) for _, batch in self._batches)
+        """Samples of this share."""
 
     def missing(self, done: set[tuple[str, int]]) -> Iterator[list[SampleLine]]:
         """The samples that are not done, a batch at a time, in order."""
         problems = self._task.problems
-        units = [(p, s) for p in range(len(problems)) for s in range(self._config.samples)]
-        size = self._sampler.batch_size(self._config)
-        for first in range(0, len(units), size):
-            batch = units[first : first + size]
+        for first, batch in self._batches:
             wanted = [unit for unit in batch if (problems[unit[0]].id, unit[1]) not in done]
             if wanted:
                 yield self._batch(batch, first, set(wanted))
@@ -190,12 +225,12 @@ class _Bar:
     """Samples done, problems done, and the share of right answers so far; a context manager."""
 
     def __init__(
-        self, task: Task, samples: int, lines: Sequence[SampleLine], *, show: bool
+        self, task: Task, samples: int, total: int, lines: Sequence[SampleLine], *, show: bool
     ) -> None:
         self._samples, self._problems = samples, len(task.problems)
         self._done = self._right = 0
         self._bar = tqdm(
-            total=samples * self._problems,
+            total=total,
             initial=len(lines),
             desc=task.name,
             unit="sample",

@@ -51,26 +51,6 @@ class Sampler(Protocol):
         ...
 
 
-class Through:
-    """A sampler around another one: what it samples, the other one does."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.inner = sampler
-        self.backend, self.model = sampler.backend, sampler.model
-        self.fingerprint, self.context = sampler.fingerprint, sampler.context
-        self.suggested: Mapping[str, Any] = sampler.suggested
-
-    def batch_size(self, config: EvaluationConfig) -> int:
-        """The other one's."""
-        return self.inner.batch_size(config)
-
-    def sample(
-        self, rows: Sequence[list[int]], first: int, config: EvaluationConfig
-    ) -> list[Continuation]:
-        """What the other one gives."""
-        return self.inner.sample(rows, first, config)
-
-
 class TransformersSampler:
     """A model in memory, as it is: hooks on it work."""
 
