@@ -18,9 +18,9 @@ temperature 0.6, top-p 0.95. Torch, transformers and datasets are imported only 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from tqdm import tqdm
 
@@ -29,9 +29,11 @@ from sparks.control_probes import Reading, control_probes
 from sparks.errors import SparksError
 from sparks.files import check_writable
 from sparks.probes import CONTROL_GROUP, Probe, ProbeSet
-from sparks.problems import ANSWER_KEYS, Problem, one_line, read_problems
+from sparks.problems import ANSWER_KEYS, Problem, one_line, opened_problems
 from sparks.sampling import continuations, decode, generation_settings, stop_ids, text_after
 from sparks.token_pairs import Message, PairEncoder, TokenPair, opened_thinking
+
+T = TypeVar("T")
 
 # Passed-over problems after which building gives up, so that no hub data set is read to its end.
 _PATIENCE = 100
@@ -150,7 +152,14 @@ def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
             or too few give a usable pair.
     """
     # What can be read is read before any model is loaded: most mistakes show there.
-    problems = _opened(config) if config.data is not None else None
+    problems = None
+    if config.data is not None:
+        problems = opened_problems(
+            config.data,
+            subset=config.subset,
+            split=config.split,
+            system_prompt=config.system_prompt,
+        )
     own = _own_controls(config)
     model = Sampler(config.model, config)
     probes: list[Probe] = []
@@ -175,20 +184,6 @@ def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
     return BuiltProbes(ProbeSet(tuple(probes)), tuple(skipped), right)
 
 
-def _opened(config: ProbeBuildingConfig) -> Iterator[Problem]:
-    """The problems of the data, after the first one could be read."""
-    assert config.data is not None
-    problems = read_problems(
-        config.data,
-        subset=config.subset,
-        split=config.split,
-        system_prompt=config.system_prompt,
-    )
-    if (first := next(problems, None)) is None:
-        raise SparksError(f"{config.data}: no problems in split {config.split!r}")
-    return itertools.chain([first], problems)
-
-
 def _own_controls(config: ProbeBuildingConfig) -> ProbeSet | None:
     """The first `config.control` probes of the user's file, as control probes."""
     if config.control_probes is None:
@@ -211,26 +206,58 @@ def _from_problems(
 ) -> tuple[list[Probe], list[str]]:
     """`config.count` probes, and the reasons of the problems that gave none."""
     clean = Sampler(config.clean_model, config) if config.clean_model else None
-    probes: list[Probe] = []
+    probes, skipped = collect(
+        problems,
+        lambda batch, start: _probes_of(batch, clean, corrupted, config, start),
+        count=config.count,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    if len(probes) < config.count:
+        raise too_few(len(probes), config.count, config.data, skipped)
+    return probes, skipped
+
+
+def collect(
+    problems: Iterator[Problem],
+    make: Callable[[Sequence[Problem], int], tuple[list[T], list[str]]],
+    *,
+    count: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[list[T], list[str]]:
+    """What a number of problems give, batch by batch, until there are `count`.
+
+    Args:
+        problems: in order; those that give nothing make room for the next.
+        make: of a batch and its number of first problem, what it gives, and a line for each problem
+            that gives nothing.
+        count: wanted; fewer come back where the problems end, or too many were passed over.
+        batch_size: problems at a time.
+        progress: show a bar.
+    """
+    found: list[T] = []
     skipped: list[str] = []
-    with tqdm(total=config.count, desc="probes", unit="probe", disable=not progress) as bar:
-        for start in itertools.count(step=config.batch_size):
-            wanted = min(config.batch_size, config.count - len(probes))
+    with tqdm(total=count, desc="probes", unit="probe", disable=not progress) as bar:
+        for start in itertools.count(step=batch_size):
+            wanted = min(batch_size, count - len(found))
             batch = list(itertools.islice(problems, wanted))
-            if not batch or len(skipped) >= max(_PATIENCE, config.count):
+            if not batch or len(skipped) >= max(_PATIENCE, count):
                 break
-            new, refused = _probes_of(batch, clean, corrupted, config, start)
-            probes += new
+            new, refused = make(batch, start)
+            found += new
             skipped += refused
             bar.update(len(new))
-    if len(probes) < config.count:
-        reason = f", the first of them {skipped[0]}" if skipped else ""
-        raise SparksError(
-            f"only {len(probes)} of {config.count} probes from {config.data}: "
-            f"{len(skipped)} problems were passed over{reason}; give more or other problems, or a "
-            f"smaller count"
-        )
-    return probes, skipped
+    return found, skipped
+
+
+def too_few(found: int, count: int, data: str | None, skipped: Sequence[str]) -> SparksError:
+    """The error where `collect` gave fewer than were wanted."""
+    reason = f", the first of them {skipped[0]}" if skipped else ""
+    return SparksError(
+        f"only {found} of {count} probes from {data}: {len(skipped)} problems were passed "
+        f"over{reason}; give more or other problems, or a smaller count"
+    )
 
 
 def _probes_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,20 @@ class Problem:
     answer: str | None
     """`""` where the data holds an empty one, None where it has no key for one."""
     group: str = ""
+
+
+def opened_problems(
+    data: str, *, subset: str | None = None, split: str = "train", system_prompt: str | None = None
+) -> Iterator[Problem]:
+    """As `read_problems`, after the first one could be read.
+
+    Raises:
+        SparksError: as there, or there is none.
+    """
+    problems = read_problems(data, subset=subset, split=split, system_prompt=system_prompt)
+    if (first := next(problems, None)) is None:
+        raise SparksError(f"{data}: no problems in split {split!r}")
+    return itertools.chain([first], problems)
 
 
 def read_problems(

@@ -30,13 +30,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from sparks.errors import SparksError
 from sparks.loading import load_tokenizer
-from sparks.probe_building import Sampler
+from sparks.probe_building import Sampler, collect, too_few
 from sparks.probes import Probe, ProbeSet
-from sparks.problems import Problem, read_problems
+from sparks.problems import Problem, opened_problems
 from sparks.think.config import Contrast, ThinkConfig
 from sparks.think.modes import (
     MODES,
@@ -49,8 +47,6 @@ from sparks.think.modes import (
 )
 from sparks.token_pairs import Message, PairEncoder, opened_thinking
 
-# Passed-over problems after which building gives up, so that no hub data set is read to its end.
-_PATIENCE = 100
 _UNCUT = 1 << 20
 
 
@@ -107,11 +103,10 @@ def build_think_probes(
     """
     if config.data is None:
         raise SparksError("no problems: say with --data which problems the model shall begin")
-    problems = read_problems(
+    problems = opened_problems(
         config.data, subset=config.subset, split=config.split, system_prompt=config.system_prompt
     )
-    if (first := next(problems, None)) is None:
-        raise SparksError(f"{config.data}: no problems in split {config.split!r}")
+    first = next(problems)
     _require_messages(first)
     # A template is read in a moment: most mistakes show before a model is loaded.
     switch, contrast = _switch(model, load_tokenizer(model), config)
@@ -162,18 +157,13 @@ class _Builder:
 
     def build(self, problems: Iterator[Problem], progress: bool) -> ThinkProbes:
         """Probes until there are `count`."""
-        config = self.config
-        found: list[tuple[Probe, Probe]] = []
-        skipped: list[str] = []
-        with tqdm(total=config.count, desc="probes", unit="probe", disable=not progress) as bar:
-            for start in itertools.count(step=config.batch_size):
-                wanted = min(config.batch_size, config.count - len(found))
-                batch = list(itertools.islice(problems, wanted))
-                if not batch or len(skipped) >= max(_PATIENCE, config.count):
-                    break
-                new = self._pairs(batch, start, skipped)
-                found += new
-                bar.update(len(new))
+        found, skipped = collect(
+            problems,
+            self._pairs,
+            count=self.config.count,
+            batch_size=self.config.batch_size,
+            progress=progress,
+        )
         self._require(len(found), skipped)
         on, off = zip(*found, strict=True)
         return ThinkProbes(
@@ -194,17 +184,14 @@ class _Builder:
                 f"problems: its modes do not differ in how an answer begins; sample more of it "
                 f"(--max-suffix-tokens), or take a model that was trained with the mode"
             )
-        reason = f", the first of them {skipped[0]}" if skipped else ""
-        raise SparksError(
-            f"only {found} of {self.config.count} probes from {self.config.data}: {len(skipped)} "
-            f"problems were passed over{reason}; give more or other problems, or a smaller count"
-        )
+        raise too_few(found, self.config.count, self.config.data, skipped)
 
     def _pairs(
-        self, batch: Sequence[Problem], start: int, skipped: list[str]
-    ) -> list[tuple[Probe, Probe]]:
-        """Probes on and off of the problems that give them; reasons of the others to `skipped`."""
+        self, batch: Sequence[Problem], start: int
+    ) -> tuple[list[tuple[Probe, Probe]], list[str]]:
+        """Probes on and off of the problems that give them, and the reasons of the others."""
         usable: list[Problem] = []
+        skipped: list[str] = []
         prompts: dict[Mode, list[str]] = {mode: [] for mode in MODES}
         for problem in batch:
             _require_messages(problem)
@@ -223,7 +210,7 @@ class _Builder:
                 pairs.append(self._pair(problem, on, off))
             except SparksError as error:
                 skipped.append(f"{problem.place}: {error}")
-        return pairs
+        return pairs, skipped
 
     def _prompt(self, problem: Problem, mode: Mode) -> str:
         """Rendered, and found fit to be answered."""
