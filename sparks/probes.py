@@ -207,6 +207,23 @@ class ProbeSet:
         )
 
 
+def members(groups: Sequence[str], group: str | None) -> list[int]:
+    """Indices of the probes of `group`; for None of all but the control probes.
+
+    A set of control probes alone is counted.
+
+    Raises:
+        SparksError: no probe is in the group.
+    """
+    if group is None:
+        counted = [index for index, name in enumerate(groups) if name != CONTROL_GROUP]
+        return counted or list(range(len(groups)))
+    if group not in groups:
+        known = ", ".join(map(repr, sorted(set(groups))))
+        raise SparksError(f"group must be one of the probes' groups ({known}), got {group!r}")
+    return [index for index, name in enumerate(groups) if name == group]
+
+
 def _probe(value: Any, number: int) -> Probe:
     if not isinstance(value, Probe):
         raise SparksError(

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from sparks.calibration import CalibrationConfig
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
-from sparks.probes import CONTROL_GROUP
+from sparks.probes import members
 from sparks.snapshot import Snapshot, SnapshotMeta
 
 _LARGEST_STEP = 2**53
@@ -52,16 +52,13 @@ def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.nd
     groups = ordered[0].probe_groups
     if not groups:
         raise SparksError("a timeline needs probes, got snapshots without any: take them again")
+    chosen = np.array(members(groups, group), dtype=np.int64)
     if group is None:
-        counted = np.array([name != CONTROL_GROUP for name in groups])
-        return np.flatnonzero(counted if counted.any() else ~counted)
-    if group not in groups:
-        known = ", ".join(map(repr, sorted(set(groups))))
-        raise SparksError(f"group must be one of the probes' groups ({known}), got {group!r}")
-    members = [np.flatnonzero(np.array(snapshot.probe_groups) == group) for snapshot in ordered]
-    texts = [f"probes {', '.join(map(str, indices))} (from 0)" for indices in members]
+        return chosen
+    everywhere = [np.flatnonzero(np.array(snapshot.probe_groups) == group) for snapshot in ordered]
+    texts = [f"probes {', '.join(map(str, indices))} (from 0)" for indices in everywhere]
     _refuse_mixed(f"probes in group {group!r}", ordered, texts)
-    return members[0]
+    return chosen
 
 
 def levels_of(

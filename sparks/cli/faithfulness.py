@@ -93,7 +93,7 @@ Control probes (group `control`) are left out; --group control takes them alone.
 def _run_faithfulness(arguments: argparse.Namespace) -> int:
     from sparks.faithfulness.settings import CurveConfig
     from sparks.files import check_writable
-    from sparks.probes import ProbeSet
+    from sparks.probes import ProbeSet, members
 
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
     arguments.shares = tuple(arguments.shares)
@@ -105,7 +105,9 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
         _check_figure(arguments.figure)
     for path in [*files, *filter(None, [arguments.mib, arguments.figure])]:
         check_writable(path)
-    probes = _of_group(ProbeSet.load(arguments.probes), arguments.group)
+    whole = ProbeSet.load(arguments.probes).probes
+    chosen = members([probe.group for probe in whole], arguments.group)
+    probes = ProbeSet(tuple(whole[index] for index in chosen))
     found = _measure(arguments, probes, config, curve)
     if files:
         _write(found, files)
@@ -119,23 +121,6 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
         table = found.points() if arguments.table == "curve" else found.areas()
         print_frame(table, arguments.format)
     return 0
-
-
-def _of_group(probes: ProbeSet, group: str | None) -> ProbeSet:
-    """The probes of one group, or all but the control probes."""
-    from sparks.probes import CONTROL_GROUP, ProbeSet
-
-    known = sorted({probe.group for probe in probes})
-    if group is None:
-        chosen = [probe for probe in probes if probe.group != CONTROL_GROUP] or list(probes)
-    else:
-        chosen = [probe for probe in probes if probe.group == group]
-    if not chosen:
-        raise SparksError(
-            f"group must be one of the probes' groups ({', '.join(map(repr, known))}), "
-            f"got {group!r}"
-        )
-    return ProbeSet(tuple(chosen))
 
 
 def _measure(
