@@ -3,7 +3,9 @@
 What happens when:
 1. `on_train_begin`: everything that can be wrong with probes, model or folder is found here, before
    a step is spent; then the base model is measured (step 0). A resumed run keeps the snapshots up
-   to its checkpoint, sets later ones aside, and measures the checkpoint if it has none.
+   to its checkpoint, sets later ones aside, and measures the checkpoint if it has none. A training
+   that begins anew moves the run that it finds in its folder to `attempt-N` there, whole. One that
+   finds another training at work there is refused.
 2. `on_save`, and every `every_n_steps` where asked: a snapshot; in the trackers that the trainer
    reports to, the numbers and two pictures of the timeline so far.
 3. The trainer's closing log, with which it ends: the last step if it has none, then the report, and
@@ -246,7 +248,7 @@ class SparksCallback(TrainerCallback):
                     f"sparks: no {what} of step {step} ({why}); training goes on",
                     stacklevel=4,
                 )
-            self.recorder.note_failure(step, why, of_evaluation=what == "evaluation")
+            self.recorder.note_failure(what, step, why)
             return False
         return True
 
@@ -269,6 +271,7 @@ class SparksCallback(TrainerCallback):
                 raise
             if state.is_world_process_zero:
                 warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
+        recorder.tell_holes()
         if state.is_world_process_zero and recorder.snapshots:
             recorder.show_end(state, recorder.write_report() if self.report else None)
             if self.progress:

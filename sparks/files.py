@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
 from sparks.errors import SparksError
@@ -68,16 +69,24 @@ def read_failures(folder: str | os.PathLike[str]) -> list[tuple[int, str]]:
 def set_aside(paths: Iterable[Path]) -> None:
     """Rename files to `*.stale`: what reads their folder no longer sees them.
 
+    Beside an older one of that name, which stays, to `*.stale-2` and so on.
+
     Raises:
         SparksError: one cannot be renamed.
     """
     for path in paths:
         try:
-            path.replace(path.with_name(path.name + ".stale"))
+            path.replace(_free_name(path))
         except OSError as error:
             raise SparksError(
                 f"cannot rename {path} ({error.strerror or error}): move it away yourself"
             ) from error
+
+
+def _free_name(path: Path) -> Path:
+    names = chain(["stale"], (f"stale-{number}" for number in count(2)))
+    found = (path.with_name(f"{path.name}.{name}") for name in names)
+    return next(name for name in found if not name.exists())
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

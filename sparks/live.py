@@ -174,7 +174,7 @@ class RunFollower:
         return landed, replaced
 
     def _keep(self, snapshot: Snapshot) -> None:
-        self._snapshots[snapshot.step] = _without_edges(snapshot)
+        self._snapshots[snapshot.step] = without_edges(snapshot)
         self._whole[snapshot.step] = snapshot
         for step in self._whole.keys() - set(self._ends()):
             del self._whole[step]
@@ -236,7 +236,7 @@ def _steps(store: RunStore, found: Mapping[str, Mark]) -> dict[int, Mark]:
     return {step: found[name] for step, name in files.items() if name in found}
 
 
-def _without_edges(snapshot: Snapshot) -> Snapshot:
+def without_edges(snapshot: Snapshot) -> Snapshot:
     """They are most of a snapshot, and a thousand are kept."""
     return replace(
         snapshot,

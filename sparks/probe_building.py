@@ -31,6 +31,7 @@ from sparks.files import check_writable
 from sparks.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.problems import ANSWER_KEYS, Problem, one_line, opened_problems
 from sparks.sampling import continuations, decode, generation_settings, stop_ids, text_after
+from sparks.store import refuse_file_of_run
 from sparks.token_pairs import Message, PairEncoder, TokenPair, opened_thinking
 
 T = TypeVar("T")
@@ -136,9 +137,11 @@ def write_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
     """Build probes and write them to `config.output`, whole or not at all.
 
     Raises:
-        SparksError: as `build_probes`, or the file cannot be written (found out before the work).
+        SparksError: as `build_probes`, or the file cannot be written or belongs to a run (found out
+            before the work).
     """
     check_writable(config.output)
+    refuse_file_of_run(config.output)
     built = build_probes(config, progress=progress)
     built.probes.save(config.output)
     return built

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -27,11 +28,14 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError, reason
 from sparks.evaluation.during import CheckpointEvaluator
 from sparks.evaluation.folder import StepEvaluation
+from sparks.live import without_edges
 from sparks.probes import ProbeSet
 from sparks.report import write_report
+from sparks.run_lock import RunLock
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.timeline import Timeline
+from sparks.timeline_input import steps_text
 from sparks.token_pairs import TokenizedProbes
 from sparks.track import take_snapshot
 from sparks.trackers import Trackers
@@ -65,11 +69,16 @@ class Recorder:
         self.measured: set[int] = set()
         """Steps that have a snapshot; the same in every process."""
         self.snapshots: dict[int, Snapshot] = {}
-        """By step; in process 0 alone."""
+        """By step, with the edges of the first and the last two; in process 0 alone."""
         self.evaluated: set[int] = set()
         """Steps that have an evaluation; the same in every process."""
         self.evaluations: dict[int, StepEvaluation] = {}
         """By step; in process 0 alone."""
+        self._holes: dict[tuple[str, int], str] = {}
+        """Why a step has no snapshot, or no evaluation; in process 0 alone."""
+        self._unwritten: set[tuple[str, int]] = set()
+        """Holes that the folder does not tell of, as it could not be written."""
+        self._lock = RunLock(store.path)
         self._tokenizer: Any = None
         self._spent_evaluating = 0.0
         self._tokenized: TokenizedProbes | None = None
@@ -81,10 +90,12 @@ class Recorder:
     def begin(self, model: nn.Module, processing_class: Any, state: TrainerState) -> None:
         """Read the probes with the trainer's tokenizer and open the folder.
 
-        A resumed run keeps the snapshots up to its checkpoint.
+        A resumed run keeps the snapshots up to its checkpoint; a new one keeps nothing of an
+        earlier run but moves it away whole.
 
         Raises:
-            SparksError: probes, tokenizer or folder are not as they must be.
+            SparksError: probes, tokenizer or folder are not as they must be. The folder is as it
+                was.
         """
         self._began, self._first_step = time.perf_counter(), state.global_step
 
@@ -92,7 +103,7 @@ class Recorder:
             tokenized = self._tokenize(model, processing_class)
             if self.evaluator is not None:
                 self.evaluator.check(model, _tokenizer_of(processing_class))
-            self._open_store(tokenized, state.global_step)
+            self._open_store(lambda: self._take_up(tokenized, state.global_step))
             return tokenized, set(self.snapshots), set(self.evaluations)
 
         self._tokenizer = _tokenizer_of(processing_class)
@@ -111,22 +122,48 @@ class Recorder:
             max_context=getattr(config, "max_position_embeddings", None),
         )
 
-    def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
-        """Check that the folder can be written and fits this run; keep what a resume keeps."""
-        store = self.store
-        store.prepare()
-        # A new run (step 0) redoes the base model too.
-        store.set_aside_after(step if step else -1)
-        contents = store.read()
-        for problem in contents.problems:
-            warnings.warn(f"sparks: {problem}", stacklevel=3)
+    def _open_store(self, take_up: Callable[[], None]) -> None:
+        """Be the only one to write the folder, from now to `close`, and take up what is there."""
+        self.store.prepare()
+        self._lock.take()
+        try:
+            self.store.undo_unfinished()
+            take_up()
+        except BaseException:
+            self._lock.free()
+            raise
+
+    def _take_up(self, tokenized: TokenizedProbes, step: int) -> None:
+        """Begin a new run, or go on with the one that is there from its checkpoint of `step`."""
+        store, probes = self.store, self.probes.to_jsonl()
+        if step == 0:
+            if (earlier := store.begin(probes)) is not None:
+                _say(f"{store.path} held an earlier run, which is now in {earlier}")
+            return
+        contents = store.read(until=step)
         for snapshot in contents.snapshots:
             self._refuse_other_run(snapshot, tokenized)
         if self.evaluator is not None:
-            store.evaluations.refuse_other_settings(self.evaluator.task.hash, self.evaluator.config)
-        self.snapshots = {snapshot.step: snapshot for snapshot in contents.snapshots}
+            store.evaluations.refuse_other_settings(
+                self.evaluator.task.hash,
+                self.evaluator.config,
+                except_steps=[later for later in store.evaluations.steps() if later > step],
+            )
+        # Nothing was touched until here.
+        for problem in contents.problems:
+            warnings.warn(f"sparks: {problem}", stacklevel=3)
+        store.set_aside_after(step, contents.strangers)
+        store.go_on(contents.run_id, probes)
+        for snapshot in contents.snapshots:
+            self._hold(snapshot)
         self.evaluations = {item.step: item for item in contents.evaluations}
-        store.write_probes(self.probes.to_jsonl())
+
+    def _hold(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in memory; edges, which are most of it, of the first and last two."""
+        self.snapshots[snapshot.step] = snapshot
+        for step in sorted(self.snapshots)[1:-2]:
+            if len(self.snapshots[step].edge_score):
+                self.snapshots[step] = without_edges(self.snapshots[step])
 
     def _refuse_other_run(self, snapshot: Snapshot, tokenized: TokenizedProbes) -> None:
         if snapshot.meta.probes_hash != tokenized.hash:
@@ -173,11 +210,12 @@ class Recorder:
         self.measured.add(snapshot.step)
         self._spent += time.perf_counter() - start
         if self.progress and processes.index() == 0:
-            tqdm.write(f"sparks: {_line(snapshot)}", file=sys.stderr)
+            _say(_line(snapshot))
 
     def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
         self.store.save(snapshot)
-        self.snapshots[snapshot.step] = snapshot
+        self._hold(snapshot)
+        self._fill_hole("snapshot", snapshot.step)
         try:
             self.store.write_metrics(state.log_history)
         except SparksError as error:  # the snapshot stands; the next one writes the log again
@@ -203,26 +241,48 @@ class Recorder:
         self.evaluated.add(step)
         if processes.index() == 0:
             self.evaluations[step] = found
+            self._fill_hole("evaluation", step)
         seconds = time.perf_counter() - start
         self._spent += seconds
         self._spent_evaluating += seconds
         if self.progress and processes.index() == 0:
             share = self._spent / self.seconds if step > self._first_step else None
-            tqdm.write(f"sparks: {evaluation_line(found, seconds, share)}", file=sys.stderr)
+            _say(evaluation_line(found, seconds, share))
 
-    def note_failure(self, step: int, reason: str, *, of_evaluation: bool = False) -> None:
-        """Remember in the folder that `step` has no snapshot, or no evaluation, and why."""
+    def note_failure(self, what: str, step: int, reason: str) -> None:
+        """Remember that `step` has no `what` (snapshot or evaluation) and why.
+
+        In the folder too, and as soon as that can be written.
+        """
         if processes.index() == 0:
-            kept = self.store.evaluations if of_evaluation else self.store
-            kept.note_failure(step, reason)
+            self._holes[what, step] = reason
+            self._unwritten.add((what, step))
+            self._write_holes()
+
+    def _fill_hole(self, what: str, step: int) -> None:
+        """The step has one after all; and the folder could be written."""
+        self._holes.pop((what, step), None)
+        self._unwritten.discard((what, step))
+        self._write_holes()
+
+    def _write_holes(self) -> None:
+        for what, step in sorted(self._unwritten):
+            kept = self.store if what == "snapshot" else self.store.evaluations
+            if kept.note_failure(step, self._holes[what, step]):
+                self._unwritten.discard((what, step))
 
     def write_log(self, state: TrainerState) -> None:
-        """Bring the folder's copy of the trainer's log up to date.
+        """Bring the folder's copy of the trainer's log, and its holes, up to date.
 
         Raises:
             SparksError: it cannot be written.
         """
-        processes.first_does(lambda: self.store.write_metrics(state.log_history))
+
+        def write() -> None:
+            self._write_holes()
+            self.store.write_metrics(state.log_history)
+
+        processes.first_does(write)
 
     # -- showing -----------------------------------------------------------------------------
 
@@ -250,7 +310,8 @@ class Recorder:
             self._trackers.finish(cache(lambda: self._timeline(state)), report, files)
 
     def close(self) -> None:
-        """Give back what was opened for the trackers."""
+        """Give back the folder, and what was opened for the trackers."""
+        self._lock.free()
         if self._trackers is not None:
             self._trackers.close()
 
@@ -278,6 +339,17 @@ class Recorder:
         """Time since the training began, or was resumed."""
         return time.perf_counter() - self._began
 
+    def tell_holes(self) -> None:
+        """Say which steps of this training have no snapshot or no evaluation; once, at its end."""
+        for kind in ("snapshot", "evaluation"):
+            steps = sorted(step for what, step in self._holes if what == kind)
+            if steps:
+                why = self._holes[kind, steps[-1]]
+                _say(
+                    f"no {kind} of {steps_text(steps)} ({'the last: ' * (len(steps) > 1)}{why}); "
+                    f"`sparks replay` takes it from a checkpoint"
+                )
+
     def summary(self) -> str:
         """What the snapshots of this training, or since it was resumed, cost, in a line."""
         line = (
@@ -287,6 +359,11 @@ class Recorder:
         if self.evaluator is not None:
             line += f", {self._spent_evaluating:.1f} s of it on {len(self.evaluated)} evaluations"
         return line
+
+
+def _say(line: str) -> None:
+    """On standard error, above the bars."""
+    tqdm.write(f"sparks: {line}", file=sys.stderr)
 
 
 def _tokenizer_of(processing_class: Any) -> Any:

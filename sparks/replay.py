@@ -3,7 +3,8 @@
 The same `take_snapshot` as the callback's, on the same weights: the scores are equal. The step of a
 checkpoint is read from its `trainer_state.json`, else from its name (`checkpoint-40`), or given in
 front (`40=PATH`). An adapter folder is loaded on its base model. A step that the run folder already
-holds, for the same probes and settings, is not taken again.
+holds, for the same probes and settings, is not taken again. What is taken belongs to the run that
+the folder holds; one that a training or another replay is writing is refused.
 
 Where a task is given, each checkpoint is evaluated too, as the callback does it: the same samples
 for the same weights. A finished evaluation is not repeated, one that was cut off goes on.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.evaluation.during import CheckpointEvaluator
-from sparks.files import check_writable
+from sparks.files import check_writable, set_aside
 from sparks.loading import Autocast, load_model, load_tokenizer, split_revision
 from sparks.probes import ProbeSet
+from sparks.run_lock import RunLock
 from sparks.snapshot import Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
@@ -84,8 +86,8 @@ def replay_checkpoints(
 
     Raises:
         SparksError: a checkpoint has no step or cannot be loaded, two have one step, the folder
-            holds snapshots of other probes or settings, or as `take_snapshot` and
-            `CheckpointEvaluator` do.
+            holds snapshots of other probes or settings, another process writes it, or as
+            `take_snapshot` and `CheckpointEvaluator` do.
     """
     config = config or SnapshotConfig()
     probe_set = probes if isinstance(probes, ProbeSet) else ProbeSet.load(probes)
@@ -95,35 +97,64 @@ def replay_checkpoints(
     # The folder itself is made by the first snapshot: a replay that fails before leaves nothing.
     check_writable(store.path / "probes.jsonl")
     replayed = {checkpoint.step for checkpoint in found}
-    _refuse_other_settings(store, replayed, config)
-    if evaluator is not None:
-        store.evaluations.refuse_other_settings(
-            evaluator.task.hash, evaluator.config, except_steps=tuple(replayed)
-        )
-    for checkpoint in found:
-        tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
-        _refuse_other_probes(
-            store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
-        )
-        is_measured = not overwrite and _is_done(store, checkpoint.step, config)
-        wants_answers = evaluator is not None and (
-            overwrite or not _is_evaluated(store, checkpoint.step, evaluator)
-        )
-        if is_measured and not wants_answers:
-            continue
-        model = load_model(checkpoint.name, checkpoint.revision, device=device, autocast=autocast)
-        if evaluator is not None and wants_answers:
-            evaluator.check(model, tokenizer)
-        if not is_measured:
-            store.save(_measure(checkpoint, model, tokenizer, probe_set, config, progress=progress))
-        if evaluator is not None and wants_answers:
-            if overwrite:
-                store.evaluations.part(checkpoint.step).unlink(missing_ok=True)
-            evaluator.run(model, tokenizer, store.evaluations, checkpoint.step, progress=progress)
-        del model
-    _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
-    store.write_probes(probe_set.to_jsonl())
+    with RunLock(store.path) as lock:
+        if store.path.is_dir():
+            lock.take()
+            store.undo_unfinished()
+        contents = store.read()
+        _refuse_other_settings(store, contents.snapshots, replayed, config)
+        hashes = {snapshot.step: snapshot.meta.probes_hash for snapshot in contents.snapshots}
+        others = contents.strangers
+        del contents  # edges and all
+        if evaluator is not None:
+            store.evaluations.refuse_other_settings(
+                evaluator.task.hash, evaluator.config, except_steps=tuple(replayed)
+            )
+        for checkpoint in found:
+            tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
+            tokenized = probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens)
+            _refuse_other_probes(store, hashes, tokenized.hash)
+            hashes[checkpoint.step] = tokenized.hash
+            is_measured = (
+                not overwrite
+                and checkpoint.step not in others
+                and _is_done(store, checkpoint.step, config)
+            )
+            wants_answers = evaluator is not None and (
+                overwrite or not _is_evaluated(store, checkpoint.step, evaluator)
+            )
+            if is_measured and not wants_answers:
+                continue
+            model = load_model(
+                checkpoint.name, checkpoint.revision, device=device, autocast=autocast
+            )
+            if evaluator is not None and wants_answers:
+                evaluator.check(model, tokenizer)
+            if not is_measured:
+                taken = _measure(checkpoint, model, tokenizer, probe_set, config, progress=progress)
+                _go_on(store, lock, probe_set)
+                store.save(taken)
+            if evaluator is not None and wants_answers:
+                _go_on(store, lock, probe_set)
+                if overwrite:
+                    store.evaluations.part(checkpoint.step).unlink(missing_ok=True)
+                evaluator.run(
+                    model, tokenizer, store.evaluations, checkpoint.step, progress=progress
+                )
+            del model
+        _go_on(store, lock, probe_set)
+        _write_log(store, [checkpoint.log for checkpoint in found if checkpoint.log])
     return store
+
+
+def _go_on(store: RunStore, lock: RunLock, probes: ProbeSet) -> None:
+    """What comes before the first write: the lock, where there was no folder, and the run's id."""
+    if not store.run_id:
+        store.prepare()
+        lock.take()
+        contents = store.read()
+        set_aside(map(store.file, contents.strangers))
+        store.go_on(contents.run_id, probes.to_jsonl())
 
 
 def _measure(
@@ -231,18 +262,20 @@ def _is_evaluated(store: RunStore, step: int, evaluator: CheckpointEvaluator) ->
     return not found.differs_from_settings(evaluator.task.hash, evaluator.config)
 
 
-def _refuse_other_probes(store: RunStore, probes_hash: str) -> None:
-    for snapshot in store.read().snapshots:
-        if snapshot.meta.probes_hash != probes_hash:
+def _refuse_other_probes(store: RunStore, hashes: Mapping[int, str], probes_hash: str) -> None:
+    for step, found in hashes.items():
+        if found != probes_hash:
             raise SparksError(
-                f"{store.path} holds snapshots of other probes (step {snapshot.step}): give "
-                f"another output folder"
+                f"{store.path} holds snapshots of other probes (step {step}): give another output "
+                f"folder"
             )
 
 
-def _refuse_other_settings(store: RunStore, replayed: set[int], config: SnapshotConfig) -> None:
+def _refuse_other_settings(
+    store: RunStore, snapshots: Sequence[Snapshot], replayed: set[int], config: SnapshotConfig
+) -> None:
     """Snapshots that stay must fit the new ones; those of `replayed` steps are taken again."""
-    for snapshot in store.read().snapshots:
+    for snapshot in snapshots:
         if snapshot.step in replayed:
             continue
         held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()

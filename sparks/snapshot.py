@@ -56,6 +56,8 @@ class SnapshotMeta:
     """The trainer's latest logged numbers (loss, reward ...) at this step."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package versions."""
+    run_id: str = ""
+    """Of the run whose folder holds it (`run_identity`); empty outside one and in older files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

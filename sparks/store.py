@@ -6,6 +6,8 @@
       probes.jsonl                  the probes that were measured
       step-00000020.failed          why a step has no snapshot
       evaluation/                   sampled answers of the checkpoints (`evaluation.folder`)
+      run.json, attempt-1/          the run's id, and an earlier run (`run_identity`)
+      .lock                         while it is written (`run_lock`)
 
 Files are written under a temporary name, flushed to the disk and renamed, so that no reader ever
 meets half a file. Saving a step again replaces it.
@@ -32,6 +34,16 @@ from sparks.errors import SparksError
 from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
 from sparks.files import read_failures, remove_leftovers, set_aside, write_atomically
 from sparks.null_bands import NullBand, from_json, to_json
+from sparks.run_identity import (
+    MEASURED,
+    attempts,
+    move_earlier,
+    new_id,
+    read_id,
+    strangers,
+    undo_unfinished,
+    write_id,
+)
 from sparks.snapshot import Snapshot
 
 FOLDER = "sparks"
@@ -57,6 +69,10 @@ class RunContents:
     """What `sparks null` found."""
     evaluations: tuple[StepEvaluation, ...] = ()
     """Of the checkpoints that were evaluated, in order of step; all of one task."""
+    run_id: str = ""
+    """Of the run; empty where neither the folder nor a snapshot has one."""
+    strangers: tuple[int, ...] = ()
+    """Steps whose snapshots are of another run, and left out."""
 
 
 class RunStore:
@@ -64,6 +80,8 @@ class RunStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.run_id = ""
+        """Written into every snapshot that is saved; `begin` and `go_on` set it."""
 
     @classmethod
     def find(cls, path: str | os.PathLike[str]) -> RunStore:
@@ -72,12 +90,15 @@ class RunStore:
         Raises:
             SparksError: neither holds a snapshot.
         """
-        for folder in (Path(path), Path(path) / FOLDER):
+        folders = (Path(path), Path(path) / FOLDER)
+        for folder in folders:
             if (store := cls(folder)).steps():
                 return store
+        earlier = [str(attempt) for folder in folders for attempt in attempts(folder)]
         raise SparksError(
             f"no snapshots in {path} or {Path(path) / FOLDER}: give a folder that "
             f"SparksCallback or `sparks replay` wrote (it holds files named step-*.safetensors)"
+            + (f"; earlier runs are in {', '.join(earlier)}" if earlier else "")
         )
 
     @property
@@ -140,21 +161,24 @@ class RunStore:
         Raises:
             SparksError: the file cannot be written.
         """
-        metrics = _finite_numbers(snapshot.meta.metrics)
-        snapshot = replace(snapshot, meta=replace(snapshot.meta, metrics=metrics))
+        metrics, run_id = _finite_numbers(snapshot.meta.metrics), self.run_id
+        meta = replace(snapshot.meta, metrics=metrics, run_id=run_id or snapshot.meta.run_id)
+        snapshot = replace(snapshot, meta=meta)
         arrays, metadata = snapshot.to_arrays()
         target = self.file(snapshot.step)
         self._write(target, save(arrays, metadata))
         target.with_suffix(".failed").unlink(missing_ok=True)
         return target
 
-    def note_failure(self, step: int, reason: str) -> None:
+    def note_failure(self, step: int, reason: str) -> bool:
         """Remember that `step` has no snapshot and why; a later snapshot of the step forgets it.
 
-        Nothing is raised: a full disk may be the reason.
+        Nothing is raised, as a full disk may be the reason: False where it cannot be written.
         """
         with suppress(SparksError):
             self._write(self.file(step).with_suffix(".failed"), f"{reason}\n".encode())
+            return True
+        return False
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the trainer's log.
@@ -186,10 +210,51 @@ class RunStore:
         """
         self._write(self.path / "probes.jsonl", text.encode())
 
-    def set_aside_after(self, step: int) -> list[int]:
+    def undo_unfinished(self) -> None:
+        """Bring back what a killed `begin` had moved away; nobody else may be writing.
+
+        Raises:
+            SparksError: a file cannot be moved.
+        """
+        undo_unfinished(self.path)
+
+    def begin(self, probes: str) -> Path | None:
+        """Begin a new run with these probes (`ProbeSet.to_jsonl`) and an id of its own.
+
+        Files of an earlier run are moved to a folder `attempt-N` in this one, a run folder itself.
+
+        Returns that folder; None where there was no earlier run.
+
+        Raises:
+            SparksError: a file cannot be moved or written.
+        """
+        remove_leftovers(self.path)
+        earlier = move_earlier(self.path, probes)
+        self._write_identity(new_id(), probes)
+        return earlier
+
+    def go_on(self, run_id: str, probes: str) -> None:
+        """Go on with the run of this id; one without an id gets one.
+
+        Raises:
+            SparksError: a file cannot be written.
+        """
+        self._write_identity(run_id or new_id(), probes)
+
+    def _write_identity(self, run_id: str, probes: str) -> None:
+        self.prepare()
+        write_id(self.path, run_id)
+        self.run_id = run_id
+        self.write_probes(probes)
+
+    def set_aside_after(self, step: int, also: Sequence[int] = ()) -> list[int]:
         """Rename snapshots later than `step` to `*.stale`: a resumed run is going to redo them.
 
         So are evaluations. Half-written files that a killed run left are removed too.
+
+        Args:
+            step: of the checkpoint.
+            also: other steps that are not of the run.
 
         Returns the steps set aside. `read` and `steps` no longer see them.
 
@@ -201,7 +266,7 @@ class RunStore:
         for failed, _ in read_failures(self.path):
             if failed >= step:  # of `step` itself too: it is tried again
                 self.file(failed).with_suffix(".failed").unlink(missing_ok=True)
-        later = [found for found in self.steps() if found > step]
+        later = [found for found in self.steps() if found > step or found in also]
         set_aside(map(self.file, later))
         return later
 
@@ -237,15 +302,26 @@ class RunStore:
                 f"`sparks replay`"
             ) from error
 
-    def read(self) -> RunContents:
-        """Everything in the folder; what cannot be read is skipped and named in `problems`."""
+    def read(self, *, until: int | None = None) -> RunContents:
+        """Everything in the folder; what cannot be read is skipped and named in `problems`.
+
+        Args:
+            until: read no more than what `set_aside_after` this step leaves.
+        """
         snapshots, problems = [], []
         for step in self.steps():
+            if until is not None and step > until:
+                break
             try:
                 snapshots.append(self.load(step))
             except SparksError as error:
                 problems.append(str(error))
-        problems += [f"step {step}: no snapshot ({why})" for step, why in read_failures(self.path)]
+        problems += [
+            f"step {step}: no snapshot ({why})"
+            for step, why in read_failures(self.path)
+            if until is None or step < until
+        ]
+        run_id, others = self._run_of(snapshots, problems)
         metrics: tuple[dict[str, Any], ...] = ()
         path = self.path / "metrics.json"
         try:
@@ -260,15 +336,35 @@ class RunStore:
             nulls = self.read_nulls()
         except SparksError as error:
             problems.append(str(error))
-        evaluations, unread = self.evaluations.read()
+        evaluations, unread = self.evaluations.read(until=until)
         return RunContents(
             path=self.path,
-            snapshots=tuple(snapshots),
+            snapshots=tuple(found for found in snapshots if found.step not in others),
             metrics=metrics,
             problems=(*problems, *unread),
             nulls=nulls,
             evaluations=evaluations,
+            run_id=run_id,
+            strangers=tuple(others),
         )
+
+    def _run_of(
+        self, snapshots: Sequence[Snapshot], problems: list[str]
+    ) -> tuple[str, Sequence[int]]:
+        """The id of the run, and the steps whose snapshots are of another, which is a problem."""
+        named = ""
+        try:
+            named = read_id(self.path)
+        except SparksError as error:
+            problems.append(str(error))
+        run_id, others = strangers({s.step: s.meta.run_id for s in snapshots}, named)
+        if others:
+            shown = ", ".join(map(str, others[:6])) + (", ..." if len(others) > 6 else "")
+            problems.append(
+                f"{self.path}: left out {len(others)} snapshots of another run than {run_id} "
+                f"(steps {shown}): keep each run in a folder of its own"
+            )
+        return run_id, others
 
     def read_nulls(self) -> tuple[NullBand, ...]:
         """What `sparks null` found; none where it was not asked.
@@ -286,6 +382,23 @@ class RunStore:
             raise SparksError(
                 f"{path}: {reason}; until then the null is that of the run's own probes"
             ) from error
+
+
+def refuse_file_of_run(path: str | os.PathLike[str]) -> None:
+    """Check that writing `path` would not replace what a run measured, or what it is.
+
+    Raises:
+        SparksError: it has the name of such a file, and its folder holds a run.
+    """
+    target = Path(os.path.abspath(path))
+    for pattern in MEASURED:
+        above = pattern.count("/")
+        if target.match(pattern) and len(target.parents) > above:
+            store = RunStore(target.parents[above])
+            if store.steps():
+                raise SparksError(
+                    f"cannot write {path}: it belongs to the run in {store.path}; give another file"
+                )
 
 
 def _log_rows(content: Any) -> tuple[dict[str, Any], ...]:

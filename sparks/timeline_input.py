@@ -27,13 +27,15 @@ def check_comparable(ordered: Sequence[Snapshot]) -> None:
     """Snapshots may stand on one timeline.
 
     Raises:
-        SparksError: two are of one step, or they differ in probes, graph or settings.
+        SparksError: two are of one step, or they differ in run, probes, graph or settings.
     """
     counts = Counter(snapshot.step for snapshot in ordered)
     if twice := [step for step, count in counts.items() if count > 1]:
         raise SparksError(
             f"a timeline needs one snapshot a step, got several of {steps_text(twice)}: keep one"
         )
+    named = [snapshot for snapshot in ordered if snapshot.meta.run_id]  # not in older files
+    _refuse_mixed("run", named, [snapshot.meta.run_id for snapshot in named])
     _refuse_mixed("probes", ordered, [_probes_text(snapshot) for snapshot in ordered])
     _refuse_mixed("graph", ordered, [str(snapshot.graph) for snapshot in ordered])
     settings = [_measurement(snapshot) for snapshot in ordered]

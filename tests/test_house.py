@@ -57,7 +57,9 @@ MAY_IMPORT = {
     "probes": "errors files jsonl token_pairs",
     "problems": "errors jsonl probes token_pairs",
     "control_probes": "config errors probes token_pairs",
-    "probe_building": "config control_probes errors files probes problems sampling token_pairs",
+    "probe_building": (
+        "config control_probes errors files probes problems sampling store token_pairs"
+    ),
     "sampling": "",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
@@ -93,7 +95,9 @@ MAY_IMPORT = {
         "anatomy anatomy_check attribution circuit circuit_grid config errors faithfulness.runs "
         "graph guard memory passes processes scores sharding snapshot token_pairs version"
     ),
-    "store": "errors evaluation.folder files null_bands snapshot",
+    "run_lock": "errors",
+    "run_identity": "errors files",
+    "store": "errors evaluation.folder files null_bands run_identity snapshot",
     # Reading.
     "intervals": "",
     "sign_flips": "",
@@ -147,7 +151,9 @@ MAY_IMPORT = {
         "report.words timeline"
     ),
     "report.compared": "comparison errors report.words timeline",
-    "report": "errors files report.compared report.data report.packing report.words timeline",
+    "report": (
+        "errors files report.compared report.data report.packing report.words store timeline"
+    ),
     # Figures for papers.
     "figure_kinds": "errors",
     "figures.style": "beside errors figure_kinds optional timeline",
@@ -180,8 +186,8 @@ MAY_IMPORT = {
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
-        "adapters anatomy config errors evaluation.during evaluation.folder probes processes "
-        "report snapshot store timeline "
+        "adapters anatomy config errors evaluation.during evaluation.folder live probes processes "
+        "report run_lock snapshot store timeline timeline_input "
         "token_pairs track trackers trainer_log"
     ),
     "callback": "adapters config errors evaluation.during probes recorder sharding store",
@@ -255,7 +261,8 @@ MAY_IMPORT = {
     ),
     "null_measuring": "config errors loading probes snapshot store token_pairs track",
     "replay": (
-        "config errors evaluation.during files loading probes snapshot store track trainer_log"
+        "config errors evaluation.during files loading probes run_lock snapshot store track "
+        "trainer_log"
     ),
     "cli.shared": "comparison store timeline",
     "cli.measure": (

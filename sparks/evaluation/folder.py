@@ -169,14 +169,21 @@ class EvaluationFolder:
             raise SparksError(f"cannot read {path}: {error.strerror or error}") from error
         return _load(path, step, stat.st_mtime_ns, stat.st_size)
 
-    def read(self) -> tuple[tuple[StepEvaluation, ...], tuple[str, ...]]:
+    def read(
+        self, *, until: int | None = None
+    ) -> tuple[tuple[StepEvaluation, ...], tuple[str, ...]]:
         """The evaluations that fit together, in order of step; a line for each other file.
 
         They must have the task and the settings of the first.
+
+        Args:
+            until: read no more than what `set_aside_after` this step leaves.
         """
         found: list[StepEvaluation] = []
         problems = []
         for step in self.steps():
+            if until is not None and step > until:
+                break
             try:
                 evaluation = self.load(step)
             except SparksError as error:
@@ -190,7 +197,9 @@ class EvaluationFolder:
                 continue
             found.append(evaluation)
         problems += [
-            f"step {step}: no evaluation ({why})" for step, why in read_failures(self.path)
+            f"step {step}: no evaluation ({why})"
+            for step, why in read_failures(self.path)
+            if until is None or step < until
         ]
         return tuple(found), tuple(problems)
 
@@ -209,13 +218,15 @@ class EvaluationFolder:
         self._failed(step).unlink(missing_ok=True)
         return target
 
-    def note_failure(self, step: int, reason: str) -> None:
+    def note_failure(self, step: int, reason: str) -> bool:
         """Remember that `step` has no evaluation and why.
 
-        Nothing is raised: a full disk may be the reason.
+        Nothing is raised, as a full disk may be the reason: False where it cannot be written.
         """
         with suppress(SparksError):
             write_atomically(self._failed(step), f"{reason}\n")
+            return True
+        return False
 
     def set_aside_after(self, step: int) -> list[int]:
         """Rename evaluations later than `step` to `*.stale`; unfinished ones are removed.

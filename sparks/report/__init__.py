@@ -32,6 +32,7 @@ from sparks.report.compared import compared_by_rule
 from sparks.report.data import run_data
 from sparks.report.packing import packed
 from sparks.report.words import clean_text
+from sparks.store import refuse_file_of_run
 from sparks.timeline import Timeline
 
 __all__ = ["render_report", "write_report"]
@@ -112,9 +113,10 @@ def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None 
         `out`.
 
     Raises:
-        SparksError: there is no timeline, or `out` cannot be written.
+        SparksError: there is no timeline, or `out` cannot be written or belongs to a run.
     """
     out = Path(out)
+    refuse_file_of_run(out)
     page = render_report(timelines, title=title)
     way_out = "give a file in a folder you own, such as report.html"
     if out.is_dir():
