@@ -143,7 +143,8 @@ def test_replayed_snapshots_equal_those_of_the_model_in_memory(saved, tmp_path, 
 def test_the_run_folder_holds_log_and_probes(saved, tmp_path):
     store = replay(saved, tmp_path)
     assert sorted(listing(tmp_path)) == [
-        "metrics.json", "probes.jsonl", "step-00000002.safetensors", "step-00000004.safetensors",
+        "metrics.json", "probes.jsonl", "run.json",
+        "step-00000002.safetensors", "step-00000004.safetensors",
     ]  # fmt: skip
     assert store.load(2).meta.metrics == {"loss": 2.0, "learning_rate": 1e-4}
     assert store.load(4).meta.metrics == {"loss": 1.5, "learning_rate": 1e-4}

@@ -375,16 +375,26 @@ def test_set_aside_after_keeps_what_training_will_not_redo(tmp_path):
     assert store.file(20).with_name("step-00000020.safetensors.stale").read_bytes() == later
     assert store.set_aside_after(10) == []
     store.save(make_snapshot(20, ["L1H1"]))
-    assert store.set_aside_after(0) == [10, 20]  # an older .stale file of the step is replaced
+    assert store.set_aside_after(0) == [10, 20]
     assert store.steps() == [0]
+    # An older file of the step stays.
+    assert store.file(20).with_name("step-00000020.safetensors.stale").read_bytes() == later
+    assert store.file(20).with_name("step-00000020.safetensors.stale-2").exists()
+
+
+def test_set_aside_after_spares_no_stranger(tmp_path):
+    store = RunStore(write_run(tmp_path, make_run({0: [], 10: [], 20: [], 30: []})))
+    assert store.set_aside_after(20, also=[10]) == [10, 30]
+    assert store.steps() == [0, 20]
 
 
 def test_a_snapshot_that_cannot_be_set_aside_is_named(tmp_path):
-    store = RunStore(write_run(tmp_path, [make_snapshot(10)]))
-    store.file(10).with_name("step-00000010.safetensors.stale").mkdir()
-    with pytest.raises(SparksError, match=r"cannot rename .*step-00000010\.safetensors \("):
+    store = RunStore(tmp_path)
+    step = 10**237  # its name has 255 characters, and none may have more
+    store.file(step).write_bytes(b"")
+    with pytest.raises(SparksError, match=r"cannot rename .*step-10+\.safetensors \(File name too"):
         store.set_aside_after(0)
-    assert store.steps() == [10]
+    assert store.steps() == [step]
 
 
 # -- the trainer's log -----------------------------------------------------------------------
