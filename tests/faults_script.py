@@ -104,7 +104,7 @@ def die_at_file_event(kind: str, number: int, folder: Path) -> None:
         seen += 1
         if seen < number:
             return
-        if event == "os.rename" and number % 2 and not Path(args[0]).name.startswith("step-"):
+        if event == "os.rename" and number % 2 and str(args[0]).endswith(".tmp"):
             os.truncate(args[0], os.path.getsize(args[0]) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 

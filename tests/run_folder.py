@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from sparks.errors import SparksError
 from sparks.probes import ProbeSet
+from sparks.run_identity import read_id
 from sparks.snapshot import Snapshot
 
 
@@ -24,6 +25,9 @@ def flaws(folder: Path, *, steps: Sequence[int] | None = None) -> list[str]:
     found, measured, names = [], [], set()
     for path in sorted(folder.glob("*")):
         names.add(path.name)
+        if path.name.startswith("attempt-"):
+            found += [f"{path.name}/{flaw}" for flaw in flaws(path)]
+            continue
         try:
             measured += _check(path)
         except Exception as error:
@@ -49,6 +53,8 @@ def _check(path: Path) -> list[int]:
     elif name == "metrics.json":
         rows = json.loads(path.read_text())
         assert all("step" in row for row in rows), "a row without a step"
+    elif name == "run.json":
+        assert read_id(path.parent), "no id"
     elif name == "probes.jsonl":
         ProbeSet.load(path)
     elif name == "report.html":

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from command_line import listing
 from models import tiny_model, wrapped
 from peft import LoraConfig
+from test_run_identity import HOLD, holder
 from tiny_training import PROBES, logged, optimizer_hash, tiny_trainer, weights_hash
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from transformers import TrainerCallback
@@ -245,25 +250,113 @@ def test_a_resumed_run_has_the_snapshots_of_a_straight_one(tmp_path):
     assert stale == ["step-00000006.safetensors.stale"]
 
 
-def test_a_new_run_into_an_old_folder_sets_the_old_snapshots_aside(tmp_path):
+def test_a_script_started_again_leaves_the_old_run_whole(tmp_path, capsys):
+    folder, kept = tmp_path / "sparks", []
+    for number, steps in enumerate((4, 2, 1)):
+        run(tmp_path, sparks(), max_steps=steps)
+        told = [line for line in capsys.readouterr().err.splitlines() if "earlier run" in line]
+        place = f"{folder} held an earlier run, which is now in {folder / f'attempt-{number}'}"
+        assert told == ([f"sparks: {place}"] if number else [])
+        kept.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+    assert RunStore.find(tmp_path).steps() == [0, 1]
+    for number, steps in ((1, [0, 2, 4]), (2, [0, 2])):
+        attempt = folder / f"attempt-{number}"
+        assert {path.name: path.read_bytes() for path in attempt.iterdir()} == kept[number - 1]
+        assert Timeline.from_run(attempt).steps.tolist() == steps
+    ids = [RunStore(path).read().run_id for path in (folder, *folder.glob("attempt-*"))]
+    assert len({*ids, ""}) == 4
+    assert not list(folder.rglob("*.stale*"))
+
+
+def test_a_resumed_run_keeps_its_id_and_what_it_does_again(tmp_path):
     run(tmp_path, sparks(), max_steps=4)
+    store = RunStore.find(tmp_path)
+    first, last = store.read().run_id, store.file(4).read_bytes()
+    for _ in range(2):
+        run(tmp_path, sparks(), max_steps=4, resume=tmp_path / "checkpoint-2")
+    contents = store.read()
+    assert {snapshot.meta.run_id for snapshot in contents.snapshots} == {contents.run_id} == {first}
+    stale = sorted(store.path.glob("*.stale*"))
+    assert [path.name.partition(".")[2] for path in stale] == [
+        "safetensors.stale", "safetensors.stale-2",
+    ]  # fmt: skip
+    assert stale[0].read_bytes() == last != stale[1].read_bytes()
+    assert not list(store.path.glob("attempt*"))
+
+
+def test_a_file_of_another_run_is_set_aside_by_a_resume(tmp_path):
+    run(tmp_path / "one", sparks(), max_steps=4)
+    run(tmp_path / "other", sparks(), max_steps=2)
+    store, other = (RunStore.find(tmp_path / name) for name in ("one", "other"))
+    shutil.copy(other.file(2), store.file(2))
+    with pytest.warns(UserWarning, match=r"left out 1 snapshots of another run .*steps 2"):
+        run(tmp_path / "one", sparks(), max_steps=4, resume=tmp_path / "one" / "checkpoint-2")
+    assert [snapshot.step for snapshot in store.read().snapshots] == [0, 2, 4]
+    assert store.read().problems == ()
+    stale = store.file(2).with_name("step-00000002.safetensors.stale")
+    assert stale.read_bytes() == other.file(2).read_bytes()
+
+
+def test_a_second_training_is_refused_while_the_first_lives(tmp_path):
     run(tmp_path, sparks(), max_steps=2)
-    assert RunStore.find(tmp_path).steps() == [0, 2]
-    assert len(list((tmp_path / "sparks").glob("*.stale"))) == 3
+    before = listing(tmp_path / "sparks")
+    with holder(tmp_path / "sparks"):
+        for resume in (None, True):
+            match = r"sparks is being written by another training or replay \(process \d+ on "
+            with pytest.raises(SparksError, match=match):
+                run(tmp_path, sparks(), max_steps=4, resume=resume)
+    after = listing(tmp_path / "sparks")
+    assert after.pop(".lock")
+    assert after == before
+    run(tmp_path, sparks(), max_steps=4, resume=True)
+    assert RunStore.find(tmp_path).steps() == [0, 2, 4]
+    assert ".lock" not in listing(tmp_path / "sparks")
+
+
+def test_one_training_at_a_time_holds_its_folder(tmp_path):
+    class Second(TrainerCallback):
+        def on_save(self, *_, **__):
+            done = subprocess.run(
+                [sys.executable, "-c", HOLD, tmp_path / "sparks", ""],
+                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+            )  # fmt: skip
+            said.append(done.stderr)
+
+    said = []
+    run(tmp_path, sparks(), Second(), max_steps=2)
+    assert len(said) == 1
+    assert f"is being written by another training or replay (process {os.getpid()} on " in said[0]
+
+
+def test_of_snapshots_in_memory_only_the_first_and_the_last_two_have_edges(tmp_path):
+    for resume, whole in ((None, [0, 4, 5]), (tmp_path / "checkpoint-4", [0, 4, 5])):
+        callback = sparks()
+        run(tmp_path, callback, max_steps=5, save_steps=1, resume=resume)
+        held = callback.recorder.snapshots
+        assert list(held) == [0, 1, 2, 3, 4, 5]
+        assert [step for step in held if len(held[step].edge_score)] == whole
+        for step, snapshot in held.items():
+            kept = RunStore.find(tmp_path).load(step)
+            np.testing.assert_array_equal(snapshot.importance, kept.importance)
+            assert len(kept.edge_score)
 
 
 def test_resuming_with_other_probes_is_refused(tmp_path):
-    run(tmp_path, sparks(), max_steps=2)
+    run(tmp_path, sparks(), max_steps=4)
+    before = listing(tmp_path / "sparks")
     other = SparksCallback(ProbeSet(PROBES.probes[:2]), progress=False, **SETTINGS)
     with pytest.raises(SparksError, match=r"holds snapshots of other probes .step 0"):
-        run(tmp_path, other, max_steps=4, resume=True)
+        run(tmp_path, other, max_steps=4, resume=tmp_path / "checkpoint-2")
+    assert listing(tmp_path / "sparks") == before
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
     run(tmp_path, sparks(), max_steps=2)
+    before = listing(tmp_path / "sparks")
     match = r"a snapshot of step 0 with steps=3, now it is 4: resume with the same settings"
     with pytest.raises(SparksError, match=match):
         run(tmp_path, sparks(steps=4), max_steps=4, resume=True)
+    assert listing(tmp_path / "sparks") == before
     run(tmp_path, sparks(memory_gib=1.0), max_steps=4, resume=True)
     assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
 
@@ -328,6 +421,55 @@ def test_a_run_with_a_hole_can_be_resumed_at_it(tmp_path, monkeypatch):
     run(tmp_path, sparks(), resume=tmp_path / "checkpoint-2")
     assert RunStore.find(tmp_path).steps() == [0, 2, 4]
     assert RunStore.find(tmp_path).read().problems == ()
+
+
+class InTheWay(TrainerCallback):
+    """Folders under the names of step 2's files: neither the snapshot nor a note can be written."""
+
+    def __init__(self, folder, *, until):
+        self.names = [folder / f"step-00000002.{end}" for end in ("safetensors", "failed")]
+        self.until = until
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            for name in self.names:
+                name.mkdir()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.until:
+            for name in self.names:
+                name.rmdir()
+
+
+@pytest.mark.parametrize("until", [3, None])
+def test_a_hole_that_cannot_be_noted_is_noted_later_and_said_at_the_end(tmp_path, capsys, until):
+    folder = tmp_path / "sparks"
+    with pytest.warns(
+        UserWarning, match=r"no snapshot of step 2 \(cannot write .*training goes on"
+    ):
+        run(tmp_path, InTheWay(folder, until=until), sparks(report=False))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "no snapshot" in line]
+    assert said.startswith("sparks: no snapshot of step 2 (cannot write ")
+    assert said.endswith("; `sparks replay` takes it from a checkpoint")
+    contents = RunStore(folder).read()
+    assert [snapshot.step for snapshot in contents.snapshots] == [0, 4]
+    if until:
+        (problem,) = contents.problems
+        assert problem.startswith("step 2: no snapshot (cannot write ")
+
+
+def test_holes_that_were_filled_are_not_told(tmp_path, capsys):
+    recorder = Recorder(PROBES, SnapshotConfig(), RunStore(tmp_path), progress=False)
+    for step in (2, 4, 6):
+        recorder.note_failure("snapshot", step, f"odd {step}")
+    recorder.note_failure("evaluation", 4, "even")
+    recorder._fill_hole("snapshot", 2)
+    recorder.tell_holes()
+    assert capsys.readouterr().err.splitlines() == [
+        "sparks: no snapshot of steps 4, 6 (the last: odd 6); `sparks replay` takes it from a "
+        "checkpoint",
+        "sparks: no evaluation of step 4 (even); `sparks replay` takes it from a checkpoint",
+    ]
 
 
 def test_a_log_that_cannot_be_written_does_not_take_the_trained_model_along(tmp_path, monkeypatch):

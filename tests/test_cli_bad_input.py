@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import assert_refused, call, listing, write_lines
+from factories import make_run, write_run
 from huggingface_hub.utils import logging as hub_logging
 from models import tiny_model
 from safetensors.numpy import load_file, save_file
 from tokenizers_made_here import byte_level_tokenizer
+
+from sparks.store import RunStore
 
 PROBES = [
     {"id": f"p{n}", "prompt": f"What is {n} + 2?", "clean": " Okay, so", "corrupted": " The sum is"}
@@ -36,6 +39,24 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture
 def probes(tmp_path) -> Path:
     return write_lines(tmp_path / "probes.jsonl", *map(json.dumps, PROBES))
+
+
+# -- outputs that are files of a run ---------------------------------------------------------------
+
+
+def test_probes_and_reports_replace_no_file_of_a_run(tmp_path, capsys, checkpoint):
+    store = RunStore(write_run(tmp_path / "run", make_run({0: ["L0H0"], 10: ["L0H0"]})))
+    store.go_on("", "the probes\n")
+    match = r"cannot write .*run/{}: it belongs to the run in .*run; give another file"
+    probes, snapshot = store.path / "probes.jsonl", store.file(10)
+    assert_refused(
+        capsys, tmp_path, "probes", "--control", 8, "--model", checkpoint, "--output", probes,
+        match=match.format("probes.jsonl"),
+    )  # fmt: skip
+    assert_refused(
+        capsys, tmp_path, "report", store.path, "-o", snapshot, match=match.format(snapshot.name)
+    )
+    assert call("report", store.path, "-o", store.path / "report.html") == 0
 
 
 # -- probes: bad files -----------------------------------------------------------------------------

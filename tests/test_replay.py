@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from command_line import listing
 from factories import make_snapshot
 from models import tiny_model, wrapped
+from test_run_identity import holder
 from tiny_training import tiny_trainer
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM
@@ -248,6 +250,59 @@ def test_an_interrupted_replay_keeps_what_is_finished(saved, tmp_path, monkeypat
     assert RunStore(tmp_path).steps() == [2]
     monkeypatch.undo()
     assert replay(saved, tmp_path).steps() == [2, 4]
+
+
+def test_what_is_taken_belongs_to_the_run_of_the_folder(saved, tmp_path):
+    store = replay(saved / "checkpoint-2", tmp_path)
+    run_id = store.run_id
+    replay(saved, tmp_path)
+    assert run_id
+    assert [store.load(step).meta.run_id for step in (2, 4)] == [run_id] * 2
+    assert (store.read().run_id, store.read().problems) == (run_id, ())
+    # What another run has put in its place is set aside, and the step is taken.
+    other = replay(saved / "checkpoint-4", tmp_path / "other")
+    shutil.copy(other.file(4), store.file(4))
+    assert store.read().strangers == (4,)
+    replay(saved, tmp_path)
+    assert store.load(4).meta.run_id == run_id
+    stale = store.file(4).with_name("step-00000004.safetensors.stale")
+    assert stale.read_bytes() == other.file(4).read_bytes()
+
+
+def test_a_replay_of_an_older_run_gives_it_an_id(saved, tmp_path):
+    store = RunStore(tmp_path)
+    store.save(in_memory(model_at(2), 2))
+    replay(saved, tmp_path)
+    assert [bool(snapshot.meta.run_id) for snapshot in store.read().snapshots] == [False, True]
+    assert store.read().problems == ()
+
+
+def test_a_replay_brings_back_a_run_that_was_being_moved(saved, tmp_path, loads):
+    replay(saved / "checkpoint-2", tmp_path)
+    (tmp_path / "attempt.part").mkdir()
+    RunStore(tmp_path).file(2).rename(tmp_path / "attempt.part" / RunStore(tmp_path).file(2).name)
+    assert replay(saved, tmp_path).steps() == [2, 4]
+    assert loads == ["checkpoint-2", "checkpoint-4"]
+    assert not (tmp_path / "attempt.part").exists()
+
+
+def test_a_folder_that_another_process_writes_is_refused(saved, tmp_path, loads, monkeypatch):
+    (tmp_path / "run").mkdir()
+    with holder(tmp_path / "run"), pytest.raises(SparksError, match="is being written by another"):
+        replay(saved, tmp_path / "run")
+    assert loads == []
+    # One that came while the first checkpoint was measured, too.
+    with ExitStack() as stack:
+
+        def measured_late(*arguments, **keywords):
+            (tmp_path / "new").mkdir()
+            stack.enter_context(holder(tmp_path / "new"))
+            return take_snapshot(*arguments, **keywords)
+
+        monkeypatch.setattr("sparks.replay.take_snapshot", measured_late)
+        with pytest.raises(SparksError, match="is being written by another"):
+            replay(saved, tmp_path / "new")
+    assert list(listing(tmp_path / "new")) == [".lock"]
 
 
 def test_other_settings_are_taken_again_but_never_mixed(saved, tmp_path, loads):
