@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -103,7 +102,7 @@ class Recorder:
             tokenized = self._tokenize(model, processing_class)
             if self.evaluator is not None:
                 self.evaluator.check(model, _tokenizer_of(processing_class))
-            self._open_store(lambda: self._take_up(tokenized, state.global_step))
+            self._open_store(tokenized, state.global_step)
             return tokenized, set(self.snapshots), set(self.evaluations)
 
         self._tokenizer = _tokenizer_of(processing_class)
@@ -122,13 +121,13 @@ class Recorder:
             max_context=getattr(config, "max_position_embeddings", None),
         )
 
-    def _open_store(self, take_up: Callable[[], None]) -> None:
+    def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
         """Be the only one to write the folder, from now to `close`, and take up what is there."""
         self.store.prepare()
         self._lock.take()
         try:
             self.store.undo_unfinished()
-            take_up()
+            self._take_up(tokenized, step)
         except BaseException:
             self._lock.free()
             raise

@@ -229,6 +229,7 @@ class RunStore:
             SparksError: a file cannot be moved or written.
         """
         remove_leftovers(self.path)
+        remove_leftovers(self.evaluations.path)
         earlier = move_earlier(self.path, probes)
         self._write_identity(new_id(), probes)
         return earlier

@@ -33,7 +33,7 @@ from sparks.callback import SparksCallback  # noqa: E402
 
 MAX_STEPS = 6
 KILLS = 18
-FILE_EVENTS = {"open": 16, "os.rename": 6, "os.remove": 6}
+FILE_EVENTS = {"open": 20, "os.rename": 7, "os.remove": 6}
 """A child is killed at one of the first so many of these in the run folder."""
 
 

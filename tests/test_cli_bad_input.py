@@ -118,7 +118,7 @@ def test_a_replay_says_what_it_wrote(checkpoint, probes, tmp_path, capsys):
     assert call(*replay(checkpoint, probes)) == 0
     out = tmp_path / "out"
     assert capsys.readouterr().out == f"1 snapshots in {out}; next: sparks report {out}\n"
-    assert sorted(listing(out)) == ["probes.jsonl", "step-00000004.safetensors"]
+    assert sorted(listing(out)) == ["probes.jsonl", "run.json", "step-00000004.safetensors"]
     assert call("timeline", out) == 0
     assert "step 4" in capsys.readouterr().out
 

@@ -49,6 +49,8 @@ def old_run(folder: Path) -> Path:
 def test_however_often_a_run_begins_anew_nothing_is_lost(tmp_path):
     store = RunStore(old_run(tmp_path))
     first = listing(tmp_path)
+    for half in (".metrics.json.1.tmp", "evaluation/.step-00000020.jsonl.1.tmp"):
+        (tmp_path / half).write_text("a killed writer's")
     assert store.begin("new probes\n") == tmp_path / "attempt-1"
     second_id = store.run_id
     store.save(make_snapshot(0, ["L0H0"]))
@@ -67,7 +69,8 @@ def test_however_often_a_run_begins_anew_nothing_is_lost(tmp_path):
         "attempt-1", "attempt-2", "evaluation", "notes.txt", "probes.jsonl", "run.json",
         "step-00000000.safetensors",
     }  # fmt: skip
-    assert (tmp_path / "evaluation" / "mine.txt").read_bytes() == first["evaluation/mine.txt"]
+    (mine,) = (tmp_path / "evaluation").iterdir()
+    assert mine.read_bytes() == first["evaluation/mine.txt"]
 
 
 def test_a_start_that_measured_nothing_is_no_attempt(tmp_path):
