@@ -48,7 +48,7 @@ def _check(path: Path) -> list[int]:
     name = path.name
     if name.endswith(".safetensors"):
         return [_snapshot(path).step]
-    if name.endswith(".safetensors.stale"):
+    if ".safetensors.stale" in name:
         _snapshot(path)
     elif name == "metrics.json":
         rows = json.loads(path.read_text())
