@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparks.anatomy import base_model, find
+from sparks.anatomy import base_model, find, own_settings
 from sparks.errors import SparksError, reason
 from sparks.files import check_writable
 from sparks.guard import undisturbed
@@ -105,7 +105,7 @@ def export_model(
         anatomy.vocab_size, (2, _TOKENS), generator=torch.Generator().manual_seed(0)
     ).to(anatomy.device)
     with undisturbed(model), torch.no_grad(), intervene(model, chosen, scale=scale, means=means):
-        expected = anatomy.root(input_ids=ids).logits.float()
+        expected = anatomy.call(input_ids=ids).logits.float()
     folded = _folded(_merged(model), chosen, scale, means)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -232,7 +232,7 @@ def _compare(folder: Path, like: Any, ids: Tensor, expected: Tensor) -> float:
     dtype = next(like.parameters()).dtype
     loaded = type(like).from_pretrained(folder, dtype=dtype).to(ids.device).eval()
     with torch.no_grad():
-        found = loaded(input_ids=ids).logits.float()
+        found = loaded(input_ids=ids, **own_settings(loaded)).logits.float()
     difference = relative_difference(found, expected)
     if not difference < tolerance(dtype):
         raise SparksError(

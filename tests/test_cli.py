@@ -281,7 +281,7 @@ def test_a_report_that_cannot_be_written_is_refused(run_folder, capsys):
 
 
 def spawn(*arguments: object, **keywords) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sparks.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sparks", *map(str, arguments)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, **keywords)
 
 

@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "problems": "errors jsonl probes token_pairs",
     "control_probes": "config errors probes token_pairs",
     "probe_building": "config control_probes errors files probes problems sampling token_pairs",
-    "sampling": "",
+    "sampling": "anatomy",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
     "anatomy_check": "anatomy errors memory modules",
@@ -326,6 +326,7 @@ MAY_IMPORT = {
         "cli.paper cli.publish cli.shared cli.think errors version"
     ),
     "cli.__main__": "cli",
+    "__main__": "cli",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
