@@ -21,6 +21,10 @@ FIRST_STEPS = 12
 chance (`tests/bench/RECORD.md`)."""
 
 
+TRUST_HELP = "run Python code that comes with a model from its folder or the hub"
+"""Of `trust_remote_code`, wherever it can be given."""
+
+
 def setting(default: Any, help: str) -> Any:
     """A field of a settings class: its default, and the help that the command line shows."""
     return field(default=default, metadata={"help": help})

@@ -60,6 +60,7 @@ def replay_checkpoints(
     evaluation: EvaluationConfig | None = None,
     device: str = "auto",
     autocast: Autocast = "no",
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> RunStore:
@@ -76,6 +77,7 @@ def replay_checkpoints(
         evaluation: how answers are sampled; None takes the defaults.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
         autocast: run the model as a trainer with `bf16=True` or `fp16=True` does.
+        trust_remote_code: run Python code that comes with a model.
         overwrite: take steps again that the run folder holds, and their evaluations.
         progress: show a bar for each snapshot.
 
@@ -101,7 +103,8 @@ def replay_checkpoints(
             evaluator.task.hash, evaluator.config, except_steps=tuple(replayed)
         )
     for checkpoint in found:
-        tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
+        place: Any = (checkpoint.name, checkpoint.revision)
+        tokenizer = load_tokenizer(*place, trust_remote_code=trust_remote_code)
         _refuse_other_probes(
             store, probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens).hash
         )
@@ -111,7 +114,9 @@ def replay_checkpoints(
         )
         if is_measured and not wants_answers:
             continue
-        model = load_model(checkpoint.name, checkpoint.revision, device=device, autocast=autocast)
+        model = load_model(
+            *place, device=device, autocast=autocast, trust_remote_code=trust_remote_code
+        )
         if evaluator is not None and wants_answers:
             evaluator.check(model, tokenizer)
         if not is_measured:

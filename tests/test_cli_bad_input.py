@@ -132,7 +132,7 @@ def test_an_unknown_model_is_refused(probes, tmp_path, capsys):
 def test_an_unknown_model_cannot_build_probes(tmp_path, capsys):
     data = write_lines(tmp_path / "data.jsonl", json.dumps({"question": "2 + 2?", "answer": "4"}))
     arguments = ("--data", data, "--model", "no/such-model", "--output", tmp_path / "probes.jsonl")
-    match = "cannot load model 'no/such-model'"
+    match = r"cannot load checkpoint no/such-model \("
     hub_logging.set_verbosity_warning()
     assert_refused(capsys, tmp_path, "probes", *arguments, match=match)
     # Without a network the hub's client would tell five retries, two lines each.

@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -57,7 +58,9 @@ MAY_IMPORT = {
     "probes": "errors files jsonl token_pairs",
     "problems": "errors jsonl probes token_pairs",
     "control_probes": "config errors probes token_pairs",
-    "probe_building": "config control_probes errors files probes problems sampling token_pairs",
+    "probe_building": (
+        "anatomy config control_probes errors files loading probes problems sampling token_pairs"
+    ),
     "sampling": "anatomy",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
@@ -257,7 +260,7 @@ MAY_IMPORT = {
     "replay": (
         "config errors evaluation.during files loading probes snapshot store track trainer_log"
     ),
-    "cli.shared": "comparison store timeline",
+    "cli.shared": "comparison config loading store timeline",
     "cli.measure": (
         "cli.evaluation_options cli.shared config errors evaluation.settings evaluation.tasks "
         "probe_building replay store"
@@ -265,7 +268,7 @@ MAY_IMPORT = {
     "cli.faithfulness": (
         "cli.shared config errors faithfulness.curve faithfulness.measuring faithfulness.mib "
         "faithfulness.settings faithfulness.text figure_kinds figures.faithfulness figures.style "
-        "files loading probes"
+        "files probes"
     ),
     "cli.look": (
         "cli.shared comparison comparison_text errors evaluation.history regime_tables regimes "
@@ -275,12 +278,12 @@ MAY_IMPORT = {
     "cli.head_options": (
         "anatomy cli.shared errors head_means head_rules heads interventions references timeline"
     ),
-    "cli.ablate": "cli.head_options cli.shared export loading",
+    "cli.ablate": "cli.head_options cli.shared export",
     "cli.evaluation_options": "cli.shared evaluation.checks evaluation.settings",
     "cli.effects_study": (
         "cli.evaluation_options cli.head_options cli.shared effects.metrics effects.plan "
         "effects.run effects.sets effects.settings effects.study errors evaluation.settings "
-        "evaluation.tasks files loading timeline"
+        "evaluation.tasks files timeline"
     ),
     "cli.effects": (
         "cli.effects_study cli.evaluation_options cli.head_options cli.shared effects.plan "
@@ -549,6 +552,33 @@ def test_options_have_the_defaults_of_the_settings(command, kind):
         assert item.metadata["help"] in help_text.replace("%%", "%")
         if item.default not in (MISSING, None, "", False):
             assert f"(default: {item.default})" in option.help
+
+
+def test_no_model_runs_code_of_its_own_unless_it_is_asked_for():
+    """Without a word transformers would ask on the terminal."""
+    calls = [
+        (path.name, node.lineno, {keyword.arg for keyword in node.keywords})
+        for folder in (PACKAGE, PACKAGE.parent / "recipes", PACKAGE.parent / "examples")
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(r"Auto\w+\.from_pretrained", ast.unparse(node.func))
+    ]
+    assert len(calls) > 8
+    # `_causal` is given it by both of its callers, in a dictionary.
+    assert [call for call in calls if not call[2] & {"trust_remote_code", None}] == []
+    commands = (
+        "ablate",
+        "effects",
+        "evaluate",
+        "faithfulness",
+        "null",
+        "probes",
+        "replay",
+        "think",
+    )
+    for command in commands:
+        assert options_of(command)["trust_remote_code"].default is False, command
 
 
 def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():

@@ -11,6 +11,7 @@ from sparks.cli.effects_study import studied
 from sparks.cli.evaluation_options import add_check, add_sampling
 from sparks.cli.head_options import HEADS_HELP
 from sparks.cli.shared import (
+    add_loading,
     add_reading,
     add_settings,
     command_parser,
@@ -67,7 +68,7 @@ stays.""",
         default=[],
         help="draw the scaling curves into the study's folder",
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_settings(command, EffectConfig)
     add_sampling(command)  # no backend: vLLM cannot intervene
 

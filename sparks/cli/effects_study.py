@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sparks.cli.evaluation_options import sampling
 from sparks.cli.head_options import check_doing, in_words, means_of
-from sparks.cli.shared import one_line, quiet_libraries, settings
+from sparks.cli.shared import model_of, one_line, quiet_libraries, settings, tokenizer_of
 from sparks.effects.settings import EffectConfig
 from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
@@ -139,11 +139,8 @@ def _measured(
     folder: Path,
 ) -> EffectTable:
     from sparks.effects.run import check_shape, run_plan, shape_of
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
-    name = split_revision(arguments.model)
-    tokenizer = load_tokenizer(*name)
-    model = load_model(*name, device=arguments.device)
+    tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     if runs.shape is not None:
         check_shape(model, runs.shape)
     plan = _plan(arguments, judged, config, chosen, shape_of(model))

@@ -17,10 +17,13 @@ from sparks.cli.head_options import (
     intervention,
 )
 from sparks.cli.shared import (
+    add_loading,
     command_parser,
+    model_of,
     one_line,
     print_frame,
     quiet_libraries,
+    tokenizer_of,
     wants_color,
 )
 from sparks.errors import SparksError
@@ -74,7 +77,7 @@ What heads do is told by a comparison with random heads that match them: sparks 
         default="text",
         help="text, csv or json (default: text)",
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_sampling(command, backend=True)
     add_heads(command, needed=False)
 
@@ -112,16 +115,22 @@ def _evaluated(
     output: Path,
 ) -> Evaluation:
     from sparks.evaluation.run import evaluate
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
-    name = split_revision(arguments.model)
     backend = _backend(arguments, config, heads)
-    tokenizer = load_tokenizer(*name)
+    tokenizer = tokenizer_of(arguments)
     if backend == "vllm":
         from sparks.evaluation.vllm_backend import evaluate_with_vllm
+        from sparks.loading import split_revision
 
-        return evaluate_with_vllm(*name, tokenizer, task, config, output=output)
-    model = load_model(*name, device=arguments.device)
+        return evaluate_with_vllm(
+            *split_revision(arguments.model),
+            tokenizer,
+            task,
+            config,
+            trust_remote_code=arguments.trust_remote_code,
+            output=output,
+        )
+    model = model_of(arguments)
     if heads is None:
         return evaluate(model, tokenizer, task, config, output=output)
     heads = for_model(arguments, heads, model)

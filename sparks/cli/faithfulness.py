@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     add_settings,
     add_tables,
     command_parser,
+    model_of,
     print_frame,
     quiet_libraries,
     settings,
+    tokenizer_of,
     wants_color,
 )
 from sparks.config import SnapshotConfig
@@ -84,7 +87,7 @@ Control probes (group `control`) are left out; --group control takes them alone.
     command.add_argument(
         "--figure", metavar="FILE", help="draw the curves; .pdf, .svg or .png (extra `figures`)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_tables(command, ("curve", "areas"))
     others = {item.name for item in fields(SnapshotConfig)} - {*_MEASURED_BY}
     add_settings(command, SnapshotConfig, leave_out=others)
@@ -127,14 +130,11 @@ def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
     from sparks.faithfulness.measuring import faithfulness_curves, score_probes
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
     if curve.held_out and len(probes) < 2:
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
     quiet_libraries()
-    name, revision = split_revision(arguments.model)
-    tokenizer = load_tokenizer(name, revision)
-    model = load_model(name, revision, device=arguments.device)
+    tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     tokenized = probes.tokenize(
         tokenizer,
         max_suffix_tokens=config.max_suffix_tokens,

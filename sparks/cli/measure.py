@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.evaluation_options import add_check, add_sampling, sampling
-from sparks.cli.shared import add_settings, command_parser, one_line, quiet_libraries, settings
+from sparks.cli.shared import (
+    add_loading,
+    add_settings,
+    command_parser,
+    loading,
+    one_line,
+    quiet_libraries,
+    settings,
+)
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
@@ -93,7 +101,7 @@ A step that the output folder holds is not taken again, so an interrupted replay
         help="run folder to write (default: `sparks` inside the first checkpoint's run)",
     )
     command.add_argument("--base", help="model before training, measured as step 0")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--autocast",
         choices=("no", "bf16", "fp16"),
@@ -152,9 +160,9 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         config=settings(arguments, SnapshotConfig),
         evaluate=task,
         evaluation=evaluation,
-        device=arguments.device,
         autocast=arguments.autocast,
         overwrite=arguments.overwrite,
+        **loading(arguments),
     )
     evaluated = f" and {len(store.evaluations.steps())} evaluations" if evaluation else ""
     print(

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     command_parser,
+    loading,
     one_line,
     quiet_libraries,
     report_damage,
@@ -61,7 +63,7 @@ model differ because probes do: births within the band say nothing about the tra
     command.add_argument(
         "--model", help="model before training (default: the one that the first snapshot names)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--resamples",
         type=int,
@@ -137,7 +139,7 @@ def _measured(arguments: argparse.Namespace) -> NullMeasurements | None:
         noise=arguments.noise,
         draws=arguments.draws,
         seed=arguments.seed,
-        device=arguments.device,
+        **loading(arguments),
     )
     for warning in measured.warnings:
         print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)

@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
+from sparks.config import TRUST_HELP
+
 if TYPE_CHECKING:
     from sparks.timeline import Timeline
 
@@ -39,6 +41,40 @@ def add_reading(command: argparse.ArgumentParser) -> None:
         help="calibrated: active in more than half of the circuits, births tested; paper: active "
         "in any probe's circuit (default: calibrated)",
     )
+
+
+def add_loading(command: argparse.ArgumentParser) -> None:
+    """`--device` and `--trust-remote-code`: how models are loaded."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_loading`, as functions that load models take them."""
+    return {name: getattr(arguments, name) for name in ("device", "trust_remote_code")}
+
+
+def tokenizer_of(arguments: argparse.Namespace) -> Any:
+    """The tokenizer of MODEL.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
+    from sparks.loading import load_tokenizer, split_revision
+
+    trust = arguments.trust_remote_code
+    return load_tokenizer(*split_revision(arguments.model), trust_remote_code=trust)
+
+
+def model_of(arguments: argparse.Namespace) -> Any:
+    """MODEL itself.
+
+    Raises:
+        SparksError: it cannot be loaded, or weights are missing.
+    """
+    from sparks.loading import load_model, split_revision
+
+    return load_model(*split_revision(arguments.model), **loading(arguments))
 
 
 def wants_color() -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     add_settings,
     add_tables,
     command_parser,
+    loading,
     one_line,
     print_frame,
     quiet_libraries,
@@ -58,7 +60,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
     command.add_argument(
         "--out", required=True, metavar="DIR", help="folder to write, or to read without MODEL"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--overwrite", action="store_true", help="build and measure again what DIR holds"
     )
@@ -106,7 +108,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         arguments.out,
         settings(arguments, ThinkConfig),
         config=settings(arguments, SnapshotConfig),
-        device=arguments.device,
+        **loading(arguments),
         overwrite=arguments.overwrite,
     )
     for reason in record.skipped:
