@@ -278,7 +278,7 @@ MAY_IMPORT = {
     "cli.head_options": (
         "anatomy cli.shared errors head_means head_rules heads interventions references timeline"
     ),
-    "cli.ablate": "cli.head_options cli.shared export",
+    "cli.ablate": "cli.head_options cli.shared export loading",
     "cli.evaluation_options": "cli.shared evaluation.checks evaluation.settings",
     "cli.effects_study": (
         "cli.evaluation_options cli.head_options cli.shared effects.metrics effects.plan "

@@ -48,16 +48,22 @@ its logits are those of the hooked model. To see what heads do to answers: spark
     )
     add_heads(command)
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier export in DIR, and nothing else",
+    )
     add_loading(command)
 
 
 def _run_ablate(arguments: argparse.Namespace) -> int:
     from sparks.export import check_output, export_model
+    from sparks.loading import split_revision
 
     heads = chosen_heads(arguments)
     assert heads is not None  # --heads is needed
-    check_output(arguments.out, overwrite=arguments.overwrite)
+    source = split_revision(arguments.model)[0]
+    check_output(arguments.out, overwrite=arguments.overwrite, sources=[source])
     quiet_libraries()
     tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     heads = for_model(arguments, heads, model)
