@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the settings, build probes if there are none, train."""
     recipe, training, model_config, sparks = RecipeParser(KINDS).read(arguments)
     rows = load_rows(recipe, "prompt", "solution")
-    model, tokenizer = load_models(recipe, model_config)
+    model, tokenizer = load_models(training, model_config)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=[accuracy_reward, format_reward],

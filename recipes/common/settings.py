@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import yaml
 from trl import TrlParser
 
-from sparks.config import TRUST_HELP
 from sparks.errors import SparksError
 from sparks.problems import one_line
 
@@ -50,7 +49,6 @@ class RecipeArguments:
     probe_clean_model: str | None = _option(
         None, "a trained model whose beginnings are the clean ones, not the reference answers"
     )
-    trust_remote_code: bool = _option(False, TRUST_HELP)
 
 
 class RecipeParser(TrlParser):

@@ -23,7 +23,7 @@ from .data import system_prompt
 from .settings import RecipeArguments
 
 
-def load_models(recipe: RecipeArguments, model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_models(training: Training, model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model to train, and its tokenizer.
 
     Raises:
@@ -32,10 +32,10 @@ def load_models(recipe: RecipeArguments, model: ModelConfig) -> tuple[Any, PreTr
     name = model.model_name_or_path
     if name is None:
         raise SparksError("no model: give a folder or hub id with --model_name_or_path")
-    return load_causal_model(name, recipe, model), load_own_tokenizer(name, recipe, model)
+    return load_causal_model(name, training, model), load_own_tokenizer(name, training, model)
 
 
-def load_causal_model(name: str, recipe: RecipeArguments, model: ModelConfig) -> Any:
+def load_causal_model(name: str, training: Training, model: ModelConfig) -> Any:
     """A model under the settings of `model`, whatever its name there, where loading puts it.
 
     Raises:
@@ -48,12 +48,12 @@ def load_causal_model(name: str, recipe: RecipeArguments, model: ModelConfig) ->
             device=None,
             dtype=model.dtype,
             attention=model.attn_implementation,
-            trust_remote_code=recipe.trust_remote_code,
+            trust_remote_code=training.trust_remote_code,
         )
 
 
 def load_own_tokenizer(
-    name: str, recipe: RecipeArguments, model: ModelConfig
+    name: str, training: Training, model: ModelConfig
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
@@ -62,7 +62,7 @@ def load_own_tokenizer(
     """
     with _told():
         return load_tokenizer(
-            name, _revision(name, model), trust_remote_code=recipe.trust_remote_code
+            name, _revision(name, model), trust_remote_code=training.trust_remote_code
         )
 
 
@@ -130,7 +130,7 @@ def _build_probes(
         max_new_tokens=recipe.probe_max_new_tokens,
         max_suffix_tokens=sparks.snapshot_config().max_suffix_tokens,
         device="cpu" if training.use_cpu else "auto",
-        trust_remote_code=recipe.trust_remote_code,
+        trust_remote_code=training.trust_remote_code,
     )
     with whole_models(training):
         built = write_probes(config)
