@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparks.config import SnapshotConfig
+from sparks.config import SnapshotConfig, check_share
 from sparks.errors import SparksError
 from sparks.loading import load_model, load_tokenizer
 from sparks.probes import CONTROL_GROUP, ProbeSet
@@ -81,8 +81,8 @@ def measure(
         SparksError: a value is outside its range, the model cannot be loaded, the run folder keeps
             no probes, all fresh probes are the run's own, or as `take_snapshot` does.
     """
-    if noise is not None and not (0 < noise <= 1):
-        raise SparksError(f"noise must be above 0 and at most 1, got {noise!r}")
+    if noise is not None:
+        check_share("noise", noise)
     if draws < 1:
         raise SparksError(f"draws must be at least 1, got {draws!r}")
     store = RunStore.find(run)

@@ -24,7 +24,7 @@ from typing import Any, TypeVar, get_args
 
 from tqdm import tqdm
 
-from sparks.config import TRUST_HELP, ControlKind, SnapshotConfig, setting
+from sparks.config import TRUST_HELP, ControlKind, SnapshotConfig, check_share, setting
 from sparks.control_probes import Reading, control_probes
 from sparks.errors import SparksError
 from sparks.files import check_writable
@@ -113,8 +113,7 @@ class ProbeBuildingConfig:
             raise SparksError(
                 f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
             )
-        if not 0 < self.top_p <= 1:
-            raise SparksError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        check_share("top_p", self.top_p)
         if self.max_new_tokens < self.max_suffix_tokens:
             raise SparksError(
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "

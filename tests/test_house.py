@@ -43,6 +43,7 @@ MAY_IMPORT = {
     # The ground floor.
     "errors": "",
     "version": "",
+    "csv_text": "errors",
     "trainer_log": "",
     "config": "errors",
     "graph": "errors",
@@ -166,8 +167,8 @@ MAY_IMPORT = {
         "comparison errors figure_kinds figures.frames figures.grid figures.style"
     ),
     "figures": (
-        "comparison errors figure_kinds figures.frames figures.one_run figures.several_runs "
-        "figures.style files timeline"
+        "comparison csv_text errors figure_kinds figures.frames figures.one_run "
+        "figures.several_runs figures.style files timeline"
     ),
     "figures.head_effects": "effects.records errors figure_kinds figures.style",
     "optional": "errors",
@@ -246,7 +247,7 @@ MAY_IMPORT = {
         "effects.metrics effects.plan effects.settings effects.verdicts errors "
         "evaluation.metrics heads intervals paired"
     ),
-    "effects.tables": "effects.records heads intervals text_page",
+    "effects.tables": "csv_text effects.records heads intervals text_page",
     "effects.text": "effects.records effects.tables heads text_page",
     "effects.sets": "errors head_rules heads timeline",
     "effects.plan": "effects.sets effects.settings errors files head_rules heads",
@@ -260,15 +261,15 @@ MAY_IMPORT = {
     "replay": (
         "config errors evaluation.during files loading probes snapshot store track trainer_log"
     ),
-    "cli.shared": "comparison config loading store timeline",
+    "cli.shared": "comparison config csv_text errors loading store timeline",
     "cli.measure": (
         "cli.evaluation_options cli.shared config errors evaluation.settings evaluation.tasks "
         "probe_building replay store"
     ),
     "cli.faithfulness": (
-        "cli.shared config errors faithfulness.curve faithfulness.measuring faithfulness.mib "
-        "faithfulness.settings faithfulness.text figure_kinds figures.faithfulness figures.style "
-        "files probes"
+        "cli.shared config csv_text errors faithfulness.curve faithfulness.measuring "
+        "faithfulness.mib faithfulness.settings faithfulness.text figure_kinds "
+        "figures.faithfulness figures.style files probes"
     ),
     "cli.look": (
         "cli.shared comparison comparison_text errors evaluation.history regime_tables regimes "
@@ -334,8 +335,8 @@ MAY_IMPORT = {
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "cohort_groups comparison comparison_text config circuit errors files graph jsonl probes "
-    "problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
+    "cohort_groups comparison comparison_text config circuit csv_text errors files graph jsonl "
+    "probes problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
     "small_samples survival coupling turnover regime_words regimes regime_tables regimes_text "
     "intervals sign_flips calibration timeline_states timeline_numbers circuit_grid control_probes "
     "null_bands nulls beside "

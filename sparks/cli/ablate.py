@@ -17,8 +17,8 @@ from sparks.cli.shared import (
     add_loading,
     command_parser,
     model_of,
-    one_line,
     quiet_libraries,
+    say,
     tokenizer_of,
 )
 
@@ -77,7 +77,7 @@ def _run_ablate(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         origin=f"{heads.name}: {heads.origin}",
     )
-    print(f"{len(heads)} heads {in_words(arguments)}: {heads}")
-    print(f"{one_line(heads.name)}: {one_line(heads.origin)}")
-    print(f"{found.path}: logits within {found.difference:.1e} of the hooked model's")
+    say(f"{len(heads)} heads {in_words(arguments)}: {heads}")
+    say(f"{heads.name}: {heads.origin}")
+    say(f"{found.path}: logits within {found.difference:.1e} of the hooked model's")
     return 0

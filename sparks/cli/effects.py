@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from sparks.cli.shared import (
     add_reading,
     add_settings,
     command_parser,
-    one_line,
+    say,
     wants_color,
 )
 from sparks.effects.settings import FORMATS, EffectConfig
@@ -129,7 +128,7 @@ def _run_effects(arguments: argparse.Namespace) -> int:
 
         print(WRITERS[arguments.format](table), end="")
         for line in table.left_out:
-            print(f"sparks: warning: left out: {one_line(line)}", file=sys.stderr)
+            say(f"sparks: warning: left out: {line}", aside=True)
     _write_figures(figures, folder)
     return 0
 
@@ -194,4 +193,4 @@ def _write_figures(figures: dict[str, bytes], folder: Path) -> None:
     from sparks.files import write_atomically
 
     for name, content in figures.items():
-        print(write_atomically(folder / name, content), file=sys.stderr)
+        say(write_atomically(folder / name, content), aside=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,9 @@ from sparks.cli.shared import (
     add_loading,
     command_parser,
     model_of,
-    one_line,
     print_frame,
     quiet_libraries,
+    say,
     tokenizer_of,
     wants_color,
 )
@@ -95,7 +94,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.out, task.name)
     found = _evaluated(arguments, config, task, heads, output)
     _show(found, arguments)
-    print(f"{len(found.problems)} problems in {output}", file=sys.stderr)
+    say(f"{len(found.problems)} problems in {output}", aside=True)
     return 0
 
 
@@ -137,7 +136,7 @@ def _evaluated(
     words = f"{heads} {in_words(arguments)}"
     with intervention(arguments, heads, model, tokenizer):
         found = evaluate(model, tokenizer, task, config, output=output, intervention=words)
-    print(f"heads: {one_line(heads.origin)}", file=sys.stderr)
+    say(f"heads: {heads.origin}", aside=True)
     return found
 
 

@@ -16,6 +16,7 @@ from sparks.cli.shared import (
     print_frame,
     quiet_libraries,
     settings,
+    table_of,
     tokenizer_of,
     wants_color,
 )
@@ -98,6 +99,7 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     from sparks.files import check_writable
     from sparks.probes import ProbeSet, members
 
+    table = table_of(arguments)
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
     arguments.shares = tuple(arguments.shares)
     curve = settings(arguments, CurveConfig)
@@ -116,13 +118,12 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
         _write(found, files)
     if arguments.figure:
         _draw(found, arguments)
-    if arguments.format == "text":
+    if table is None:
         from sparks.faithfulness.text import render
 
         print(render(found, metric=arguments.metric, color=wants_color()), end="")
     else:
-        table = found.points() if arguments.table == "curve" else found.areas()
-        print_frame(table, arguments.format)
+        print_frame(found.points() if table == "curve" else found.areas(), arguments.format)
     return 0
 
 
@@ -155,11 +156,12 @@ def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
 
 
 def _write(found: FaithfulnessCurves, files: list[Path]) -> None:
+    from sparks.csv_text import csv_text
     from sparks.files import write_atomically
 
     found.save(files[0])
     for path, table in zip(files[1:], (found.points(), found.areas()), strict=True):
-        write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+        write_atomically(path, csv_text(table))
 
 
 def _check_figure(path: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ from sparks.cli.shared import (
     add_settings,
     command_parser,
     loading,
-    one_line,
     quiet_libraries,
+    say,
     settings,
 )
 from sparks.config import SnapshotConfig
@@ -54,15 +53,15 @@ def _run_probes(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     built = write_probes(settings(arguments, ProbeBuildingConfig))
     for reason in built.skipped:
-        print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+        say(f"sparks: passed over {reason}", aside=True)
     if built.control_right is not None and built.control_right < arguments.control:
-        print(
+        say(
             f"sparks: in {arguments.control - built.control_right} of {arguments.control} control "
             f"probes the model does not get the next word right: a weak control",
-            file=sys.stderr,
+            aside=True,
         )
     control = f", {arguments.control} of them control" if arguments.control else ""
-    print(
+    say(
         f"{len(built.probes)} probes in {arguments.output}{control} "
         f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
     )
@@ -165,7 +164,7 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         **loading(arguments),
     )
     evaluated = f" and {len(store.evaluations.steps())} evaluations" if evaluation else ""
-    print(
+    say(
         f"{len(store.steps())} snapshots{evaluated} in {store.path}; next: sparks report "
         f"{store.path}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ from sparks.cli.shared import (
     add_loading,
     command_parser,
     loading,
-    one_line,
     quiet_libraries,
     report_damage,
+    say,
     wants_color,
 )
 from sparks.errors import SparksError
@@ -105,7 +104,7 @@ def _run_null(arguments: argparse.Namespace) -> int:
         print(to_json(found), end="")
     else:
         print("\n".join(_page(timeline, found)))
-        print(f"Kept in {path}: the views show it.")
+        say(f"Kept in {path}: the views show it.")
     return report_damage(arguments.run_folder)
 
 
@@ -142,7 +141,7 @@ def _measured(arguments: argparse.Namespace) -> NullMeasurements | None:
         **loading(arguments),
     )
     for warning in measured.warnings:
-        print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)
+        say(f"sparks: warning: {warning}", aside=True)
     return measured
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 from sparks.config import TRUST_HELP
+from sparks.errors import SparksError, printable
 
 if TYPE_CHECKING:
     from sparks.timeline import Timeline
@@ -82,12 +83,19 @@ def wants_color() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
+def say(text: object, *, aside: bool = False) -> None:
+    """Print a line that cannot steer the terminal; `aside` goes to standard error."""
+    print(printable(text), file=sys.stderr if aside else sys.stdout, flush=True)
+
+
 def print_frame(frame: Any, form: str) -> None:
     """A pandas frame as csv, or as json records."""
     if frame.index.name is not None:
         frame = frame.reset_index()
     if form == "csv":
-        print(frame.to_csv(index=False), end="")
+        from sparks.csv_text import csv_text
+
+        print(csv_text(frame), end="")
     else:
         print(frame.to_json(orient="records", double_precision=15))
 
@@ -98,12 +106,13 @@ def report_damage(run: str) -> int:
 
     problems = RunStore.find(run).read().problems
     for problem in problems:
-        print(f"sparks: warning: {one_line(problem)}", file=sys.stderr)
+        say(f"sparks: warning: {problem}", aside=True)
     return 2 if problems else 0
 
 
 def add_tables(command: argparse.ArgumentParser, tables: tuple[str, ...]) -> None:
-    """`--format` and `--table`; the first table is the default."""
+    """`--format` and `--table`, for `table_of`; the first table is the default."""
+    command.set_defaults(tables=tables)
     command.add_argument(
         "--format",
         choices=("text", "csv", "json"),
@@ -113,9 +122,23 @@ def add_tables(command: argparse.ArgumentParser, tables: tuple[str, ...]) -> Non
     command.add_argument(
         "--table",
         choices=tables,
-        default=tables[0],
         help=f"which table csv and json hold (default: {tables[0]})",
     )
+
+
+def table_of(arguments: argparse.Namespace) -> str | None:
+    """The table that the options of `add_tables` ask for; None for the page of text.
+
+    Raises:
+        SparksError: a table is named, and no format of tables.
+    """
+    if arguments.format != "text":
+        return arguments.table or arguments.tables[0]
+    if arguments.table:
+        raise SparksError(
+            f"--table {arguments.table} is of csv or json: add --format csv, or leave --table out"
+        )
+    return None
 
 
 def named_timelines(
@@ -179,12 +202,6 @@ def _value_type(annotation: str, home: ModuleType) -> dict[str, Any]:
 def settings(arguments: argparse.Namespace, kind: Any) -> Any:
     """The settings class, filled from the options of `add_settings`."""
     return kind(**{item.name: getattr(arguments, item.name) for item in fields(kind)})
-
-
-def one_line(message: object) -> str:
-    """Text that stays one line and cannot steer the terminal."""
-    text = " ".join(str(message).split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def close_output() -> None:
