@@ -103,8 +103,8 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
     arguments.shares = tuple(arguments.shares)
     curve = settings(arguments, CurveConfig)
-    if arguments.mib and Path(arguments.mib).suffix != ".json":
-        raise SparksError(f"MIB reads scores from a .json file, got {arguments.mib}: name it so")
+    if arguments.mib:
+        _check_mib(arguments.mib)
     files = [Path(arguments.out) / name for name in _FILES] if arguments.out else []
     if arguments.figure:
         _check_figure(arguments.figure)
@@ -145,6 +145,21 @@ def _measure(
     if arguments.mib:
         _write_mib(arguments.mib, scores, curve, model.config.hidden_size)
     return faithfulness_curves(model, tokenized, config=config, curve=curve, scores=scores)
+
+
+def _check_mib(path: str) -> None:
+    """Told before the model is measured: another name, or a file that holds something else."""
+    from sparks.faithfulness.mib import read_mib
+
+    if Path(path).suffix != ".json":
+        raise SparksError(f"MIB reads scores from a .json file, got {path}: name it so")
+    if Path(path).exists():
+        try:
+            read_mib(path)
+        except SparksError as error:
+            raise SparksError(
+                f"{path} is there and holds no scores for MIB: give another file"
+            ) from error
 
 
 def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:

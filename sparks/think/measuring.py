@@ -75,6 +75,7 @@ def measure_think(
         )
     folder = Path(output)
     check_writable(folder / "think.json")
+    ThinkRecord.refuse_foreign(folder)
     how = {"device": device, "trust_remote_code": trust_remote_code}
     wanted = _request(model, probes or ThinkConfig(), config)
     record = None if overwrite else ThinkRecord.find(folder)
@@ -95,7 +96,10 @@ def _build(
     how: Mapping[str, Any],
     progress: bool,
 ) -> ThinkRecord:
-    """The probes, written; the record last, so that a folder with one is whole."""
+    """The probes, written; the record first, so that what stands in the folder is known as ours.
+
+    A folder is whole where it holds both probes too (`ThinkRecord.find`).
+    """
     built: ThinkProbes = build_think_probes(
         model,
         probes,
@@ -104,10 +108,9 @@ def _build(
         **how,
     )
     # Nothing of an older call may stand beside the new probes, wherever this one is stopped.
-    for old in (folder / "think.json", *(RunStore(folder / mode).file(0) for mode in MODES)):
-        old.unlink(missing_ok=True)
     for mode in MODES:
-        built.of(mode).save(probes_file(folder, mode))
+        RunStore(folder / mode).file(0).unlink(missing_ok=True)
+        probes_file(folder, mode).unlink(missing_ok=True)
     record = ThinkRecord(
         request=dict(wanted),
         switch=built.switch,
@@ -116,6 +119,8 @@ def _build(
         skipped=built.skipped,
     )
     write_atomically(folder / "think.json", record.to_json())
+    for mode in MODES:
+        built.of(mode).save(probes_file(folder, mode))
     return record
 
 
