@@ -32,8 +32,10 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=10, help="edges to list (default: 10)")
     arguments = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        arguments.model, dtype="float32", trust_remote_code=False
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     pairs = ProbeSet((PROBE,)).tokenize(tokenizer, max_suffix_tokens=16).pairs
     settings = {"steps": arguments.points, "memory_gib": arguments.memory_gib}

@@ -195,8 +195,10 @@ def measure(
     run: Path, size: Size, seed: int, *, rule: str, points: int, draws: int, rows: int
 ) -> dict:
     """Steps 1 to 4, as plain numbers."""
-    tokenizer = AutoTokenizer.from_pretrained(run / "model")
-    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(run / "model", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        run / "model", dtype="float32", trust_remote_code=False
+    ).eval()
     held_out = Sequences.draw(size, rows, seed + 3)
     probes = ProbeSet.load(run / "probes.jsonl")
     pairs = probes.tokenize(tokenizer, max_suffix_tokens=size.length).pairs

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("probes.jsonl"))
     arguments = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
     tokenized = PROBES.tokenize(tokenizer, max_suffix_tokens=SnapshotConfig.max_suffix_tokens)
     for name, pair in zip(tokenized.ids, tokenized.pairs, strict=True):
         # Both continuations are cut to the shorter one: what is missing here is not measured.

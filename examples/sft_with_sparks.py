@@ -49,8 +49,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype="float32"),
-        processing_class=AutoTokenizer.from_pretrained(arguments.model),
+        model=AutoModelForCausalLM.from_pretrained(
+            arguments.model, dtype="float32", trust_remote_code=False
+        ),
+        processing_class=AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False),
         train_dataset=worked_sums(1000),
         args=SFTConfig(
             output_dir=str(arguments.output),

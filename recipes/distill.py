@@ -32,8 +32,8 @@ from common.data import load_rows, system_prompt
 from common.settings import RecipeArguments, RecipeParser, run
 from common.steps import (
     load_causal_model,
-    load_model,
-    load_tokenizer,
+    load_models,
+    load_own_tokenizer,
     train,
     wait_for,
     watch,
@@ -81,14 +81,14 @@ def main(arguments: list[str] | None = None) -> None:
     if training.teacher_model_name_or_path is None:
         raise SparksError("no teacher: give a folder or hub id with --teacher_model_name_or_path")
     rows = load_rows(recipe, "prompt", *(["solution"] if how.mode == "off_policy" else []))
-    model, tokenizer = load_model(model_config)
+    model, tokenizer = load_models(training, model_config)
     common: dict[str, Any] = {
         "model": model,
         "processing_class": tokenizer,
         "peft_config": get_peft_config(model_config),
     }
     if how.mode == "on_policy":
-        teacher = load_causal_model(training.teacher_model_name_or_path, model_config)
+        teacher = load_causal_model(training.teacher_model_name_or_path, training, model_config)
         check_vocabulary(model, teacher, training.teacher_model_name_or_path)
         callbacks = [watch(recipe, training, model_config, sparks)]
         trainer = DistillationTrainer(
@@ -139,9 +139,9 @@ def teacher_traces(
     }
     if not path.is_file():
         if training.process_index == 0:
-            tokenizer = load_tokenizer(name, model_config)
+            tokenizer = load_own_tokenizer(name, training, model_config)
             with whole_models(training):
-                teacher = load_causal_model(name, model_config).to(training.device).eval()
+                teacher = load_causal_model(name, training, model_config).to(training.device).eval()
             with torch.random.fork_rng():
                 write_traces(
                     path, header, rows, teacher, tokenizer, batch_size=how.trace_batch_size

@@ -21,7 +21,7 @@ from __future__ import annotations
 from common.data import load_rows
 from common.rewards import accuracy_reward, format_reward
 from common.settings import RecipeArguments, RecipeParser, run
-from common.steps import load_model, train, watch
+from common.steps import load_models, train, watch
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
 from sparks import SparksArguments
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the settings, build probes if there are none, train."""
     recipe, training, model_config, sparks = RecipeParser(KINDS).read(arguments)
     rows = load_rows(recipe, "prompt", "solution")
-    model, tokenizer = load_model(model_config)
+    model, tokenizer = load_models(training, model_config)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=[accuracy_reward, format_reward],

@@ -15,19 +15,17 @@ from pathlib import Path
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from sparks import SparksCallback
+from sparks.loading import load_model, load_tokenizer
 
 
 def main() -> None:
     """Train."""
     arguments = parse()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model)
     trainer = SFTTrainer(
-        model=model,
+        model=load_model(str(arguments.model), device=None),
         args=SFTConfig(
             output_dir=str(arguments.output),
             max_steps=arguments.max_steps,
@@ -48,7 +46,7 @@ def main() -> None:
             seed=0,
         ),
         train_dataset=load_dataset("json", data_files=str(arguments.data), split="train"),
-        processing_class=tokenizer,
+        processing_class=load_tokenizer(str(arguments.model)),
         callbacks=[
             SparksCallback(
                 probes=arguments.probes,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from common.data import load_rows
 from common.settings import RecipeArguments, RecipeParser, run
-from common.steps import load_model, train, watch
+from common.steps import load_models, train, watch
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from sparks import SparksArguments
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the settings, build probes if there are none, train."""
     recipe, training, model_config, sparks = RecipeParser(KINDS).read(arguments)
     rows = load_rows(recipe, "prompt", "completion")
-    model, tokenizer = load_model(model_config)
+    model, tokenizer = load_models(training, model_config)
     trainer = SFTTrainer(
         model=model,
         args=training,

@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 
 from sparks import SparksError, Timeline
+from sparks.csv_text import csv_text
 from sparks.files import write_atomically
 from sparks.nulls import exceeds, null_of
 from sparks.regimes import regime_row, spread
@@ -314,11 +315,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     try:
         study = read_study(folder)
-        write_atomically(folder / "study.csv", study.rows.to_csv(index=False))
+        write_atomically(folder / "study.csv", csv_text(study.rows))
         write_atomically(folder / "study.json", as_json(study))
         write_atomically(folder / "study.md", markdown(study))
     except SparksError as error:
-        sys.exit(f"study_table.py: error: {' '.join(str(error).split())}")
+        sys.exit(f"study_table.py: error: {error}")
     print(plain(study))
 
 

@@ -6,6 +6,7 @@ there, so that a wrong hook can never pass silently.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -86,6 +87,14 @@ class Anatomy:
         """Where token ids go."""
         return next(self.embedding.parameters()).device
 
+    def call(self, **inputs: Any) -> Any:
+        """Run the model, under `own_settings`."""
+        return self.root(**inputs, **self._own_settings)
+
+    @cached_property
+    def _own_settings(self) -> dict[str, bool]:
+        return own_settings(self.root)
+
     def check_pair(self, pair: TokenPair, name: str) -> None:
         """Check that the model can read `pair`; `name` says which one it is.
 
@@ -116,6 +125,21 @@ def base_model(model: nn.Module) -> nn.Module:
         model = model.module
     get_base_model = getattr(model, "get_base_model", None)
     return get_base_model() if callable(get_base_model) else model
+
+
+def forward_names(model: nn.Module) -> frozenset[str]:
+    """Names of what the forward of the model inside a wrapper takes."""
+    return frozenset(inspect.signature(type(base_model(model)).forward).parameters)
+
+
+def own_settings(model: nn.Module) -> dict[str, bool]:
+    """What every call of ours gives the model beside its inputs.
+
+    The loss of a mixture's routers is off: it is that of a training's batch, and fails on tokens
+    that stand behind a cached prefix.
+    """
+    name = "output_router_logits"
+    return {name: False} if name in forward_names(model) else {}
 
 
 def find(model: nn.Module) -> Anatomy:

@@ -174,7 +174,7 @@ class _Check:
 
     def _logits(self, ids: Tensor) -> Tensor:
         mask = torch.ones_like(ids)
-        return self.anatomy.root(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return self.anatomy.call(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
     def _check_sums(self, index: int, layer: Layer, seen: _LayerSeen, after: Tensor) -> None:
         says = f"layer {index}: "

@@ -21,6 +21,10 @@ FIRST_STEPS = 12
 chance (`tests/bench/RECORD.md`)."""
 
 
+TRUST_HELP = "run Python code that comes with a model from its folder or the hub"
+"""Of `trust_remote_code`, wherever it can be given."""
+
+
 def setting(default: Any, help: str) -> Any:
     """A field of a settings class: its default, and the help that the command line shows."""
     return field(default=default, metadata={"help": help})
@@ -35,6 +39,18 @@ def refuse_unknown(kind: Any, values: Mapping[str, Any]) -> None:
     known = {item.name for item in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Check that a setting is a share, and no percentage.
+
+    Raises:
+        SparksError: it is no number, or not above 0 and at most 1.
+    """
+    if not (_is_finite(value) and 0 < value <= 1):
+        percent = _is_finite(value) and 1 < value <= 100
+        way = f": it is a share, so {value / 100:g} for {value:g} %" if percent else ""
+        raise SparksError(f"{name} must be above 0 and at most 1, got {value!r}{way}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +68,8 @@ class SnapshotConfig:
     )
     tolerance: float | None = setting(
         None,
-        "completeness gap aimed at, such as 0.05: m grows, probe by probe, until the gap is not "
-        "above it; without it, every probe has the same m",
+        "completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe, until the "
+        "gap is not above it; without it, every probe has the same m",
     )
     max_steps: int = setting(324, "with a tolerance, m grows while it stays at most this")
     rule: Rule = setting(
@@ -87,8 +103,8 @@ class SnapshotConfig:
         self._settle_steps()
         _whole("steps", self.steps, 1)
         _whole("max_steps", self.max_steps, 1)
-        if self.tolerance is not None and not (_is_finite(self.tolerance) and self.tolerance > 0):
-            raise SparksError(f"tolerance must be a finite number above 0, got {self.tolerance!r}")
+        if self.tolerance is not None:
+            check_share("tolerance", self.tolerance)
         if self.most_steps < self.first_steps:
             raise SparksError(
                 f"max_steps must be at least steps ({self.steps}), got {self.max_steps}: raise it, "
@@ -99,15 +115,14 @@ class SnapshotConfig:
         _choice("rule", self.rule, get_args(Rule))
         _choice("positions", self.positions, get_args(Positions))
         _choice("threshold_mode", self.threshold_mode, get_args(ThresholdMode))
-        share = self.top_share
-        if share is not None and not (_is_finite(share) and 0 < share <= 1):
-            raise SparksError(f"top_share must be above 0 and at most 1, got {share!r}")
+        if self.top_share is not None:
+            check_share("top_share", self.top_share)
         if not (_is_finite(self.threshold) and self.threshold >= 0):
             raise SparksError(
                 f"threshold must be a finite number, at least 0, got {self.threshold!r}"
             )
-        if self.threshold_mode == "relative" and self.threshold > 1:
-            raise SparksError(f"a relative threshold must be at most 1, got {self.threshold!r}")
+        if self.threshold_mode == "relative" and self.threshold:
+            check_share("a relative threshold", self.threshold)
         for name in ("swap_base_roles", "faithfulness"):
             if not isinstance(value := getattr(self, name), bool):
                 raise SparksError(f"{name} must be True or False, got {value!r}")

@@ -9,25 +9,27 @@ With W_h the columns of `o_proj.weight` that read head h, s the factor and m the
    otherwise.
 
 Adapters are merged first. The checkpoint is written beside its place, loaded again and run: only
-where its logits are those of the model under `intervene`, to rounding, it is put there.
+where its logits are those of the model under `intervene`, to rounding, it is put there. What it
+replaces is an earlier export and nothing else: the record beside the weights lists the files.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparks.anatomy import base_model, find
+from sparks.anatomy import base_model, find, own_settings
 from sparks.errors import SparksError, reason
 from sparks.files import check_writable
 from sparks.guard import undisturbed
@@ -38,7 +40,7 @@ from sparks.modules import relative_difference, tolerance
 from sparks.version import __version__
 
 RECORD = "sparks-intervention.json"
-"""Beside the weights: what was folded into them."""
+"""Beside the weights: what was folded into them, and the files that were written with them."""
 _TOKENS = 12
 
 
@@ -52,18 +54,71 @@ class Exported:
     """||logits of the checkpoint - of the hooked model|| / ||the latter||, on random tokens."""
 
 
-def check_output(output: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Prove that a checkpoint can be written to `output`.
+def check_output(
+    output: str | os.PathLike[str], *, overwrite: bool = False, sources: Iterable[str] = ()
+) -> Path:
+    """Prove that a checkpoint can be written to `output`, and touch nothing.
+
+    Args:
+        output: a folder.
+        overwrite: replace an earlier export there; nothing else is ever replaced.
+        sources: folders of the models that are read; names of the hub do no harm.
 
     Raises:
-        SparksError: it is a file, a folder that holds something, or cannot be written.
+        SparksError: it is a file, a folder that holds something else than an export, or cannot be
+            written; or it is, holds or lies in a source.
     """
     path = Path(output)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        way = "give another folder" + ("" if path.is_file() else ", or --overwrite")
-        raise SparksError(f"{path} is {'a file' if path.is_file() else 'not empty'}: {way}")
+    for source in filter(None, sources):
+        _refuse_shared(path, source)
+    if path.is_file():
+        raise SparksError(f"{path} is a file: give another folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            way = ", or --overwrite" if (path / RECORD).is_file() else ""
+            raise SparksError(f"{path} is not empty: give another folder{way}")
+        if (found := _foreign(path)) is not None:
+            raise SparksError(
+                f"{path} holds {found!r}, which no export wrote there as it is now: give another "
+                f"folder"
+            )
     check_writable(path / RECORD)
     return path
+
+
+def _refuse_shared(path: Path, source: str) -> None:
+    ours, theirs = path.resolve(), Path(source).resolve()
+    if not theirs.exists():  # a name of the hub
+        return
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        verb = "is" if ours == theirs else "holds" if ours in theirs.parents else "lies in"
+        raise SparksError(f"{path} {verb} the model that is read ({source}): give another folder")
+
+
+def _foreign(folder: Path) -> str | None:
+    """Something in a folder that no export wrote there, or that has changed since; None: nothing.
+
+    An export's record lists its files with the sha256 of each.
+    """
+    try:
+        known = dict(json.loads((folder / RECORD).read_bytes())["files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none, or another's
+        return next(folder.iterdir()).name
+    folders = {str(above) for name in known for above in PurePosixPath(name).parents}
+    files = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or name not in (folders if path.is_dir() else {*known, RECORD}):
+            return name
+        if name in known:
+            files.append((path, name))
+    changed = (name for path, name in files if not path.is_file() or _sha256(path) != known[name])
+    return next(changed, None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def export_model(
@@ -86,7 +141,7 @@ def export_model(
         scale: the factor.
         means: values of a mean ablation, not by position.
         tokenizer: saved beside, so that the folder is whole.
-        overwrite: replace a folder that holds something.
+        overwrite: replace what an earlier export wrote there.
         origin: where the heads come from, for the record beside the weights.
 
     Raises:
@@ -94,7 +149,7 @@ def export_model(
             quantised, the folder cannot be written, or the checkpoint does not give the same
             logits.
     """
-    path = check_output(output, overwrite=overwrite)
+    path = check_output(output, overwrite=overwrite, sources=_sources(model))
     if means is not None and means.by_position is not None:
         raise SparksError(
             "a mean by position cannot be folded into weights: take the mean over all positions, "
@@ -105,26 +160,30 @@ def export_model(
         anatomy.vocab_size, (2, _TOKENS), generator=torch.Generator().manual_seed(0)
     ).to(anatomy.device)
     with undisturbed(model), torch.no_grad(), intervene(model, chosen, scale=scale, means=means):
-        expected = anatomy.root(input_ids=ids).logits.float()
+        expected = anatomy.call(input_ids=ids).logits.float()
     folded = _folded(_merged(model), chosen, scale, means)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    place = path.resolve()
+    temporary = place.with_name(f".{place.name}-{secrets.token_hex(8)}")
     try:
+        temporary.mkdir(parents=True)
         _save(folded, tokenizer, temporary)
         record = {
             "sparks": __version__,
             "heads": names(chosen),
             "scale": scale,
             "mean": means is not None,
-            "model": str(getattr(base_model(model).config, "_name_or_path", "")),
+            "model": _sources(model)[0],
             "origin": origin,
+            "files": {
+                file.relative_to(temporary).as_posix(): _sha256(file)
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            },
         }
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _as_umask_says(temporary)
         difference = _compare(temporary, folded, ids, expected)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.chmod(0o755)  # a temporary folder is for its owner alone
-        temporary.replace(path)
+        _put(temporary, place)
     except OSError as error:
         raise SparksError(
             f"cannot write {path} ({error.strerror or error}): free the place, or give another "
@@ -133,6 +192,35 @@ def export_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path=path, heads=chosen, difference=difference)
+
+
+def _sources(model: nn.Module) -> list[str]:
+    """Folders, or names of the hub, that the model says it comes from."""
+    adapters = getattr(model, "peft_config", None) or {}
+    bases = [str(config.base_model_name_or_path or "") for config in adapters.values()]
+    return [str(getattr(base_model(model).config, "_name_or_path", "")), *bases]
+
+
+def _as_umask_says(folder: Path) -> None:
+    """Safetensors makes its files for their owner alone; the record was made as any file is."""
+    mode = (folder / RECORD).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _put(temporary: Path, place: Path) -> None:
+    """A folder in the place of an older one, which goes only where the new one stands."""
+    old = temporary.with_name(f"{temporary.name}.old")
+    if place.exists():
+        place.replace(old)
+    try:
+        temporary.replace(place)
+    except OSError:
+        if old.exists():
+            old.replace(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _merged(model: nn.Module) -> Any:
@@ -232,7 +320,7 @@ def _compare(folder: Path, like: Any, ids: Tensor, expected: Tensor) -> float:
     dtype = next(like.parameters()).dtype
     loaded = type(like).from_pretrained(folder, dtype=dtype).to(ids.device).eval()
     with torch.no_grad():
-        found = loaded(input_ids=ids).logits.float()
+        found = loaded(input_ids=ids, **own_settings(loaded)).logits.float()
     difference = relative_difference(found, expected)
     if not difference < tolerance(dtype):
         raise SparksError(

@@ -116,7 +116,7 @@ def _run(anatomy: Anatomy, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tenso
         handles += [on_input(layer.output, keep) for layer in anatomy.layers]
         where: dict[str, Any] = {"device": anatomy.device}
         try:
-            anatomy.root(
+            anatomy.call(
                 input_ids=ids.to(**where), attention_mask=mask.to(**where), use_cache=False
             )
         except RuntimeError as error:  # no memory left

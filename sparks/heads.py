@@ -33,8 +33,13 @@ def parse_heads(text: str) -> tuple[Head, ...]:
     """The heads in `L5H1,L7H2`; commas or blanks stand between them.
 
     Raises:
-        SparksError: there is none, or a word is no name of a head.
+        SparksError: it is no text, there is none, or a word is no name of a head.
     """
+    if not isinstance(text, str):
+        raise SparksError(
+            f"parse_heads reads text such as 'L5H1,L7H2', got {text!r}: pairs of layer and head "
+            f"are heads already"
+        )
     words = [word for word in re.split(r"[,\s]+", text) if word]
     found = []
     for word in words:

@@ -1,12 +1,15 @@
 """Models and tokenizers from a folder or the hub, in the type that their files have.
 
-Whatever fails is told as one `SparksError` that names what was to be loaded. An adapter folder is
-loaded on its base model, with its adapter openly around it (PEFT).
+Whatever fails is told as one `SparksError` that names what was to be loaded; that weights are
+missing is a failure too. An adapter folder is loaded on its base model, with its adapter openly
+around it (PEFT). Python code that comes with a model runs only where the caller says so: without a
+word transformers would ask for it on the terminal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 
 Autocast = Literal["no", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,7 +38,9 @@ def device_of(device: str) -> str:
     return device
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
     """The model's own tokenizer.
 
     Raises:
@@ -44,48 +49,81 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     with _naming(name, revision):
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
 
 
 def load_model(
-    name: str, revision: str | None = None, *, device: str = "auto", autocast: Autocast = "no"
+    name: str,
+    revision: str | None = None,
+    *,
+    device: str | None = "auto",
+    autocast: Autocast = "no",
+    dtype: str | torch.dtype | None = "auto",
+    attention: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
     """The causal language model, in evaluation mode.
 
     Args:
         name: a folder, or a hub id.
         revision: of a hub id.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+        device: `auto`, `cpu`, `cuda`, `cuda:1` ...; None leaves it where loading puts it.
         autocast: run it as a trainer with `bf16=True` or `fp16=True` does.
+        dtype: of its weights; `auto` is that of its files.
+        attention: the kernel, as `attn_implementation`; None takes the usual one.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         SparksError: it cannot be loaded, or weights are missing.
     """
-    from transformers import AutoModelForCausalLM
-
-    device = device_of(device)
-    missing: set[str] = set()
+    kind = {
+        "dtype": dtype,
+        "attn_implementation": attention,
+        "trust_remote_code": trust_remote_code,
+    }
     with _naming(name, revision):
         # transformers loads an adapter folder too, but hides the adapter; peft wraps it openly.
-        if (Path(name) / "adapter_config.json").exists():
-            from peft import AutoPeftModelForCausalLM
+        is_adapter = (Path(name) / "adapter_config.json").exists()
+        model = _adapted(name, kind) if is_adapter else _causal(name, revision, kind)
+        if device is not None:
+            model = model.to(device_of(device))
+    if autocast != "no":
+        where = next(model.parameters()).device
+        _run_under_autocast(model, where, _AUTOCAST[autocast])
+    return model
 
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="auto")
-        else:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, dtype="auto", output_loading_info=True
-            )
-            model, info = loaded
-            missing = set(info["missing_keys"])
-        model = model.to(device)
-    if missing:  # transformers fills them with random numbers
+
+def _causal(name: str, revision: str | None, kind: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        name, revision=revision, output_loading_info=True, **kind
+    )
+    model, info = loaded
+    if missing := set(info["missing_keys"]):  # transformers fills them with random numbers
         raise SparksError(
             f"checkpoint {name} lacks {len(missing)} weights, such as {min(missing)}: its files "
             f"are incomplete, save or download it again"
         )
-    if autocast != "no":
-        _run_under_autocast(model, torch.device(device), _AUTOCAST[autocast])
     return model
+
+
+def _adapted(name: str, kind: Mapping[str, Any]) -> Any:
+    """The adapter of a folder around its base model, which has room for the folder's tokens."""
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(name)
+    model = _causal(config.base_model_name_or_path, config.revision, kind)
+    if (Path(name) / "tokenizer_config.json").exists():
+        trust = kind["trust_remote_code"]
+        tokens = len(load_tokenizer(name, trust_remote_code=trust))
+        if tokens > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(tokens)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        return PeftModel.from_pretrained(model, name)
 
 
 @contextmanager
@@ -93,12 +131,19 @@ def _naming(name: str, revision: str | None) -> Iterator[None]:
     """Whatever fails inside is told as one `SparksError` that names the checkpoint."""
     try:
         yield
+    except SparksError:
+        raise
     except Exception as error:  # files, the hub and devices fail in many classes
         whole = name + (f"@{revision}" if revision else "")
-        reason = " ".join(str(error).split())[:300]
+        if "trust_remote_code" in str(error):
+            raise SparksError(
+                f"cannot load checkpoint {whole}: it comes with Python code of its own; read it, "
+                f"and where you trust it give --trust-remote-code (trust_remote_code=True)"
+            ) from error
+        text = reason(error)[:300]
         raise SparksError(
-            f"cannot load checkpoint {whole} ({type(error).__name__}: {reason}): give a folder "
-            f"with a model and its tokenizer, or a hub id that can be reached"
+            f"cannot load checkpoint {whole} ({type(error).__name__}: {text}): give a folder with "
+            f"a model and its tokenizer, or a hub id that can be reached"
         ) from error
 
 

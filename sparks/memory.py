@@ -9,7 +9,6 @@ needs.
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,12 +131,20 @@ Progress = Callable[[int], None]
 def peak_process_gib() -> float:
     """The most memory that this process has held, GiB.
 
-    On Linux the kernel's `VmHWM`: `ru_maxrss` begins with what the program was started by.
+    On Linux the kernel's `VmHWM`: `ru_maxrss` begins with what the program was started by. On
+    Windows, which has neither, the peak of the working set.
     """
     try:
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M):
             return int(found[1]) * 1024 / GIB
     except OSError:
         pass  # no Linux
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        held = psutil.Process().memory_info()
+        return getattr(held, "peak_wset", held.rss) / GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / GIB

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparks.config import SnapshotConfig
+from sparks.config import SnapshotConfig, check_share
 from sparks.errors import SparksError
 from sparks.loading import load_model, load_tokenizer
 from sparks.probes import CONTROL_GROUP, ProbeSet
@@ -61,6 +61,7 @@ def measure(
     draws: int = 5,
     seed: int = 0,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> NullMeasurements:
     """Measure fresh probes, noisy weights, or both.
@@ -73,14 +74,15 @@ def measure(
         draws: of the noise.
         seed: of the noise.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+        trust_remote_code: run Python code that comes with a model.
         progress: show a bar for each measurement.
 
     Raises:
         SparksError: a value is outside its range, the model cannot be loaded, the run folder keeps
             no probes, all fresh probes are the run's own, or as `take_snapshot` does.
     """
-    if noise is not None and not (0 < noise <= 1):
-        raise SparksError(f"noise must be above 0 and at most 1, got {noise!r}")
+    if noise is not None:
+        check_share("noise", noise)
     if draws < 1:
         raise SparksError(f"draws must be at least 1, got {draws!r}")
     store = RunStore.find(run)
@@ -89,7 +91,8 @@ def measure(
     kept = _kept_probes(store)
     name = model or first.meta.model_name
     try:
-        loaded, tokenizer = _load(name, first, device), load_tokenizer(name)
+        loaded = _load(name, first, device, trust_remote_code)
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     except SparksError as error:
         more = "" if model else "; --model says where the model before training is"
         raise SparksError(f"{error}{more}") from error
@@ -256,10 +259,10 @@ def _refuse_other_probes(own: TokenizedProbes, first: Snapshot, store: RunStore)
         )
 
 
-def _load(name: str, first: Snapshot, device: str) -> Any:
+def _load(name: str, first: Snapshot, device: str, trust_remote_code: bool) -> Any:
     """The model in the precision of the snapshot."""
     stream, _, blocks = first.meta.precision.partition(", blocks ")
-    autocast = _BLOCKS.get(blocks, "no")
-    model = load_model(name, device=device, autocast=autocast)  # type: ignore[arg-type]
+    autocast: Any = _BLOCKS.get(blocks, "no")
+    model = load_model(name, device=device, autocast=autocast, trust_remote_code=trust_remote_code)
     dtype = getattr(torch, stream, None)
     return model.to(dtype) if isinstance(dtype, torch.dtype) else model

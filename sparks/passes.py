@@ -11,7 +11,6 @@ then copied once a sequence, not once a row; hooks see packed tensors, callers n
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from sparks.anatomy import Anatomy, base_model
+from sparks.anatomy import Anatomy, base_model, forward_names
 from sparks.config import Positions
 from sparks.errors import SparksError
 from sparks.modules import hooks, on_input, on_output
@@ -130,8 +129,7 @@ class Passes:
         )
         self._mask = self._ids([[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads])
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
-        parameters = inspect.signature(type(base_model(anatomy.root)).forward).parameters
-        self._can_keep = "logits_to_keep" in parameters
+        self._can_keep = "logits_to_keep" in forward_names(anatomy.root)
         self._prefix = self._run_prefix()
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
@@ -165,7 +163,7 @@ class Passes:
             return []
         mask = self._mask[:, :longest]
         cache = DynamicCache()  # without a config: a sliding window must drop nothing
-        self.anatomy.root(
+        self.anatomy.call(
             input_ids=self._ids_prefix,
             attention_mask=mask,
             position_ids=self._positions[:, :longest],
@@ -196,7 +194,7 @@ class Passes:
         ends: int | Tensor = packed * self.targets
         if packed > 1 and self.targets == 1:
             ends = torch.arange(1, packed + 1, device=self.device) * self.suffix - 1
-        out = self.anatomy.root(
+        out = self.anatomy.call(
             **{
                 key: value.unflatten(0, (-1, packed)).flatten(1, 2) for key, value in inputs.items()
             },

@@ -149,7 +149,7 @@ class EdgePatcher:
         with hooks() as handles:
             run.install(handles)
             attend = torch.ones_like(ids)
-            out = anatomy.root(input_ids=ids, attention_mask=attend, use_cache=False)
+            out = anatomy.call(input_ids=ids, attention_mask=attend, use_cache=False)
         return out.logits[0, -self._targets :], run.writes
 
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar, get_args
 
 from tqdm import tqdm
 
-from sparks.config import ControlKind, SnapshotConfig, setting
+from sparks.config import TRUST_HELP, ControlKind, SnapshotConfig, check_share, setting
 from sparks.control_probes import Reading, control_probes
 from sparks.errors import SparksError
 from sparks.files import check_writable
@@ -92,6 +92,7 @@ class ProbeBuildingConfig:
     seed: int = setting(0, "seed of the sampling")
     batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
     device: str = setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
+    trust_remote_code: bool = setting(False, TRUST_HELP)
 
     def __post_init__(self) -> None:
         for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):
@@ -113,8 +114,7 @@ class ProbeBuildingConfig:
             raise SparksError(
                 f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
             )
-        if not 0 < self.top_p <= 1:
-            raise SparksError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        check_share("top_p", self.top_p)
         if self.max_new_tokens < self.max_suffix_tokens:
             raise SparksError(
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
@@ -313,27 +313,18 @@ class Sampler:
     """A model with its tokenizer, for sampling beginnings.
 
     Raises:
-        SparksError: it cannot be loaded.
+        SparksError: it cannot be loaded, or weights are missing.
     """
 
     def __init__(self, name: str, config: ProbeBuildingConfig) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from sparks.loading import device_of, load_model, load_tokenizer, split_revision
 
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device, trust = device_of(config.device), config.trust_remote_code
         # Half precision is slow on a CPU, and its rounding depends on the machine.
-        dtype = torch.float32 if device == "cpu" else "auto"
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-            self._model = model.to(device).eval()
-        except Exception as error:  # the hub, the files and the device fail in many classes
-            raise SparksError(
-                f"cannot load model {name!r} on {device}: {one_line(error)}; give a folder of a "
-                f"Hugging Face causal model, or check the id and the network"
-            ) from error
+        dtype = "float32" if device == "cpu" else "auto"
+        place = split_revision(name)
+        self.tokenizer: Any = load_tokenizer(*place, trust_remote_code=trust)
+        self._model = load_model(*place, device=device, dtype=dtype, trust_remote_code=trust)
         self._name = name
         self._config = config
         self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
@@ -429,6 +420,8 @@ class Sampler:
         """Logits behind each row, [row vocabulary], float32."""
         import torch
 
+        from sparks.anatomy import own_settings
+
         width = max(map(len, rows))
         device = self._model.device
         # Padded on the right: nothing before it sees the padding.
@@ -436,7 +429,7 @@ class Sampler:
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         try:
             with torch.no_grad():
-                logits = self._model(input_ids=ids).logits
+                logits = self._model(input_ids=ids, **own_settings(self._model)).logits
         except RuntimeError as error:  # no memory left
             raise SparksError(
                 f"cannot run {self._name}: {one_line(error)}; lower batch_size"

@@ -24,7 +24,7 @@ from sparks import processes
 from sparks.adapters import without_adapter
 from sparks.anatomy import base_model
 from sparks.config import SnapshotConfig
-from sparks.errors import SparksError, reason
+from sparks.errors import SparksError, printable, reason
 from sparks.evaluation.during import CheckpointEvaluator
 from sparks.evaluation.folder import StepEvaluation
 from sparks.live import without_edges
@@ -352,8 +352,8 @@ class Recorder:
     def summary(self) -> str:
         """What the snapshots of this training, or since it was resumed, cost, in a line."""
         line = (
-            f"{len(self.measured)} snapshots in {self.store.path}, {self._spent:.1f} s of "
-            f"{self.seconds:.1f} s ({self._spent / self.seconds:.1%})"
+            f"{len(self.measured)} snapshots in {printable(self.store.path)}, {self._spent:.1f} s "
+            f"of {self.seconds:.1f} s ({self._spent / self.seconds:.1%})"
         )
         if self.evaluator is not None:
             line += f", {self._spent_evaluating:.1f} s of it on {len(self.evaluated)} evaluations"
@@ -374,7 +374,7 @@ def evaluation_line(found: StepEvaluation, seconds: float, share: float | None) 
     score = found.pass_at_1()
     line = (
         f"step {found.step}: pass@1 {score.value:.1%} ({score.low:.1%} to {score.high:.1%}) on "
-        f"{len(found.ids)} problems of {found.task}, {seconds:.1f} s"
+        f"{len(found.ids)} problems of {printable(found.task)}, {seconds:.1f} s"
     )
     return line if share is None else f"{line}, {share:.1%} of the time so far"
 

@@ -62,6 +62,7 @@ def replay_checkpoints(
     evaluation: EvaluationConfig | None = None,
     device: str = "auto",
     autocast: Autocast = "no",
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> RunStore:
@@ -78,6 +79,7 @@ def replay_checkpoints(
         evaluation: how answers are sampled; None takes the defaults.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
         autocast: run the model as a trainer with `bf16=True` or `fp16=True` does.
+        trust_remote_code: run Python code that comes with a model.
         overwrite: take steps again that the run folder holds, and their evaluations.
         progress: show a bar for each snapshot.
 
@@ -111,7 +113,8 @@ def replay_checkpoints(
                 evaluator.task.hash, evaluator.config, except_steps=tuple(replayed)
             )
         for checkpoint in found:
-            tokenizer = load_tokenizer(checkpoint.name, checkpoint.revision)
+            place: Any = (checkpoint.name, checkpoint.revision)
+            tokenizer = load_tokenizer(*place, trust_remote_code=trust_remote_code)
             tokenized = probe_set.tokenize(tokenizer, max_suffix_tokens=config.max_suffix_tokens)
             _refuse_other_probes(store, hashes, tokenized.hash)
             hashes[checkpoint.step] = tokenized.hash
@@ -126,7 +129,7 @@ def replay_checkpoints(
             if is_measured and not wants_answers:
                 continue
             model = load_model(
-                checkpoint.name, checkpoint.revision, device=device, autocast=autocast
+                *place, device=device, autocast=autocast, trust_remote_code=trust_remote_code
             )
             if evaluator is not None and wants_answers:
                 evaluator.check(model, tokenizer)

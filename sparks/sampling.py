@@ -84,6 +84,8 @@ def continuations(
     """
     import torch
 
+    from sparks.anatomy import own_settings
+
     if not rows:
         return []
     device = model.get_input_embeddings().weight.device
@@ -94,7 +96,7 @@ def continuations(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), _own_settings(model, settings):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        output = model.generate(input_ids=ids, attention_mask=mask)
+        output = model.generate(input_ids=ids, attention_mask=mask, **own_settings(model))
     stops = settings.eos_token_id or []
     return [until_stop(answer, stops) for answer in output[:, width:].tolist()]
 

@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from sparks.errors import SparksError
+from sparks.errors import SparksError, printable
 
 NARROWEST = 40
 _FALLBACK_WIDTH = 100
@@ -30,10 +30,7 @@ _STYLES = {
 
 def inert(text: object, limit: int = 300) -> str:
     r"""One line of printable characters: all others as escapes such as `\x1b`, cut at `limit`."""
-    plain = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in str(text)[: limit + 1]
-    )
+    plain = printable(str(text)[: limit + 1])
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 

@@ -280,7 +280,13 @@ class Timeline:
     # -- changes -----------------------------------------------------------------------------
 
     def changes(self, kind: EventKind) -> Bool[np.ndarray, "checkpoints layers heads"]:
-        """Where an event of this kind is settled. At the first checkpoint nothing is."""
+        """Where an event of this kind is settled. At the first checkpoint nothing is.
+
+        Raises:
+            SparksError: the kind is unknown.
+        """
+        if kind not in EVENT_KINDS:
+            raise SparksError(f"kind must be one of {', '.join(EVENT_KINDS)}, got {kind!r}")
         return self.states.changes[kind]
 
     def events(self) -> pd.DataFrame:

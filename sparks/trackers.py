@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparks import tensorboard_view, trackio_view, wandb_view
-from sparks.errors import SparksError
+from sparks.errors import SparksError, one_line
 from sparks.timeline import Timeline
 
 
@@ -136,4 +136,4 @@ def _start(name: str, args: Any, state: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return one_line(f"{type(error).__name__}: {error}")

@@ -84,6 +84,24 @@ def test_a_mistyped_command_is_told_in_one_line(arguments, match, capsys, tmp_pa
     assert_refused(capsys, tmp_path, *arguments, match=re.escape(match))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("timeline", "RUN", "--table", "events"),
+        ("timeline", "RUN", "--table", "counts", "--format", "text"),
+        ("compare", "RUN", "RUN", "--table", "overlap"),
+        ("regimes", "RUN", "--table", "survival"),
+        ("think", "no-model", "--out", "no-folder", "--table", "counts"),
+        ("faithfulness", "no-model", "--probes", "no-file", "--table", "areas"),
+    ],
+)
+def test_a_table_without_a_format_of_tables_is_refused(arguments, run_folder, capsys, tmp_path):
+    given = [run_folder if item == "RUN" else item for item in arguments]
+    table = arguments[arguments.index("--table") + 1]
+    match = f"--table {table} is of csv or json: add --format csv, or leave --table out"
+    assert_refused(capsys, tmp_path, *given, match=match)
+
+
 # -- timeline --------------------------------------------------------------------------------------
 
 
@@ -281,7 +299,7 @@ def test_a_report_that_cannot_be_written_is_refused(run_folder, capsys):
 
 
 def spawn(*arguments: object, **keywords) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sparks.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sparks", *map(str, arguments)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, **keywords)
 
 

@@ -153,7 +153,7 @@ def test_an_unknown_model_is_refused(probes, tmp_path, capsys):
 def test_an_unknown_model_cannot_build_probes(tmp_path, capsys):
     data = write_lines(tmp_path / "data.jsonl", json.dumps({"question": "2 + 2?", "answer": "4"}))
     arguments = ("--data", data, "--model", "no/such-model", "--output", tmp_path / "probes.jsonl")
-    match = "cannot load model 'no/such-model'"
+    match = r"cannot load checkpoint no/such-model \("
     hub_logging.set_verbosity_warning()
     assert_refused(capsys, tmp_path, "probes", *arguments, match=match)
     # Without a network the hub's client would tell five retries, two lines each.
@@ -208,7 +208,12 @@ def test_a_folder_that_cannot_be_written_is_refused(checkpoint, probes, tmp_path
     ("options", "match"),
     [
         (("--steps", "0"), "steps must be a whole number, at least 1, got 0"),
-        (("--top-share", "2"), "top_share must be above 0 and at most 1, got 2.0"),
+        (("--top-share", "2"), r"top_share must be .* got 2\.0: it is a share, so 0\.02 for 2 %"),
+        (("--tolerance", "5"), r"tolerance must be .* got 5\.0: it is a share, so 0\.05 for 5 %"),
+        (
+            ("--threshold-mode", "relative", "--threshold", "10"),
+            r"a relative threshold must be .* got 10\.0: it is a share, so 0\.1 for 10 %",
+        ),
         (("--threshold", "nan"), "threshold must be a finite number, at least 0, got nan"),
         (("--threshold", "inf"), "threshold must be a finite number, at least 0, got inf"),
         (("--memory-gib", "0"), "memory_gib must be a finite number above 0, got 0.0"),

@@ -67,6 +67,7 @@ class StandIn:
 
     model: str
     revision: str | None = None
+    trust_remote_code: bool = True
     max_model_len: int | None = None
     generation_config: str = "auto"
     seed: int = 0

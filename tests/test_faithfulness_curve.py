@@ -496,17 +496,20 @@ def test_the_command(checkpoint, probes, tmp_path, capsys):
     assert values[graph.edge_mask].min() >= 0  # what the edges are ranked by
     assert values.max() > 0
 
-    assert call(*given, "--group", "control", "--format", "csv", "--table", "areas") == 0
+    again = (*given, "--mib", mib, "--group", "control")  # what it wrote is replaced
+    assert call(*again, "--format", "csv", "--table", "areas") == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].startswith("metric,circuits,probes,cpr,")
     assert rows[1].startswith("kl,shared,1,")
 
 
 def test_the_command_refuses(checkpoint, probes, tmp_path, capsys):
+    config = write_lines(tmp_path / "config.json", '{"model_type": "llama"}')
     given = ("faithfulness", checkpoint, "--probes", probes, *FAST)
     refused = [
         ((*given, "--group", "none"), r"group must be one of the probes' groups \('', 'control'\)"),
         ((*given, "--mib", tmp_path / "m.pt"), "MIB reads scores from a .json file"),
+        ((*given, "--mib", config), "config.json is there and holds no scores for MIB: give anot"),
         ((*given, "--figure", tmp_path / "f.gif"), "a figure's file must end in .pdf, .svg, .png"),
         ((*given, "--out", probes), "cannot write"),
         ((*given, "--shares", "1", "0.5"), "shares must be two or more rising numbers"),

@@ -111,6 +111,11 @@ def test_bad_names_of_heads_are_one_line(text, match):
         choose_heads(text, RUN)
 
 
+def test_pairs_are_no_text_to_parse():
+    with pytest.raises(SparksError, match=r"text such as 'L5H1,L7H2', got \[\(5, 1\)\]: pairs of"):
+        parse_heads([(5, 1)])
+
+
 def test_an_empty_set_and_a_rule_without_a_run_are_refused():
     still = make_run({0: ["L0H0"], 10: ["L0H0"]})
     with pytest.raises(SparksError, match=r"no head is emergent in .* the paper's rule finds more"):

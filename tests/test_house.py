@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     # The ground floor.
     "errors": "",
     "version": "",
+    "csv_text": "errors",
     "trainer_log": "",
     "config": "errors",
     "graph": "errors",
@@ -58,9 +60,10 @@ MAY_IMPORT = {
     "problems": "errors jsonl probes token_pairs",
     "control_probes": "config errors probes token_pairs",
     "probe_building": (
-        "config control_probes errors files probes problems sampling store token_pairs"
+        "anatomy config control_probes errors files loading probes problems sampling store "
+        "token_pairs"
     ),
-    "sampling": "",
+    "sampling": "anatomy",
     # Attribution, and its oracle, which never meet.
     "anatomy": "errors graph memory token_pairs",
     "anatomy_check": "anatomy errors memory modules",
@@ -169,8 +172,8 @@ MAY_IMPORT = {
         "comparison errors figure_kinds figures.frames figures.grid figures.style"
     ),
     "figures": (
-        "comparison errors figure_kinds figures.frames figures.one_run figures.several_runs "
-        "figures.style files timeline"
+        "comparison csv_text errors figure_kinds figures.frames figures.one_run "
+        "figures.several_runs figures.style files timeline"
     ),
     "figures.head_effects": "effects.records errors figure_kinds figures.style",
     "optional": "errors",
@@ -249,7 +252,7 @@ MAY_IMPORT = {
         "effects.metrics effects.plan effects.settings effects.verdicts errors "
         "evaluation.metrics heads intervals paired"
     ),
-    "effects.tables": "effects.records heads intervals text_page",
+    "effects.tables": "csv_text effects.records heads intervals text_page",
     "effects.text": "effects.records effects.tables heads text_page",
     "effects.sets": "errors head_rules heads timeline",
     "effects.plan": "effects.sets effects.settings errors files head_rules heads",
@@ -264,15 +267,15 @@ MAY_IMPORT = {
         "config errors evaluation.during files loading probes run_lock snapshot store track "
         "trainer_log"
     ),
-    "cli.shared": "comparison store timeline",
+    "cli.shared": "comparison config csv_text errors loading store timeline",
     "cli.measure": (
         "cli.evaluation_options cli.shared config errors evaluation.settings evaluation.tasks "
         "probe_building replay store"
     ),
     "cli.faithfulness": (
-        "cli.shared config errors faithfulness.curve faithfulness.measuring faithfulness.mib "
-        "faithfulness.settings faithfulness.text figure_kinds figures.faithfulness figures.style "
-        "files loading probes"
+        "cli.shared config csv_text errors faithfulness.curve faithfulness.measuring "
+        "faithfulness.mib faithfulness.settings faithfulness.text figure_kinds "
+        "figures.faithfulness figures.style files probes"
     ),
     "cli.look": (
         "cli.shared comparison comparison_text errors evaluation.history regime_tables regimes "
@@ -287,7 +290,7 @@ MAY_IMPORT = {
     "cli.effects_study": (
         "cli.evaluation_options cli.head_options cli.shared effects.metrics effects.plan "
         "effects.run effects.sets effects.settings effects.study errors evaluation.settings "
-        "evaluation.tasks files loading timeline"
+        "evaluation.tasks files timeline"
     ),
     "cli.effects": (
         "cli.effects_study cli.evaluation_options cli.head_options cli.shared effects.plan "
@@ -333,12 +336,13 @@ MAY_IMPORT = {
         "cli.paper cli.publish cli.shared cli.think errors version"
     ),
     "cli.__main__": "cli",
+    "__main__": "cli",
 }
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "cohort_groups comparison comparison_text config circuit errors files graph jsonl probes "
-    "problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
+    "cohort_groups comparison comparison_text config circuit csv_text errors files graph jsonl "
+    "probes problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
     "small_samples survival coupling turnover regime_words regimes regime_tables regimes_text "
     "intervals sign_flips calibration timeline_states timeline_numbers circuit_grid control_probes "
     "null_bands nulls beside "
@@ -555,6 +559,33 @@ def test_options_have_the_defaults_of_the_settings(command, kind):
         assert item.metadata["help"] in help_text.replace("%%", "%")
         if item.default not in (MISSING, None, "", False):
             assert f"(default: {item.default})" in option.help
+
+
+def test_no_model_runs_code_of_its_own_unless_it_is_asked_for():
+    """Without a word transformers would ask on the terminal."""
+    calls = [
+        (path.name, node.lineno, {keyword.arg for keyword in node.keywords})
+        for folder in (PACKAGE, PACKAGE.parent / "recipes", PACKAGE.parent / "examples")
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(r"Auto\w+\.from_pretrained", ast.unparse(node.func))
+    ]
+    assert len(calls) > 8
+    # `_causal` is given it by both of its callers, in a dictionary.
+    assert [call for call in calls if not call[2] & {"trust_remote_code", None}] == []
+    commands = (
+        "ablate",
+        "effects",
+        "evaluate",
+        "faithfulness",
+        "null",
+        "probes",
+        "replay",
+        "think",
+    )
+    for command in commands:
+        assert options_of(command)["trust_remote_code"].default is False, command
 
 
 def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():

@@ -32,3 +32,11 @@ def test_a_small_process_of_a_large_one_is_small():
 def test_without_the_kernels_number_it_is_that_of_getrusage(monkeypatch):
     monkeypatch.setattr(memory.Path, "read_text", lambda self: "Name:\tpython\n")
     assert 0.05 < peak_process_gib() < 64
+
+
+def test_without_getrusage_as_on_windows_it_is_the_process_s_own(monkeypatch):
+    monkeypatch.setattr(memory.Path, "read_text", lambda self: "Name:\tpython\n")
+    monkeypatch.setitem(sys.modules, "resource", None)  # an import of it fails
+    assert 0.05 < peak_process_gib() < 64
+    code = "import sys; sys.modules['resource'] = None; import sparks.memory, sparks.attribution"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -306,9 +306,9 @@ def test_missing_things_are_told_in_one_line(sums, monkeypatch, capsys):
     assert "cannot load data set 'no/where'" in line("grpo", "--dataset_name", "no/where")
     with_data = ("--dataset_name", sums)
     gone = ("--model_name_or_path", "gone")
-    assert "cannot load model 'gone'" in line("sft", *with_data, *gone)
+    assert "cannot load checkpoint gone" in line("sft", *with_data, *gone)
     assert "mode must be on_policy or off_policy, got 'both'" in line("distill", "--mode", "both")
-    assert "cannot load model '.cache/tiny/base'" in line("distill", *with_data)
+    assert "cannot load checkpoint .cache/tiny/base" in line("distill", *with_data)
     assert "--tpyo" in line("sft", "--tpyo", "1")
     assert "--max-steps: invalid int value: 'many' (help: --help)" in line(
         "sft", "--max_steps", "many"

@@ -164,6 +164,39 @@ def test_building_again_leaves_nothing_of_the_older_probes(copied, monkeypatch):
     assert RunStore(out / "on").steps() == RunStore(out / "off").steps() == []
 
 
+@pytest.mark.parametrize("name", ["on/step-00000000.safetensors", "off/notes", "probes-on.jsonl"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_what_no_measurement_wrote_is_not_replaced(name, more, measured, tmp_path, capsys):
+    model, data, _ = measured
+    path = tmp_path / "outputs" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of a run that is called so")
+    asked = ("think", model, "--data", data, "--out", tmp_path / "outputs", *SETTINGS, *more)
+    match = "is there, and no think.json says that `sparks think` wrote it: give another folder"
+    capsys.readouterr()
+    assert_refused(capsys, tmp_path, *asked, match=match)
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_build_that_was_killed_goes_on(whole, copied, monkeypatch):
+    """`whole`: probes of the new build that were written."""
+    model, data, out = copied
+    save, saved = ProbeSet.save, []
+
+    def stop(self, path):
+        if len(saved) == whole:
+            raise KeyboardInterrupt
+        saved.append(save(self, path))
+
+    asked = ("think", model, "--data", data, "--out", out, *SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProbeSet, "save", stop)
+        assert call(*asked, "--overwrite") == 130
+    assert ThinkRecord.find(out) is None
+    assert call(*asked) == 0
+    assert len(RunStore(out / "on").steps()) == len(RunStore(out / "off").steps()) == 1
+
+
 def test_a_folder_of_other_probes_is_refused(copied, tmp_path, capsys):
     model, data, out = copied
     other = write_problems(tmp_path / "other.jsonl", 11)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from factories import STORY, large_run, make_run, make_snapshot
 
+from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.timeline import EVENT_KINDS, Event, Timeline
 
@@ -393,3 +394,8 @@ def test_heads_of_a_circuit_are_counted_probe_by_probe():
     assert (counts["circuit_growth_low"] <= counts["circuit_growth"]).all()
     assert counts["circuit_growth_high"].tolist()[1] == 1.0
     assert counts.loc[0, ["circuit_heads_low", "circuit_heads_high"]].tolist() == [1.0, 1.0]
+
+
+def test_an_unknown_kind_of_event_is_refused_with_those_that_there_are(story):
+    with pytest.raises(SparksError, match=f"kind must be one of {', '.join(EVENT_KINDS)}, got 'b"):
+        story.changes("borned")

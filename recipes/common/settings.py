@@ -83,5 +83,5 @@ def run(recipe: Callable[[], None]) -> None:
     try:
         recipe()
     except SparksError as error:
-        print(f"{sys.argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,20 +10,20 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers import TrainingArguments as Training
 from trl import ModelConfig
 
 from sparks import SparksArguments, SparksCallback
 from sparks.errors import SparksError
+from sparks.loading import load_model, load_tokenizer
 from sparks.probe_building import ProbeBuildingConfig, write_probes
-from sparks.problems import one_line
 
 from .data import system_prompt
 from .settings import RecipeArguments
 
 
-def load_model(model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_models(training: Training, model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model to train, and its tokenizer.
 
     Raises:
@@ -32,45 +32,51 @@ def load_model(model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
     name = model.model_name_or_path
     if name is None:
         raise SparksError("no model: give a folder or hub id with --model_name_or_path")
-    return load_causal_model(name, model), load_tokenizer(name, model)
+    return load_causal_model(name, training, model), load_own_tokenizer(name, training, model)
 
 
-def load_causal_model(name: str, model: ModelConfig) -> Any:
-    """A model under the settings of `model`, whatever its name there.
+def load_causal_model(name: str, training: Training, model: ModelConfig) -> Any:
+    """A model under the settings of `model`, whatever its name there, where loading puts it.
 
     Raises:
-        SparksError: it cannot be loaded.
+        SparksError: it cannot be loaded, or weights are missing.
     """
-    revision = model.model_revision if name == model.model_name_or_path else "main"
-    try:
-        return AutoModelForCausalLM.from_pretrained(
+    with _told():
+        return load_model(
             name,
-            revision=revision,
+            _revision(name, model),
+            device=None,
             dtype=model.dtype,
-            attn_implementation=model.attn_implementation,
+            attention=model.attn_implementation,
+            trust_remote_code=training.trust_remote_code,
         )
-    except Exception as error:  # the hub and the files fail in many classes
-        raise _not_loaded(name, error) from error
 
 
-def load_tokenizer(name: str, model: ModelConfig) -> PreTrainedTokenizerBase:
+def load_own_tokenizer(
+    name: str, training: Training, model: ModelConfig
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
     Raises:
         SparksError: it cannot be loaded.
     """
-    revision = model.model_revision if name == model.model_name_or_path else "main"
+    with _told():
+        return load_tokenizer(
+            name, _revision(name, model), trust_remote_code=training.trust_remote_code
+        )
+
+
+def _revision(name: str, model: ModelConfig) -> str | None:
+    own = name == model.model_name_or_path and model.model_revision != "main"
+    return model.model_revision if own else None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
-    except Exception as error:  # the hub and the files fail in many classes
-        raise _not_loaded(name, error) from error
-
-
-def _not_loaded(name: str, error: Exception) -> SparksError:
-    return SparksError(
-        f"cannot load model {name!r}: {one_line(error)}; give a folder of a Hugging Face causal "
-        f"model (the recipe's YAML says what makes it), or check the id and the network"
-    )
+        yield
+    except SparksError as error:
+        raise SparksError(f"{error}; the recipe's YAML says what makes a local one") from error
 
 
 def watch(
@@ -124,6 +130,7 @@ def _build_probes(
         max_new_tokens=recipe.probe_max_new_tokens,
         max_suffix_tokens=sparks.snapshot_config().max_suffix_tokens,
         device="cpu" if training.use_cpu else "auto",
+        trust_remote_code=training.trust_remote_code,
     )
     with whole_models(training):
         built = write_probes(config)

@@ -18,6 +18,7 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from sparks.anatomy import own_settings
 from sparks.errors import SparksError
 
 from .rewards import is_right
@@ -106,7 +107,9 @@ def answers(model: Any, tokenizer: Any, prompts: Any, sampling: GenerationConfig
     mask = torch.tensor(
         [[0] * (width - len(row)) + [1] * len(row) for row in asked], device=model.device
     )
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+    output = model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=sampling, **own_settings(model)
+    )
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 

@@ -21,9 +21,9 @@ from sparks.cli.measure import add_probes, add_replay
 from sparks.cli.null import add_null
 from sparks.cli.paper import add_figures
 from sparks.cli.publish import add_wandb
-from sparks.cli.shared import close_output, one_line
+from sparks.cli.shared import close_output, say
 from sparks.cli.think import add_think
-from sparks.errors import SparksError
+from sparks.errors import SparksError, one_line
 from sparks.version import __version__
 
 
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, not at exit: a closed pipe or a full disk must show now
         return code
     except SparksError as error:
-        print(f"sparks: error: {one_line(error)}", file=sys.stderr)
+        say(f"sparks: error: {one_line(error)}", aside=True)
         return 2
     except BrokenPipeError:  # the reader of a pipe has left
         close_output()
         return 0
     except OSError as error:
         close_output()
-        print(f"sparks: error: {one_line(error)}", file=sys.stderr)
+        say(f"sparks: error: {one_line(error)}", aside=True)
         return 2
     except KeyboardInterrupt:
         print("sparks: interrupted; what is finished is kept", file=sys.stderr)

@@ -13,7 +13,14 @@ from sparks.cli.head_options import (
     in_words,
     means_of,
 )
-from sparks.cli.shared import command_parser, one_line, quiet_libraries
+from sparks.cli.shared import (
+    add_loading,
+    command_parser,
+    model_of,
+    quiet_libraries,
+    say,
+    tokenizer_of,
+)
 
 
 def add_ablate(commands: Any) -> None:
@@ -41,21 +48,24 @@ its logits are those of the hooked model. To see what heads do to answers: spark
     )
     add_heads(command)
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier export in DIR, and nothing else",
+    )
+    add_loading(command)
 
 
 def _run_ablate(arguments: argparse.Namespace) -> int:
     from sparks.export import check_output, export_model
-    from sparks.loading import load_model, load_tokenizer, split_revision
+    from sparks.loading import split_revision
 
     heads = chosen_heads(arguments)
     assert heads is not None  # --heads is needed
-    check_output(arguments.out, overwrite=arguments.overwrite)
+    source = split_revision(arguments.model)[0]
+    check_output(arguments.out, overwrite=arguments.overwrite, sources=[source])
     quiet_libraries()
-    name = split_revision(arguments.model)
-    tokenizer = load_tokenizer(*name)
-    model = load_model(*name, device=arguments.device)
+    tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     heads = for_model(arguments, heads, model)
     found = export_model(
         model,
@@ -67,7 +77,7 @@ def _run_ablate(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         origin=f"{heads.name}: {heads.origin}",
     )
-    print(f"{len(heads)} heads {in_words(arguments)}: {heads}")
-    print(f"{one_line(heads.name)}: {one_line(heads.origin)}")
-    print(f"{found.path}: logits within {found.difference:.1e} of the hooked model's")
+    say(f"{len(heads)} heads {in_words(arguments)}: {heads}")
+    say(f"{heads.name}: {heads.origin}")
+    say(f"{found.path}: logits within {found.difference:.1e} of the hooked model's")
     return 0

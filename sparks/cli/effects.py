@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,11 @@ from sparks.cli.effects_study import studied
 from sparks.cli.evaluation_options import add_check, add_sampling
 from sparks.cli.head_options import HEADS_HELP
 from sparks.cli.shared import (
+    add_loading,
     add_reading,
     add_settings,
     command_parser,
-    one_line,
+    say,
     wants_color,
 )
 from sparks.effects.settings import FORMATS, EffectConfig
@@ -67,7 +67,7 @@ stays.""",
         default=[],
         help="draw the scaling curves into the study's folder",
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_settings(command, EffectConfig)
     add_sampling(command)  # no backend: vLLM cannot intervene
 
@@ -128,7 +128,7 @@ def _run_effects(arguments: argparse.Namespace) -> int:
 
         print(WRITERS[arguments.format](table), end="")
         for line in table.left_out:
-            print(f"sparks: warning: left out: {one_line(line)}", file=sys.stderr)
+            say(f"sparks: warning: left out: {line}", aside=True)
     _write_figures(figures, folder)
     return 0
 
@@ -193,4 +193,4 @@ def _write_figures(figures: dict[str, bytes], folder: Path) -> None:
     from sparks.files import write_atomically
 
     for name, content in figures.items():
-        print(write_atomically(folder / name, content), file=sys.stderr)
+        say(write_atomically(folder / name, content), aside=True)

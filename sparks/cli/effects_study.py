@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparks.cli.evaluation_options import sampling
 from sparks.cli.head_options import check_doing, in_words, means_of
-from sparks.cli.shared import one_line, quiet_libraries, settings
+from sparks.cli.shared import model_of, quiet_libraries, say, settings, tokenizer_of
 from sparks.effects.settings import EffectConfig
 from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
@@ -139,16 +138,13 @@ def _measured(
     folder: Path,
 ) -> EffectTable:
     from sparks.effects.run import check_shape, run_plan, shape_of
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
-    name = split_revision(arguments.model)
-    tokenizer = load_tokenizer(*name)
-    model = load_model(*name, device=arguments.device)
+    tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     if runs.shape is not None:
         check_shape(model, runs.shape)
     plan = _plan(arguments, judged, config, chosen, shape_of(model))
     for line in plan.left_out:
-        print(f"sparks: left out: {one_line(line)}", file=sys.stderr)
+        say(f"sparks: left out: {line}", aside=True)
     means = means_of(arguments, model, tokenizer)
     return run_plan(plan, model, tokenizer, task, config, folder, means=means)
 

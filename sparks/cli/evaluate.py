@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,13 @@ from sparks.cli.head_options import (
     intervention,
 )
 from sparks.cli.shared import (
+    add_loading,
     command_parser,
-    one_line,
+    model_of,
     print_frame,
     quiet_libraries,
+    say,
+    tokenizer_of,
     wants_color,
 )
 from sparks.errors import SparksError
@@ -74,7 +76,7 @@ What heads do is told by a comparison with random heads that match them: sparks 
         default="text",
         help="text, csv or json (default: text)",
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_sampling(command, backend=True)
     add_heads(command, needed=False)
 
@@ -92,7 +94,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.out, task.name)
     found = _evaluated(arguments, config, task, heads, output)
     _show(found, arguments)
-    print(f"{len(found.problems)} problems in {output}", file=sys.stderr)
+    say(f"{len(found.problems)} problems in {output}", aside=True)
     return 0
 
 
@@ -112,23 +114,29 @@ def _evaluated(
     output: Path,
 ) -> Evaluation:
     from sparks.evaluation.run import evaluate
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
-    name = split_revision(arguments.model)
     backend = _backend(arguments, config, heads)
-    tokenizer = load_tokenizer(*name)
+    tokenizer = tokenizer_of(arguments)
     if backend == "vllm":
         from sparks.evaluation.vllm_backend import evaluate_with_vllm
+        from sparks.loading import split_revision
 
-        return evaluate_with_vllm(*name, tokenizer, task, config, output=output)
-    model = load_model(*name, device=arguments.device)
+        return evaluate_with_vllm(
+            *split_revision(arguments.model),
+            tokenizer,
+            task,
+            config,
+            trust_remote_code=arguments.trust_remote_code,
+            output=output,
+        )
+    model = model_of(arguments)
     if heads is None:
         return evaluate(model, tokenizer, task, config, output=output)
     heads = for_model(arguments, heads, model)
     words = f"{heads} {in_words(arguments)}"
     with intervention(arguments, heads, model, tokenizer):
         found = evaluate(model, tokenizer, task, config, output=output, intervention=words)
-    print(f"heads: {one_line(heads.origin)}", file=sys.stderr)
+    say(f"heads: {heads.origin}", aside=True)
     return found
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     add_settings,
     add_tables,
     command_parser,
+    model_of,
     print_frame,
     quiet_libraries,
     settings,
+    table_of,
+    tokenizer_of,
     wants_color,
 )
 from sparks.config import SnapshotConfig
@@ -84,7 +88,7 @@ Control probes (group `control`) are left out; --group control takes them alone.
     command.add_argument(
         "--figure", metavar="FILE", help="draw the curves; .pdf, .svg or .png (extra `figures`)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     add_tables(command, ("curve", "areas"))
     others = {item.name for item in fields(SnapshotConfig)} - {*_MEASURED_BY}
     add_settings(command, SnapshotConfig, leave_out=others)
@@ -95,11 +99,12 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     from sparks.files import check_writable
     from sparks.probes import ProbeSet, members
 
+    table = table_of(arguments)
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
     arguments.shares = tuple(arguments.shares)
     curve = settings(arguments, CurveConfig)
-    if arguments.mib and Path(arguments.mib).suffix != ".json":
-        raise SparksError(f"MIB reads scores from a .json file, got {arguments.mib}: name it so")
+    if arguments.mib:
+        _check_mib(arguments.mib)
     files = [Path(arguments.out) / name for name in _FILES] if arguments.out else []
     if arguments.figure:
         _check_figure(arguments.figure)
@@ -113,13 +118,12 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
         _write(found, files)
     if arguments.figure:
         _draw(found, arguments)
-    if arguments.format == "text":
+    if table is None:
         from sparks.faithfulness.text import render
 
         print(render(found, metric=arguments.metric, color=wants_color()), end="")
     else:
-        table = found.points() if arguments.table == "curve" else found.areas()
-        print_frame(table, arguments.format)
+        print_frame(found.points() if table == "curve" else found.areas(), arguments.format)
     return 0
 
 
@@ -127,14 +131,11 @@ def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
     from sparks.faithfulness.measuring import faithfulness_curves, score_probes
-    from sparks.loading import load_model, load_tokenizer, split_revision
 
     if curve.held_out and len(probes) < 2:
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
     quiet_libraries()
-    name, revision = split_revision(arguments.model)
-    tokenizer = load_tokenizer(name, revision)
-    model = load_model(name, revision, device=arguments.device)
+    tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     tokenized = probes.tokenize(
         tokenizer,
         max_suffix_tokens=config.max_suffix_tokens,
@@ -146,6 +147,21 @@ def _measure(
     return faithfulness_curves(model, tokenized, config=config, curve=curve, scores=scores)
 
 
+def _check_mib(path: str) -> None:
+    """Told before the model is measured: another name, or a file that holds something else."""
+    from sparks.faithfulness.mib import read_mib
+
+    if Path(path).suffix != ".json":
+        raise SparksError(f"MIB reads scores from a .json file, got {path}: name it so")
+    if Path(path).exists():
+        try:
+            read_mib(path)
+        except SparksError as error:
+            raise SparksError(
+                f"{path} is there and holds no scores for MIB: give another file"
+            ) from error
+
+
 def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
     from sparks.faithfulness.curve import strengths
     from sparks.faithfulness.mib import write_mib
@@ -155,11 +171,12 @@ def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
 
 
 def _write(found: FaithfulnessCurves, files: list[Path]) -> None:
+    from sparks.csv_text import csv_text
     from sparks.files import write_atomically
 
     found.save(files[0])
     for path, table in zip(files[1:], (found.points(), found.areas()), strict=True):
-        write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+        write_atomically(path, csv_text(table))
 
 
 def _check_figure(path: str) -> None:

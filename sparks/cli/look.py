@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from sparks.cli.shared import (
     add_tables,
     command_parser,
     named_timelines,
-    one_line,
     print_frame,
     report_damage,
+    say,
+    table_of,
     wants_color,
 )
 from sparks.errors import SparksError
@@ -56,17 +56,18 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
     from sparks.timeline import Timeline
     from sparks.timeline_text import render
 
+    table = table_of(arguments)
     timeline = Timeline.from_run(arguments.run_folder, group=arguments.group, rule=arguments.rule)
-    if arguments.format == "text":
+    if table is None:
         most = {"max_events": arguments.max_events, "max_heads": arguments.max_heads}
         print(render(timeline, color=wants_color(), **most), end="")
-    elif arguments.table in _EVALUATED:
+    elif table in _EVALUATED:
         from sparks.evaluation.history import EvaluationHistory
 
         history = EvaluationHistory.of(timeline)
-        print_frame(getattr(history, _EVALUATED[arguments.table])(), arguments.format)
+        print_frame(getattr(history, _EVALUATED[table])(), arguments.format)
     else:
-        print_frame(getattr(timeline, arguments.table)(), arguments.format)
+        print_frame(getattr(timeline, table)(), arguments.format)
     return report_damage(arguments.run_folder)
 
 
@@ -146,14 +147,15 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     from sparks.comparison import Comparison
     from sparks.comparison_text import render
 
+    table = table_of(arguments)
     names, folders, timelines = named_timelines(arguments)
     comparison = Comparison.of(timelines, names)
-    if arguments.format == "text":
+    if table is None:
         print(render(comparison, color=wants_color()), end="")
     else:
         for warning in comparison.warnings:
-            print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)
-        print_frame(getattr(comparison, arguments.table)(), arguments.format)
+            say(f"sparks: warning: {warning}", aside=True)
+        print_frame(getattr(comparison, table)(), arguments.format)
     return max(report_damage(folder) for folder in folders)
 
 
@@ -197,13 +199,14 @@ def _run_regimes(arguments: argparse.Namespace) -> int:
     from sparks.regimes import RegimeSettings
     from sparks.regimes_text import render
 
+    table = table_of(arguments)
     names, folders, timelines = named_timelines(arguments)
     settings = RegimeSettings(reward=arguments.reward)
     tables = RegimeTables(timelines, distinct_names(timelines, names), settings)
-    if arguments.format == "text":
+    if table is None:
         print(render(tables, color=wants_color()), end="")
     else:
-        print_frame(getattr(tables, arguments.table)(), arguments.format)
+        print_frame(getattr(tables, table)(), arguments.format)
     return max(report_damage(folder) for folder in folders)
 
 
@@ -258,7 +261,7 @@ def _run_report(arguments: argparse.Namespace) -> int:
     out = (
         Path(arguments.output) if arguments.output else RunStore.find(runs[0]).path / "report.html"
     )
-    print(write_report(timelines, out, title=arguments.title))
+    say(write_report(timelines, out, title=arguments.title))
     return max(report_damage(run) for run in runs)
 
 

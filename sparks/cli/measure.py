@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.evaluation_options import add_check, add_sampling, sampling
-from sparks.cli.shared import add_settings, command_parser, one_line, quiet_libraries, settings
+from sparks.cli.shared import (
+    add_loading,
+    add_settings,
+    command_parser,
+    loading,
+    quiet_libraries,
+    say,
+    settings,
+)
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
@@ -46,15 +53,15 @@ def _run_probes(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     built = write_probes(settings(arguments, ProbeBuildingConfig))
     for reason in built.skipped:
-        print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+        say(f"sparks: passed over {reason}", aside=True)
     if built.control_right is not None and built.control_right < arguments.control:
-        print(
+        say(
             f"sparks: in {arguments.control - built.control_right} of {arguments.control} control "
             f"probes the model does not get the next word right: a weak control",
-            file=sys.stderr,
+            aside=True,
         )
     control = f", {arguments.control} of them control" if arguments.control else ""
-    print(
+    say(
         f"{len(built.probes)} probes in {arguments.output}{control} "
         f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
     )
@@ -93,7 +100,7 @@ A step that the output folder holds is not taken again, so an interrupted replay
         help="run folder to write (default: `sparks` inside the first checkpoint's run)",
     )
     command.add_argument("--base", help="model before training, measured as step 0")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--autocast",
         choices=("no", "bf16", "fp16"),
@@ -152,12 +159,12 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         config=settings(arguments, SnapshotConfig),
         evaluate=task,
         evaluation=evaluation,
-        device=arguments.device,
         autocast=arguments.autocast,
         overwrite=arguments.overwrite,
+        **loading(arguments),
     )
     evaluated = f" and {len(store.evaluations.steps())} evaluations" if evaluation else ""
-    print(
+    say(
         f"{len(store.steps())} snapshots{evaluated} in {store.path}; next: sparks report "
         f"{store.path}"
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     command_parser,
-    one_line,
+    loading,
     quiet_libraries,
     report_damage,
+    say,
     wants_color,
 )
 from sparks.errors import SparksError
@@ -61,7 +62,7 @@ model differ because probes do: births within the band say nothing about the tra
     command.add_argument(
         "--model", help="model before training (default: the one that the first snapshot names)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--resamples",
         type=int,
@@ -103,7 +104,7 @@ def _run_null(arguments: argparse.Namespace) -> int:
         print(to_json(found), end="")
     else:
         print("\n".join(_page(timeline, found)))
-        print(f"Kept in {path}: the views show it.")
+        say(f"Kept in {path}: the views show it.")
     return report_damage(arguments.run_folder)
 
 
@@ -137,10 +138,10 @@ def _measured(arguments: argparse.Namespace) -> NullMeasurements | None:
         noise=arguments.noise,
         draws=arguments.draws,
         seed=arguments.seed,
-        device=arguments.device,
+        **loading(arguments),
     )
     for warning in measured.warnings:
-        print(f"sparks: warning: {one_line(warning)}", file=sys.stderr)
+        say(f"sparks: warning: {warning}", aside=True)
     return measured
 
 

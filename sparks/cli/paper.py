@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from sparks.cli.shared import (
     add_reading,
     command_parser,
     named_timelines,
-    one_line,
     report_damage,
+    say,
 )
 from sparks.errors import SparksError
 from sparks.figure_kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
@@ -95,7 +94,7 @@ def _run_figures(arguments: argparse.Namespace) -> int:
         width=arguments.width,
     )
     for line in written.left_out:
-        print(f"sparks: {one_line(line)}", file=sys.stderr)
+        say(f"sparks: {line}", aside=True)
     for path in written.paths:
-        print(path)
+        say(path)
     return max(report_damage(folder) for folder in folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparks.cli.shared import add_reading, command_parser, report_damage
+from sparks.cli.shared import add_reading, command_parser, report_damage, say
 
 
 def add_wandb(commands: Any) -> None:
@@ -57,7 +57,7 @@ def _run_wandb(arguments: argparse.Namespace) -> int:
             group=arguments.group,
             rule=arguments.rule,
         )
-        print(said, flush=True)
+        say(said)
     if arguments.only_workspace or not (arguments.no_workspace or is_offline(arguments.mode)):
-        print(save_workspace(project=project, entity=entity, metric=metric))
+        say(save_workspace(project=project, entity=entity, metric=metric))
     return report_damage(arguments.run_folder)

@@ -10,6 +10,9 @@ from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
+from sparks.config import TRUST_HELP
+from sparks.errors import SparksError, printable
+
 if TYPE_CHECKING:
     from sparks.timeline import Timeline
 
@@ -41,9 +44,48 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_loading(command: argparse.ArgumentParser) -> None:
+    """`--device` and `--trust-remote-code`: how models are loaded."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_loading`, as functions that load models take them."""
+    return {name: getattr(arguments, name) for name in ("device", "trust_remote_code")}
+
+
+def tokenizer_of(arguments: argparse.Namespace) -> Any:
+    """The tokenizer of MODEL.
+
+    Raises:
+        SparksError: it cannot be loaded.
+    """
+    from sparks.loading import load_tokenizer, split_revision
+
+    trust = arguments.trust_remote_code
+    return load_tokenizer(*split_revision(arguments.model), trust_remote_code=trust)
+
+
+def model_of(arguments: argparse.Namespace) -> Any:
+    """MODEL itself.
+
+    Raises:
+        SparksError: it cannot be loaded, or weights are missing.
+    """
+    from sparks.loading import load_model, split_revision
+
+    return load_model(*split_revision(arguments.model), **loading(arguments))
+
+
 def wants_color() -> bool:
     """Standard output is a terminal, and the user has not said NO_COLOR."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def say(text: object, *, aside: bool = False) -> None:
+    """Print a line that cannot steer the terminal; `aside` goes to standard error."""
+    print(printable(text), file=sys.stderr if aside else sys.stdout, flush=True)
 
 
 def print_frame(frame: Any, form: str) -> None:
@@ -51,7 +93,9 @@ def print_frame(frame: Any, form: str) -> None:
     if frame.index.name is not None:
         frame = frame.reset_index()
     if form == "csv":
-        print(frame.to_csv(index=False), end="")
+        from sparks.csv_text import csv_text
+
+        print(csv_text(frame), end="")
     else:
         print(frame.to_json(orient="records", double_precision=15))
 
@@ -62,12 +106,13 @@ def report_damage(run: str) -> int:
 
     problems = RunStore.find(run).read().problems
     for problem in problems:
-        print(f"sparks: warning: {one_line(problem)}", file=sys.stderr)
+        say(f"sparks: warning: {problem}", aside=True)
     return 2 if problems else 0
 
 
 def add_tables(command: argparse.ArgumentParser, tables: tuple[str, ...]) -> None:
-    """`--format` and `--table`; the first table is the default."""
+    """`--format` and `--table`, for `table_of`; the first table is the default."""
+    command.set_defaults(tables=tables)
     command.add_argument(
         "--format",
         choices=("text", "csv", "json"),
@@ -77,9 +122,23 @@ def add_tables(command: argparse.ArgumentParser, tables: tuple[str, ...]) -> Non
     command.add_argument(
         "--table",
         choices=tables,
-        default=tables[0],
         help=f"which table csv and json hold (default: {tables[0]})",
     )
+
+
+def table_of(arguments: argparse.Namespace) -> str | None:
+    """The table that the options of `add_tables` ask for; None for the page of text.
+
+    Raises:
+        SparksError: a table is named, and no format of tables.
+    """
+    if arguments.format != "text":
+        return arguments.table or arguments.tables[0]
+    if arguments.table:
+        raise SparksError(
+            f"--table {arguments.table} is of csv or json: add --format csv, or leave --table out"
+        )
+    return None
 
 
 def named_timelines(
@@ -143,12 +202,6 @@ def _value_type(annotation: str, home: ModuleType) -> dict[str, Any]:
 def settings(arguments: argparse.Namespace, kind: Any) -> Any:
     """The settings class, filled from the options of `add_settings`."""
     return kind(**{item.name: getattr(arguments, item.name) for item in fields(kind)})
-
-
-def one_line(message: object) -> str:
-    """Text that stays one line and cannot steer the terminal."""
-    text = " ".join(str(message).split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def close_output() -> None:

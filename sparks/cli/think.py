@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.shared import (
+    add_loading,
     add_settings,
     add_tables,
     command_parser,
-    one_line,
+    loading,
     print_frame,
     quiet_libraries,
+    say,
     settings,
+    table_of,
     wants_color,
 )
 from sparks.config import SnapshotConfig
@@ -58,7 +60,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
     command.add_argument(
         "--out", required=True, metavar="DIR", help="folder to write, or to read without MODEL"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_loading(command)
     command.add_argument(
         "--overwrite", action="store_true", help="build and measure again what DIR holds"
     )
@@ -79,6 +81,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
 def _run_think(arguments: argparse.Namespace) -> int:
     from sparks.think.comparison import ThinkComparison
 
+    table = table_of(arguments)
     if arguments.model is not None:
         _measure(arguments)
     elif arguments.data is not None or arguments.overwrite:
@@ -86,9 +89,8 @@ def _run_think(arguments: argparse.Namespace) -> int:
     comparison = ThinkComparison.from_folder(arguments.out)
     if arguments.figure:
         _draw(comparison, arguments)
-    if arguments.format != "text":
-        frame = getattr(comparison, arguments.table)()
-        print_frame(frame, arguments.format)
+    if table is not None:
+        print_frame(getattr(comparison, table)(), arguments.format)
     else:
         from sparks.think.text import render
 
@@ -106,11 +108,11 @@ def _measure(arguments: argparse.Namespace) -> None:
         arguments.out,
         settings(arguments, ThinkConfig),
         config=settings(arguments, SnapshotConfig),
-        device=arguments.device,
+        **loading(arguments),
         overwrite=arguments.overwrite,
     )
     for reason in record.skipped:
-        print(f"sparks: passed over {one_line(reason)}", file=sys.stderr)
+        say(f"sparks: passed over {reason}", aside=True)
 
 
 def _draw(comparison: ThinkComparison, arguments: argparse.Namespace) -> None:
@@ -124,4 +126,4 @@ def _draw(comparison: ThinkComparison, arguments: argparse.Namespace) -> None:
         for form in arguments.figure:
             path = Path(arguments.out) / f"{FILE}-{rule}.{form}"
             write_atomically(path, render(figure, form, title=f"think-heads, {rule}"))
-            print(path, file=sys.stderr)
+            say(path, aside=True)

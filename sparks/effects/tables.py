@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparks.csv_text import csv_text
 from sparks.effects.records import EffectTable, Row
 from sparks.heads import names
 from sparks.intervals import Interval
@@ -42,7 +43,7 @@ def frame(table: EffectTable) -> pd.DataFrame:
 
 def to_csv(table: EffectTable) -> str:
     """`frame` as csv."""
-    return frame(table).to_csv(index=False)
+    return csv_text(frame(table))
 
 
 def to_json(table: EffectTable) -> str:
@@ -63,7 +64,7 @@ def to_json(table: EffectTable) -> str:
         "rows": rows,
         "left_out": list(table.left_out),
     }
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(values, indent=1) + "\n"
 
 
 def to_markdown(table: EffectTable) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from sparks.config import refuse_unknown, setting
+from sparks.config import check_share, refuse_unknown, setting
 from sparks.errors import SparksError
 
 Backend = Literal["auto", "transformers", "vllm"]
@@ -92,8 +92,8 @@ class EvaluationConfig:
             raise SparksError(
                 f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
             )
-        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise SparksError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if self.top_p is not None:
+            check_share("top_p", self.top_p)
         if self.greedy and any(getattr(self, name) is not None for name in SUGGESTED):
             raise SparksError("greedy takes no temperature, top_p or top_k: leave them out")
 

@@ -49,6 +49,7 @@ def evaluate_with_vllm(
     task: Task,
     config: EvaluationConfig,
     *,
+    trust_remote_code: bool = False,
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -60,13 +61,14 @@ def evaluate_with_vllm(
         tokenizer: of the model.
         task: of `load_task`.
         config: how to sample.
+        trust_remote_code: run Python code that comes with a model.
         output: file of samples, as in `run.evaluate`.
         progress: show a bar.
 
     Raises:
         SparksError: as `VllmSampler` and `run.evaluate`.
     """
-    sampler = VllmSampler(name, revision, tokenizer)
+    sampler = VllmSampler(name, revision, tokenizer, trust_remote_code=trust_remote_code)
     problems = task.problems[: config.limit]
     prompts = encode_prompts(tokenizer, problems, config, model=name, context=sampler.context)
     sampler.longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
@@ -80,6 +82,7 @@ class VllmSampler:
         name: a folder, or a hub id.
         revision: of a hub id.
         tokenizer: of the model.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         SparksError: vLLM is not installed, or the model's settings cannot be read.
@@ -87,16 +90,18 @@ class VllmSampler:
 
     backend = "vllm"
 
-    def __init__(self, name: str, revision: str | None, tokenizer: Any) -> None:
+    def __init__(
+        self, name: str, revision: str | None, tokenizer: Any, *, trust_remote_code: bool = False
+    ) -> None:
         if not is_installed():
             raise SparksError(
                 "vllm is not installed: `pip install vllm` (it needs a GPU), or sample with "
                 "--backend transformers"
             )
-        self.model, self._revision = name, revision
+        self.model, self._revision, self._trust = name, revision, trust_remote_code
         self.longest: int | None = None
         """Tokens of the longest prompt with its answer; None for the model's whole context."""
-        config, generation = _configs(name, revision)
+        config, generation = _configs(name, revision, trust_remote_code)
         self._stops = stop_ids(_Named(generation), tokenizer)
         self._engine: Any = None
         self.fingerprint = files_fingerprint(name, getattr(config, "_commit_hash", None))
@@ -137,6 +142,7 @@ class VllmSampler:
             return vllm.LLM(
                 model=self.model,
                 revision=self._revision,
+                trust_remote_code=self._trust,
                 max_model_len=self.longest,
                 generation_config="vllm",
                 seed=0,
@@ -175,12 +181,14 @@ class _Named:
         self.generation_config = generation_config
 
 
-def _configs(name: str, revision: str | None) -> tuple[Any, Any]:
+def _configs(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
     """Config and generation config of a model; the latter None where it ships none."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # files and the hub fail in many classes
         raise SparksError(
             f"cannot load the config of {name}: {one_line(error)}; give a folder of a Hugging Face "

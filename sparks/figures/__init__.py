@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 
 from sparks.comparison import Comparison
+from sparks.csv_text import csv_text
 from sparks.errors import SparksError
 from sparks.figure_kinds import (
     DATA_FORMATS,
@@ -209,7 +210,7 @@ def _endings(names: Sequence[str]) -> list[str]:
 
 def _table(frame: pd.DataFrame, form: DataFormat) -> bytes:
     if form == "csv":
-        return frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace")
+        return csv_text(frame).encode()
     file = io.BytesIO()
     frame.to_parquet(file, engine="pyarrow", index=False)
     return file.getvalue()

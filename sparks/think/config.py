@@ -54,7 +54,9 @@ class ThinkConfig:
             )
         self.sampling("-", "cpu", max_suffix_tokens=1)  # checks the rest
 
-    def sampling(self, model: str, device: str, *, max_suffix_tokens: int) -> ProbeBuildingConfig:
+    def sampling(
+        self, model: str, device: str, *, max_suffix_tokens: int, trust_remote_code: bool = False
+    ) -> ProbeBuildingConfig:
         """The settings of a `Sampler`.
 
         Raises:
@@ -69,5 +71,5 @@ class ThinkConfig:
         }  # fmt: skip
         return ProbeBuildingConfig(
             data=self.data or "-", model=model, output="-", device=device,
-            max_suffix_tokens=max_suffix_tokens, **same,
+            max_suffix_tokens=max_suffix_tokens, trust_remote_code=trust_remote_code, **same,
         )  # fmt: skip

@@ -47,6 +47,7 @@ def measure_think(
     *,
     config: SnapshotConfig | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ThinkRecord:
@@ -58,6 +59,7 @@ def measure_think(
         probes: what they are built from; None takes those that the folder holds.
         config: settings of the snapshots; `max_suffix_tokens` counts the model's own words.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+        trust_remote_code: run Python code that comes with a model.
         overwrite: build and measure again what the folder holds.
         progress: show bars.
 
@@ -73,13 +75,15 @@ def measure_think(
         )
     folder = Path(output)
     check_writable(folder / "think.json")
+    ThinkRecord.refuse_foreign(folder)
+    how = {"device": device, "trust_remote_code": trust_remote_code}
     wanted = _request(model, probes or ThinkConfig(), config)
     record = None if overwrite else ThinkRecord.find(folder)
     if record is None:
-        record = _build(model, folder, wanted, probes or ThinkConfig(), config, device, progress)
+        record = _build(model, folder, wanted, probes or ThinkConfig(), config, how, progress)
     else:
         record.refuse_other(wanted, given=probes is not None and probes.data is not None)
-    _measure(model, folder, record, config, device, progress=progress)
+    _measure(model, folder, record, config, how, progress=progress)
     return record
 
 
@@ -89,22 +93,24 @@ def _build(
     wanted: Mapping[str, Any],
     probes: ThinkConfig,
     config: SnapshotConfig,
-    device: str,
+    how: Mapping[str, Any],
     progress: bool,
 ) -> ThinkRecord:
-    """The probes, written; the record last, so that a folder with one is whole."""
+    """The probes, written; the record first, so that what stands in the folder is known as ours.
+
+    A folder is whole where it holds both probes too (`ThinkRecord.find`).
+    """
     built: ThinkProbes = build_think_probes(
         model,
         probes,
         max_suffix_tokens=config.max_suffix_tokens,
-        device=device,
         progress=progress,
+        **how,
     )
     # Nothing of an older call may stand beside the new probes, wherever this one is stopped.
-    for old in (folder / "think.json", *(RunStore(folder / mode).file(0) for mode in MODES)):
-        old.unlink(missing_ok=True)
     for mode in MODES:
-        built.of(mode).save(probes_file(folder, mode))
+        RunStore(folder / mode).file(0).unlink(missing_ok=True)
+        probes_file(folder, mode).unlink(missing_ok=True)
     record = ThinkRecord(
         request=dict(wanted),
         switch=built.switch,
@@ -113,6 +119,8 @@ def _build(
         skipped=built.skipped,
     )
     write_atomically(folder / "think.json", record.to_json())
+    for mode in MODES:
+        built.of(mode).save(probes_file(folder, mode))
     return record
 
 
@@ -121,11 +129,11 @@ def _measure(
     folder: Path,
     record: ThinkRecord,
     config: SnapshotConfig,
-    device: str,
+    how: Mapping[str, Any],
     *,
     progress: bool,
 ) -> None:
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code=how["trust_remote_code"])
     longer = replace(config, max_suffix_tokens=config.max_suffix_tokens + record.marker_tokens)
     loaded: Any = None  # only where there is something to measure
     for mode in MODES:
@@ -134,7 +142,7 @@ def _measure(
         tokenized = kept.tokenize(tokenizer, max_suffix_tokens=longer.max_suffix_tokens)
         if _is_done(store, tokenized, longer):
             continue
-        loaded = loaded or load_model(model, device=device)
+        loaded = loaded or load_model(model, **how)
         tokenized = kept.tokenize(
             tokenizer,
             max_suffix_tokens=longer.max_suffix_tokens,

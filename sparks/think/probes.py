@@ -86,6 +86,7 @@ def build_think_probes(
     *,
     max_suffix_tokens: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> ThinkProbes:
     """Sample a beginning of each problem under both modes. Random states are left as found.
@@ -95,6 +96,7 @@ def build_think_probes(
         config: what is built, and how.
         max_suffix_tokens: tokens of own words that the pairs hold.
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+        trust_remote_code: run Python code that comes with a model.
         progress: show a bar.
 
     Raises:
@@ -109,8 +111,15 @@ def build_think_probes(
     first = next(problems)
     _require_messages(first)
     # A template is read in a moment: most mistakes show before a model is loaded.
-    switch, contrast = _switch(model, load_tokenizer(model), config)
-    sampler = Sampler(model, config.sampling(model, device, max_suffix_tokens=max_suffix_tokens))
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    switch, contrast = _switch(model, tokenizer, config)
+    sampling = config.sampling(
+        model,
+        device,
+        max_suffix_tokens=max_suffix_tokens,
+        trust_remote_code=trust_remote_code,
+    )
+    sampler = Sampler(model, sampling)
     builder = _Builder(sampler, config, switch, contrast, max_suffix_tokens)
     return builder.build(itertools.chain([first], problems), progress)
 

@@ -35,6 +35,22 @@ class ThinkRecord:
         """Folder or hub id."""
         return str(self.request["model"])
 
+    @staticmethod
+    def refuse_foreign(folder: Path) -> None:
+        """What a measurement would replace must be an earlier one's, which has a record.
+
+        Raises:
+            SparksError: something of its names is there, and no record.
+        """
+        if (folder / _FILE).exists():
+            return
+        for path in (*(folder / mode for mode in MODES), *(probes_file(folder, m) for m in MODES)):
+            if (path.is_dir() and any(path.iterdir())) or path.is_file():
+                raise SparksError(
+                    f"{path} is there, and no {_FILE} says that `sparks think` wrote it: give "
+                    f"another folder"
+                )
+
     @classmethod
     def find(cls, folder: Path) -> ThinkRecord | None:
         """The record of a folder; None where it has none, or not all of its probes.
@@ -45,7 +61,7 @@ class ThinkRecord:
         path = folder / _FILE
         if not path.exists() or not all(probes_file(folder, mode).exists() for mode in MODES):
             return None
-        again = "delete it, or give --overwrite"
+        again = "build and measure again with --overwrite"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["schema"] > _SCHEMA:

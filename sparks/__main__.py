@@ -1,0 +1,7 @@
+"""`python -m sparks`."""
+
+import sys
+
+from sparks.cli import main
+
+sys.exit(main())
