@@ -24,10 +24,12 @@ os.environ |= {
 }
 
 import shape_check
+import started
 
 shape_check.install("sparks")
+started.prepare()
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 import torch
@@ -49,6 +51,17 @@ TOLERANCE = {
     "float16": 1e-2,
 }
 """Largest ||found - expected|| / ||expected|| (Frobenius) of each kind of comparison."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        started.end_all_of(item.nodeid, report.when)
+    return report
+
 
 AssertClose = Callable[[str, Tensor, Tensor], None]
 
