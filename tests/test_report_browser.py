@@ -199,7 +199,9 @@ def test_hostile_names_are_inert(open_page: Open):
     page = open_page(timeline, title=HOSTILE)
     # An image of the page that failed to load would have acted before one that fails now.
     page.browser.execute_async_script(
-        "const image = new Image(); image.onerror = arguments[0]; image.src = 'x'"
+        """const [done] = arguments, image = new Image();
+        image.onerror = () => done();
+        image.src = "x";"""
     )
     assert len(page.browser.get_log("browser")) == 1  # of this image
     assert page.browser.title == HOSTILE
