@@ -6,6 +6,7 @@ Only files tell what happened: nothing of a killed child is asked for.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -214,6 +215,8 @@ def main() -> None:
     """Argument: a folder that takes everything."""
     folder = Path(sys.argv[1])
     logging.disable_progress_bar()
+    # Children do not search what they share for garbage, which would also copy it.
+    gc.freeze()
     life = straight(folder / "straight")
     killed_runs(folder / "killed", life)
     (folder / "full").mkdir()

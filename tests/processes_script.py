@@ -6,6 +6,7 @@ trainings as REGIME:KIND:HOW. Each leaves FOLDER/REGIME-KIND-HOW/found.json.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -87,6 +88,7 @@ def break_process_one() -> None:
 
 def main() -> None:
     """Do the trainings, one after the other."""
+    gc.freeze()  # each trainer would search all that is imported for garbage
     measure = track._measure
     for training in sys.argv[3:]:
         regime, kind, how = training.split(":")

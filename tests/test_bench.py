@@ -20,6 +20,7 @@ def last_line(*arguments: str, bench: str = "attribution.py") -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_in_one_json_line():
     found = last_line("--shape", "tiny", "--prompt", "40", "--steps", "5", "--repeats", "2")
     assert found["steps"] == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,14 @@ def run(name: str, folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def by_hand(model, tmp_path_factory) -> tuple[Path, str]:
+    """The probes that `probes_by_hand` saves, and what it tells."""
+    folder = tmp_path_factory.mktemp("by_hand")
+    shown = run("probes_by_hand", folder, "--model", model)
+    return folder / "probes.jsonl", shown
+
+
 def test_every_example_is_tested_and_says_how_to_run_it():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == TESTED
     for name in TESTED:
@@ -54,9 +63,10 @@ def test_every_example_is_tested_and_says_how_to_run_it():
         assert f"\n    python examples/{name}.py" in text.split('"""')[1]
 
 
-def test_probes_by_hand_shows_the_pairs_and_saves_them(model, tmp_path):
-    shown = run("probes_by_hand", tmp_path, "--model", model)
-    probes = ProbeSet.load(tmp_path / "probes.jsonl")
+@pytest.mark.slow
+def test_probes_by_hand_shows_the_pairs_and_saves_them(by_hand):
+    path, shown = by_hand
+    probes = ProbeSet.load(path)
     assert [probe.id for probe in probes] == ["sum", "apples", "cats"]
     tokens = probes.tokenize(byte_level_tokenizer(), max_suffix_tokens=16)
     for name, pair in zip(tokens.ids, tokens.pairs, strict=True):
@@ -66,8 +76,8 @@ def test_probes_by_hand_shows_the_pairs_and_saves_them(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_callback_in_an_sft_script_leaves_snapshots_and_a_report(model, tmp_path):
-    run("probes_by_hand", tmp_path, "--model", model)
+def test_the_callback_in_an_sft_script_leaves_snapshots_and_a_report(model, by_hand, tmp_path):
+    shutil.copy(by_hand[0], tmp_path)
     sizes = ("--max-steps", "3", "--save-steps", "2", "--points", "2")
     shown = run("sft_with_sparks", tmp_path, "--model", model, *sizes)
     contents = RunStore.find(tmp_path / "runs" / "sft").read()
@@ -101,6 +111,7 @@ def test_analyse_run_tells_what_is_damaged(tmp_path):
     assert "emergent heads and loss" not in shown
 
 
+@pytest.mark.slow
 def test_edge_scores_lists_the_strongest_edges(model, tmp_path):
     shown = run("edge_scores", tmp_path, "--model", model, "--points", "4", "--top", "6")
     assert re.search(r"needs about 0\.\d{3} GiB beside the model", shown)

@@ -78,6 +78,7 @@ def test_a_sequence_repeats_a_block_that_no_word_gives_away():
     assert len(set(drawn.block.tolist())) > 3  # copying by place does not work
 
 
+@pytest.mark.slow
 def test_the_behaviour_is_learnt_and_its_run_can_be_read(run, results):
     assert results["accuracy"]["intact"][0] > 0.95
     accuracy = Timeline.from_run(run).metrics()["accuracy"].dropna()
@@ -89,6 +90,7 @@ def test_the_behaviour_is_learnt_and_its_run_can_be_read(run, results):
     assert words[words.index(words[-1]) + 1] == task.problems[0].answer
 
 
+@pytest.mark.slow
 def test_found_heads_are_those_whose_attention_copies(results, table):
     found = table[table.found]
     assert names_of(found) == set(results["found"].split(","))
@@ -104,6 +106,7 @@ def names_of(table: pd.DataFrame) -> set[str]:
     return set(table["head"])
 
 
+@pytest.mark.slow
 def test_turning_them_off_breaks_it_and_matched_random_heads_do_not(results):
     accuracy, found = results["accuracy"], parse_heads(results["found"])
     assert accuracy["found off"][2] < 0.5
@@ -116,6 +119,7 @@ def test_turning_them_off_breaks_it_and_matched_random_heads_do_not(results):
         assert draw["accuracy"] > 2 * accuracy["found off"][0]
 
 
+@pytest.mark.slow
 def test_predicted_effects_rank_heads_as_exact_ones_do(results):
     assert results["largest gap"] < 0.05
     for name in ("node score", "edge scores"):
@@ -124,6 +128,7 @@ def test_predicted_effects_rank_heads_as_exact_ones_do(results):
         assert 0.5 < low <= middle <= high
 
 
+@pytest.mark.slow
 def test_exact_effects_are_those_of_patching_all_edges_of_a_head(run):
     model = AutoModelForCausalLM.from_pretrained(run / "model", dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
@@ -147,6 +152,7 @@ def test_rank_correlation_by_hand():
     assert induction.spearman(line, np.array([1, 0, 2, 3, 4.0])) == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_what_it_tells_and_draws(run, results):
     told = (run / "told.txt").read_text(encoding="utf-8")
     assert f"found (5): {', '.join(sorted_by_effect(results))}" in told

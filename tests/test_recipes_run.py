@@ -207,8 +207,12 @@ def test_two_processes_are_two_processes(chains):
     assert state["log_history"][0]["epoch"] == pytest.approx(1 / -(-rows // (2 * 4)))
 
 
-def test_off_policy_distillation_learns_from_what_is_kept(made, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_off_policy_distillation_learns_from_what_is_kept(made, tmp_path, monkeypatch, capsys):
     """The traces are there: the teacher is not asked, and not even loaded."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import distill
+
     output = tmp_path / "run"
     probes = made.path.parent / "probes.jsonl"
     probes.write_text(
@@ -229,18 +233,18 @@ def test_off_policy_distillation_learns_from_what_is_kept(made, tmp_path):
     rows = [json.loads(line) for line in (made.path / "train.jsonl").read_text().splitlines()]
     lines = [header, *({**row, "right": number % 2 == 0} for number, row in enumerate(rows))]
     traces.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    said = call(
-        made.command(
-            "distill",
-            output,
-            "cpu",
-            mode="off_policy",
-            traces=traces,
-            teacher_model_name_or_path="gone",
-            sparks_probes=probes,
-            max_steps=2,
-        )
+    command = made.command(
+        "distill",
+        output,
+        "cpu",
+        mode="off_policy",
+        traces=traces,
+        teacher_model_name_or_path="gone",
+        sparks_probes=probes,
+        max_steps=2,
     )
+    distill.main(command[command.index("--config") :])
+    said = capsys.readouterr().out
     assert f"30 of the teacher's 60 answers are right: {traces}" in said
     assert [snapshot.step for snapshot in RunStore.find(output).read().snapshots] == [0, 2]
 

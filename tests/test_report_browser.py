@@ -197,7 +197,13 @@ def test_hostile_names_are_inert(open_page: Open):
     metrics = [{"step": step, HOSTILE: step / 40} for step in range(0, 41, 5)]
     timeline = Timeline(run, name=HOSTILE, metrics=metrics, problems=[HOSTILE])
     page = open_page(timeline, title=HOSTILE)
-    time.sleep(0.1)  # an image that failed to load would have acted by now
+    # An image of the page that failed to load would have acted before one that fails now.
+    page.browser.execute_async_script(
+        """const [done] = arguments, image = new Image();
+        image.onerror = () => done();
+        image.src = "x";"""
+    )
+    assert len(page.browser.get_log("browser")) == 1  # of this image
     assert page.browser.title == HOSTILE
     assert page["title"].text == HOSTILE
     assert HOSTILE in page["about"].text
@@ -499,9 +505,14 @@ def test_dark_mode_follows_the_system_until_the_reader_chooses(open_page: Open):
     assert page.pixels("cohorts-plot") != drawn
     page["theme"].click()
     assert page.data("theme") == "light"
-    page.media(prefers_color_scheme="light")
-    page.media(prefers_color_scheme="dark")
-    time.sleep(0.2)
+    # The page, which listens longer, has heard what a later listener has.
+    page.browser.execute_script(
+        """window.heard = 0;
+        matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => heard++);"""
+    )
+    for number, scheme in enumerate(("light", "dark"), start=1):
+        page.media(prefers_color_scheme=scheme)
+        until(lambda number=number: page.browser.execute_script("return heard") == number)
     assert page.data("theme") == "light"
 
 

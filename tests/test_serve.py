@@ -8,17 +8,18 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 from factories import STORY, make_run, make_snapshot, write_run
+from started import started
 
 from sparks.errors import SparksError
 from sparks.report import render_report
@@ -330,17 +331,15 @@ def test_a_request_that_fails_is_one_line(run, start, capfd, monkeypatch):
 
 def test_ctrl_c_ends_it(run):
     program = "import sys; from sparks.serve import serve; serve([sys.argv[1]], port=0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(run)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = process.stdout.readline()
-    url = re.fullmatch(r"(http://127\.0\.0\.1:\d+/) shows the report; Ctrl-C ends\n", line)[1]
-    with urllib.request.urlopen(url + "version", timeout=60) as answer:
-        assert answer.status == 200
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60) == ("", "")
-    assert process.returncode == 0
+    command = [sys.executable, "-c", program, run]
+    with started(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        line = process.stdout.readline()
+        url = re.fullmatch(r"(http://127\.0\.0\.1:\d+/) shows the report; Ctrl-C ends\n", line)[1]
+        with urllib.request.urlopen(url + "version", timeout=60) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
 
 
 # -- a browser -------------------------------------------------------------------------------------

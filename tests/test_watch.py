@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 from evaluations_made_here import SOLVING, write_evaluations
 from factories import STORY, make_metrics, make_run, make_snapshot, write_run
+from started import started
 
 from sparks.beside import circuits_now
 from sparks.errors import SparksError
@@ -655,21 +655,20 @@ def test_a_real_terminal_is_left_in_order(run, number, code):
 
     ours, theirs = pty.openpty()
     program = "import sys; from sparks.watch import watch; sys.exit(watch(sys.argv[1]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(run)],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"},
-    )  # fmt: skip
-    os.close(theirs)
+    command = [sys.executable, "-c", program, run]
+    terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     shown = b""
-    while b"\x1b[J" not in shown:
-        shown += os.read(ours, 4096)
-    process.send_signal(number)
-    try:
-        while more := os.read(ours, 4096):
-            shown += more
-    except OSError:  # the other end is closed
-        pass
-    assert process.wait(60) == code
+    with started(command, **terminal, env=os.environ | {"TERM": "xterm"}) as process:
+        os.close(theirs)
+        while b"\x1b[J" not in shown:
+            shown += os.read(ours, 4096)
+        process.send_signal(number)
+        try:
+            while more := os.read(ours, 4096):
+                shown += more
+        except OSError:  # the other end is closed
+            pass
+        assert process.wait(60) == code
     os.close(ours)
     assert b"\x1b[?1049l" in shown
     assert b"Traceback" not in shown
