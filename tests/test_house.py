@@ -180,8 +180,8 @@ MAY_IMPORT = {
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
-        "adapters anatomy config errors evaluation.during evaluation.folder probes processes "
-        "report snapshot store timeline "
+        "adapters anatomy beside config errors evaluation.during evaluation.folder probes "
+        "processes report snapshot store timeline "
         "token_pairs track trackers trainer_log"
     ),
     "callback": "adapters config errors evaluation.during probes recorder sharding store",
