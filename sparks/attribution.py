@@ -35,6 +35,7 @@ from typing import Self, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from sparks.anatomy import Anatomy
 from sparks.config import Positions, Rule, SnapshotConfig
@@ -44,7 +45,7 @@ from sparks.guard import undisturbed
 from sparks.memory import MemoryEstimate, Progress
 from sparks.modules import linear_map
 from sparks.passes import GRADIENT_SCALE, Endpoints, Passes, Trace
-from sparks.quadrature import PILOT_POINTS, Strata, added_points, grown, points
+from sparks.quadrature import PILOT_POINTS, Strata, added_points, grown, largest, points
 from sparks.schedule import Schedule
 from sparks.scores import EdgeScores, NodeScores
 from sparks.token_pairs import TokenPair
@@ -68,7 +69,7 @@ def edge_attribution(
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
-    planned: Progress | None = None,
+    spared: Progress | None = None,
 ) -> EdgeScores:
     """EAP-IG score of every edge, for every pair.
 
@@ -83,8 +84,9 @@ def edge_attribution(
         rule: where they lie, see `quadrature`.
         positions: L at the `last` position, or its mean over `all` positions of the continuation.
         memory_gib: budget for activations; pairs and steps are split to stay under it.
-        progress: called with the number of (pair, point) rows just done, of `len(pairs) * steps`.
-        planned: called with the number of rows that come on top, when pairs need more points.
+        progress: called with the number of (pair, point) rows just done, of at most `len(pairs)`
+            times `quadrature.largest`.
+        spared: called with the number of those rows that pairs turned out not to need.
 
     Raises:
         SparksError: no pairs, a token outside the vocabulary, a pair longer than the model's
@@ -93,7 +95,7 @@ def edge_attribution(
     parts = list(
         iter_edge_attribution(
             model, pairs, steps=steps, tolerance=tolerance, max_steps=max_steps, rule=rule,
-            positions=positions, memory_gib=memory_gib, progress=progress, planned=planned,
+            positions=positions, memory_gib=memory_gib, progress=progress, spared=spared,
         )
     )  # fmt: skip
     order = torch.tensor([index for indices, _ in parts for index in indices]).argsort()
@@ -118,7 +120,7 @@ def iter_edge_attribution(
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
-    planned: Progress | None = None,
+    spared: Progress | None = None,
 ) -> Iterator[tuple[list[int], EdgeScores]]:
     """`edge_attribution` a batch at a time: `(indices of the pairs, their scores)`.
 
@@ -134,7 +136,7 @@ def iter_edge_attribution(
     for indices in work.batches():
         with undisturbed(model):  # not around the yield: there the model is the caller's again
             run = _EdgeRun(work.anatomy, readers, *work.prepare(indices), work.budget)
-            steady = _until_steady(run, indices, work, config, progress, planned)
+            steady = _until_steady(run, indices, work, config, progress, spared)
             results = [(done, part.result()) for done, part in steady]
         yield from results
 
@@ -150,7 +152,7 @@ def node_attribution(
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
-    planned: Progress | None = None,
+    spared: Progress | None = None,
 ) -> NodeScores:
     """EAP-IG score of every node (embedding, heads, MLPs): for when edges are not wanted.
 
@@ -166,7 +168,7 @@ def node_attribution(
         work = Schedule(model, pairs, config)
         for indices in work.batches():
             run = _NodeRun(*work.prepare(indices))
-            for done, part in _until_steady(run, indices, work, config, progress, planned):
+            for done, part in _until_steady(run, indices, work, config, progress, spared):
                 order += done
                 parts.append(part.result())
     back = torch.tensor(order).argsort()
@@ -199,6 +201,21 @@ def estimate_memory(
     )  # fmt: skip
     with undisturbed(model):
         return Schedule(model, pairs, config).estimate
+
+
+def points_bar(pairs: int, config: SnapshotConfig, name: str, *, shown: bool) -> tqdm:
+    """A bar for `progress` and `spared`, which only goes forward.
+
+    Its whole is all points that the pairs may come to need; those that are spared count as done.
+    How many there are says little, so that the share alone is shown.
+    """
+    return tqdm(
+        total=pairs * largest(config.rule, config.first_steps, config.most_steps),
+        desc=name,
+        leave=False,
+        disable=not shown,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+    )
 
 
 # -- points ----------------------------------------------------------------------------------------
@@ -290,18 +307,21 @@ def _until_steady(
     work: Schedule,
     config: SnapshotConfig,
     progress: Progress | None,
-    planned: Progress | None,
+    spared: Progress | None,
 ) -> Iterator[tuple[list[int], Run]]:
     """Add points until each pair's gap is small enough or m is spent: `(pairs done, their run)`."""
     if config.rule == "pilot":
         run.look(points("right", PILOT_POINTS + 1)[:-1], config.first_steps)
     names = points(config.rule, config.first_steps)
+    most = largest(config.rule, config.first_steps, config.most_steps)
     while True:
         for chunk in work.chunks(names, indices):
             run.add(chunk)
             if progress is not None:
                 progress(len(chunk) * len(indices))
         done, left = _split(run, config)
+        if spared is not None:
+            spared((most - run.steps) * len(done))
         if not left:
             yield indices, run
             return
@@ -309,8 +329,6 @@ def _until_steady(
             yield [indices[row] for row in done], run.only(done)
             run, indices = run.only(left), [indices[row] for row in left]
         names = added_points(config.rule, run.steps)
-        if planned is not None:
-            planned(len(names) * len(indices))
 
 
 def _split(run: _Run, config: SnapshotConfig) -> tuple[list[int], list[int]]:

@@ -7,6 +7,7 @@ nothing at a checkpoint depends on a later one.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,35 @@ def rule_in_words(timeline: Timeline) -> str:
 def head_range(active: int, undecided: int) -> str:
     """Such as `9` or `9-17`: the heads that are active, and with them those that may be."""
     return f"{active}-{active + undecided}" if undecided else str(active)
+
+
+def range_meaning(undecided: Iterable[int]) -> dict[str, str]:
+    """The footnote of a column `active` of `head_range`; none where no cell is a range."""
+    return {"active": "from - to, with the undecided"} if any(undecided) else {}
+
+
+def heads_at(timeline: Timeline, checkpoint: int) -> str:
+    """The heads of a checkpoint in a few words, as a line about it begins.
+
+    Such as `9-17 active heads, 2 emergent`.
+    """
+    active, undecided, emergent = (
+        int(heads[checkpoint].sum())
+        for heads in (timeline.active, timeline.undecided, timeline.emergent)
+    )
+    shown = head_range(active, undecided)
+    text = f"{shown} active {'head' if shown == '1' else 'heads'}, {emergent} emergent"
+    text += " by the paper's rule" if timeline.rule == "paper" else ""
+    if timeline.too_little[checkpoint]:
+        text += f" (L of {timeline.loss[checkpoint]:.2g} nats is too little to say)"
+    return text
+
+
+def no_change_in_words(timeline: Timeline) -> str:
+    """What stands in the place of changes where there are none."""
+    if (~timeline.too_little).sum() < 2:
+        return "No change can be called: too little L"
+    return "No head was born, pruned or silenced"
 
 
 def range_in_words(active: int, undecided: int, likely: int) -> str:
@@ -99,12 +129,47 @@ def circuits_in_words(counts: pd.DataFrame) -> str:
     text = f"{last['circuit_heads']:.1f} heads on average at step {last['step']:.0f}"
     if len(counts) == 1:
         return text
+    if np.isnan(last["circuit_growth"]):
+        return f"{text}; too little L to say whether that changed"
     gain, low, high = (last[f"circuit_growth{end}"] for end in ("", "_low", "_high"))
     sure = "beyond luck" if low > 0 or high < 0 else "no more than luck"
     return (
         f"{text}, {gain:+.1f} since step {first['step']:.0f} ({low:+.1f} to {high:+.1f} by its 95% "
         f"interval over probes: {sure})"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faithfulness:
+    """Share of L that circuits keep with all outside them patched; median over the probes."""
+
+    share: float
+    """At `step`: the number that every view names as the run's."""
+    step: int
+    """The last checkpoint at which it was measured."""
+    least: float
+    least_step: int
+
+
+def faithfulness_of(counts: pd.DataFrame) -> Faithfulness | None:
+    """Of a run, from `Timeline.counts()`; None where no checkpoint has it."""
+    known = counts.dropna(subset="faithfulness")
+    if known.empty:
+        return None
+    steps, shares = known["step"].tolist(), known["faithfulness"].tolist()
+    least = min(shares)
+    return Faithfulness(
+        share=shares[-1], step=steps[-1], least=least, least_step=steps[shares.index(least)]
+    )
+
+
+def points_in_words(counts: pd.DataFrame) -> str:
+    """m over the probes and checkpoints of a run: `100 points`, `12 to 324 points (median 36)`."""
+    least, most = counts["points_min"].min(), counts["points_max"].max()
+    if least == most:
+        return f"{most:.0f} points"
+    median = counts["points_median"].median()
+    return f"{least:.0f} to {most:.0f} points (median {median:.0f})"
 
 
 def null_in_words(timeline: Timeline) -> str:

@@ -23,6 +23,11 @@ Nothing at checkpoint t depends on a later one: what is shown live stands. A cha
 later than it happened has an `onset` before its checkpoint: from there on the inclusion was on the
 other side of one half.
 
+Where L is too little (`too_little`: its median over the probes is below `floor`) there is nothing
+to attribute, and circuits are noise: every head is undecided at that checkpoint, nothing changes
+there and nothing is compared with it. The first checkpoint that has enough L takes the part of the
+first in 2, but its active heads are no base: they are active with no date of birth.
+
 A change of one head needs 2^-probes <= alpha_t: `fewest_probes`. With fewer, none is decided.
 The paper's rule (active = in any probe's circuit) is `timeline_states.paper_states`.
 """
@@ -35,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8, UInt8
 
-from sparks.config import setting
+from sparks.config import LEAST_LOSS, setting
 from sparks.errors import SparksError
 from sparks.intervals import LEVEL, inclusion_interval
 from sparks.sign_flips import changed
@@ -59,6 +64,10 @@ class CalibrationConfig:
     checkpoints: int = setting(
         50, "checkpoints after the first over which half of the accepted errors are spread"
     )
+    floor: float = setting(
+        LEAST_LOSS,
+        "L, nats, median over probes: where a checkpoint has less, nothing is called; 0 for none",
+    )
 
     def __post_init__(self) -> None:
         for name in ("fdr", "level"):
@@ -69,6 +78,9 @@ class CalibrationConfig:
             raise SparksError(
                 f"checkpoints must be a whole number, at least 1, got {self.checkpoints!r}"
             )
+        number = isinstance(self.floor, int | float) and not isinstance(self.floor, bool)
+        if not (number and 0 <= self.floor < math.inf):
+            raise SparksError(f"floor must be a number of nats, at least 0, got {self.floor!r}")
 
     def alpha(self, checkpoint: int) -> float:
         """False discovery rate spent at the checkpoint of this index; the first compares nothing.
@@ -103,10 +115,19 @@ class Decisions:
     """Active before any change: base, or active without a date of birth."""
 
 
+def too_little(
+    loss: Float[np.ndarray, " checkpoints"], config: CalibrationConfig
+) -> Bool[np.ndarray, " checkpoints"]:
+    """Where L, nats, median over probes, is below the floor, or no number: nothing is called."""
+    return ~(loss >= config.floor)
+
+
 def decide(
     levels: UInt8[np.ndarray, "checkpoints probes layers heads"],
     settings: int,
     config: CalibrationConfig | None = None,
+    *,
+    loss: Float[np.ndarray, " checkpoints"] | None = None,
 ) -> Decisions:
     """Apply the rule to the checkpoints in their order.
 
@@ -114,17 +135,21 @@ def decide(
         levels: in how many of the circuit settings the head is in the probe's circuit.
         settings: how many there are.
         config: None takes the defaults.
+        loss: L, nats, median over the probes; None where it is known to be enough.
     """
     config = config or CalibrationConfig()
     times, probes, layers, heads = levels.shape
+    usable = np.ones(times, dtype=bool) if loss is None else ~too_little(loss, config)
     flat = levels.reshape(times, probes, layers * heads)
     inclusion = flat.mean(axis=1, dtype=np.float64) / settings
     low, high = inclusion_interval(flat, settings, level=config.level)
     reading = (low > HALF).astype(np.int8) - (high < HALF)
-    heads_now = _Heads(flat, reading[0], inclusion[0])
+    reading[~usable] = 0
     state, change = np.zeros_like(reading), np.zeros_like(reading)
-    state[0] = reading[0]
-    for time in range(1, times):
+    first, *later = np.flatnonzero(usable).tolist() or [0]
+    heads_now = _Heads(flat, first, reading[first], inclusion[first])
+    state[first] = reading[first]
+    for time in later:
         state[time], change[time] = heads_now.advance(time, reading[time], config.alpha(time))
     shape = (times, layers, heads)
     return Decisions(
@@ -133,7 +158,7 @@ def decide(
         high=high.reshape(shape),
         state=state.reshape(shape),
         change=change.reshape(shape),
-        onset=_onset(inclusion >= HALF).reshape(shape),
+        onset=_onset(inclusion >= HALF, usable).reshape(shape),
         old=heads_now.old.reshape(layers, heads),
     )
 
@@ -144,12 +169,13 @@ class _Heads:
     def __init__(
         self,
         levels: UInt8[np.ndarray, "checkpoints probes all"],
+        first: int,
         reading: Int8[np.ndarray, " all"],
         inclusion: Float[np.ndarray, " all"],
     ) -> None:
-        self.levels = levels
+        self.levels, self.first = levels, first
         self.settled = reading.copy()
-        self.since = np.zeros(len(reading), dtype=np.int64)
+        self.since = np.full(len(reading), first, dtype=np.int64)
         """Checkpoint at which it was settled."""
         self.old = reading == 1
         self.unborn = (reading == 0) & (inclusion < HALF)
@@ -185,7 +211,7 @@ class _Heads:
         if not (opposed | risen).any():
             return moved
         known = np.flatnonzero(self.settled)
-        against = np.where(rising[known], 0, self.since[known])
+        against = np.where(rising[known], self.first, self.since[known])
         before = self.levels[against, :, known].astype(np.int64)
         now = self.levels[time][:, known].T.astype(np.int64)
         towards = np.where(rising[known], 1, -self.settled[known].astype(np.int64))
@@ -194,9 +220,15 @@ class _Heads:
         return moved
 
 
-def _onset(above: Bool[np.ndarray, "checkpoints all"]) -> Int[np.ndarray, "checkpoints all"]:
-    """Index of the first checkpoint of the unbroken stretch on the same side."""
+def _onset(
+    above: Bool[np.ndarray, "checkpoints all"], usable: Bool[np.ndarray, " checkpoints"]
+) -> Int[np.ndarray, "checkpoints all"]:
+    """Index of the first checkpoint of the unbroken stretch on the same side.
+
+    One that is not usable is taken to be as the usable one before it.
+    """
     times = np.arange(len(above))[:, None]
+    above = above[np.maximum.accumulate(np.where(usable, times[:, 0], 0))]
     turned = np.ones_like(above)
     turned[1:] = above[1:] != above[:-1]
     return np.maximum.accumulate(np.where(turned, times, 0), axis=0)

@@ -273,6 +273,11 @@ class Comparison:
                 f"no snapshot of step 0 in {', '.join(late)}: base heads and births there are "
                 "against a model that training has already changed"
             )
+        lines += [
+            f"{name!r}: {timeline.little_in_words()}, nothing is called there"
+            for name, timeline in zip(self.names, self.timelines, strict=True)
+            if timeline.too_little.any()
+        ]
         hashes = [t.metas[0].model_hash for t in self.timelines if t.steps[0] == 0]
         names = [n for n, t in zip(self.names, self.timelines, strict=True) if t.steps[0] == 0]
         if different := _groups(names, hashes, 12):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparks.beside import head_range, null_in_words, rule_in_words
+from sparks.beside import head_range, null_in_words, range_meaning, rule_in_words
 from sparks.comparison import Comparison, When
 from sparks.text_page import Page, column_sizes, count, inert, number, percent
 from sparks.timeline_text import settings_in_words
@@ -23,7 +23,6 @@ _GIVEN_UP_FIRST = (
 )  # fmt: skip
 _CURVES = ("reward", "loss")
 _MEANINGS = {
-    "active": "from - to, with the undecided",
     "paper": "active by the paper's rule",
     "null": "emergent heads on an unchanged model",
     "specific": "births that the control probes do not show",
@@ -126,8 +125,9 @@ def _runs(page: Page, runs: pd.DataFrame) -> None:
     more = f" ({' and '.join(logged)}: first > last logged)" if logged else ""
     _table(page, f"Runs, each to its own end{more}", columns)
     shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
-    meant = [f"{name}: {text}" for name, text in _MEANINGS.items() if name in shown]
-    page.labelled(" ", "; ".join(meant), style="quiet")
+    meanings = range_meaning(runs["undecided"]) | _MEANINGS
+    if meant := [f"{name}: {text}" for name, text in meanings.items() if name in shown]:
+        page.labelled(" ", "; ".join(meant), style="quiet")
 
 
 def _by_paper(rows: Sequence[Mapping[Any, Any]]) -> dict[str, list[str]]:

@@ -20,6 +20,11 @@ FIRST_STEPS = 12
 """m that a tolerance starts from where no steps are given: at 8, a gap was sometimes small by
 chance (`tests/bench/RECORD.md`)."""
 
+LEAST_LOSS = 0.1
+"""L, nats, below which there is nothing to attribute: all of it is less than the |score| that the
+paper asks of one edge (tau). Measured: 1 to 13 on trained models, 0.00001 to 0.02 on models as they
+are initialised (`tests/bench/RECORD.md`)."""
+
 
 TRUST_HELP = "run Python code that comes with a model from its folder or the hub"
 """Of `trust_remote_code`, wherever it can be given."""

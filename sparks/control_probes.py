@@ -6,7 +6,7 @@
    recalled or copied: L compares what the model predicts there.
 3. The model is asked: those come first whose likeliest next token it gets right after clean, and
    does not write after corrupted as well. Where they do not suffice, others follow, those of the
-   largest L first; below `MIN_LOSS` there is nothing to attribute.
+   largest L first; below `LEAST_LOSS` there is nothing to attribute.
 
 Deterministic by seed and model. No data, no hub, no torch: the model is a `Reader`.
 
@@ -22,13 +22,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sparks.config import ControlKind
+from sparks.config import LEAST_LOSS, ControlKind
 from sparks.errors import SparksError
 from sparks.probes import CONTROL_GROUP, Probe
 from sparks.token_pairs import Message, PairEncoder, TokenPair
-
-MIN_LOSS = 0.1
-"""Least L, nats: KL divergence of the predictions behind corrupted from those behind clean."""
 
 _ROUNDS = 5
 _TRIES = 2000  # candidates whose tokens are looked at: with some tokenizers none fits
@@ -152,7 +149,7 @@ def control_probes(
         system_prompt: system message of chat prompts.
 
     Raises:
-        SparksError: too few fit the tokenizer and have an L of at least `MIN_LOSS`.
+        SparksError: too few fit the tokenizer and have an L of at least `LEAST_LOSS`.
     """
     choices: list[_Choice] = []
     for name, drawn in (("copying", _copying), ("recall", _recall)):
@@ -198,7 +195,7 @@ class _Choice:
                 self._judge(probe, answer, reading)
 
     def _judge(self, probe: Probe, answer: int | None, reading: Reading) -> None:
-        if not reading.loss >= MIN_LOSS:  # a loss that is no number, too
+        if not reading.loss >= LEAST_LOSS:  # a loss that is no number, too
             return
         if reading.clean_next == answer != reading.corrupted_next:
             self.right.append(probe)

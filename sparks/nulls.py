@@ -56,6 +56,7 @@ __all__ = [
     "merged",
     "null_of",
     "nulls_of",
+    "refuse_too_little",
     "resampled",
     "seeds",
     "sentence",
@@ -71,7 +72,7 @@ _cache: WeakKeyDictionary[Snapshot, dict[Any, NullBand]] = WeakKeyDictionary()
 def null_of(timeline: Timeline) -> NullBand | None:
     """The best null of other probes under the timeline's rule: measured on fresh ones, else drawn.
 
-    None with fewer than 4 probes.
+    None with fewer than 4 probes, or too little L at the first checkpoint.
     """
     bands = {band.method: band for band in nulls_of(timeline)}
     return bands.get("fresh probes") or bands.get("resampled")
@@ -79,6 +80,8 @@ def null_of(timeline: Timeline) -> NullBand | None:
 
 def nulls_of(timeline: Timeline) -> tuple[NullBand, ...]:
     """`resampled`, and what `sparks null` found of this run under the timeline's rule."""
+    if timeline.too_little[0]:
+        return ()
     kept = [band for band in timeline.nulls if _belongs(band, timeline)]
     known = {band.method for band in kept}
     drawn = None if "resampled" in known else resampled(timeline)
@@ -88,6 +91,8 @@ def nulls_of(timeline: Timeline) -> tuple[NullBand, ...]:
 def sentence(timeline: Timeline, band: NullBand | None) -> str:
     """Whether the run's emergent heads exceed the null, in words; no full stop."""
     step, by = timeline.steps[-1], f"by the {_RULE_NAMES[timeline.rule]}"
+    if timeline.too_little[[0, -1]].any():
+        return f"{timeline.little_in_words()}: no verdict"
     if band is None:
         return f"{timeline.num_probes} probes are too few for a null: {FEWEST} are needed"
     given = f"{_NULL_NAMES[band.method]} {_span(band.births_low, band.births_high)}"
@@ -101,7 +106,10 @@ def sentence(timeline: Timeline, band: NullBand | None) -> str:
         return f"one checkpoint, no births yet; {given} {by}"
     emergent = _heads(_emergent(timeline))
     verdict = "more" if exceeds(timeline, band) else "no more"
-    return f"{emergent} emergent at step {step} {by}; {given}: {verdict} than its null"
+    text = f"{emergent} emergent at step {step} {by}; {given}: {verdict} than its null"
+    if verdict == "more" and timeline.rule == "paper":
+        return f"{text}, as a number; which of them are real it does not say"
+    return text
 
 
 def exceeds(timeline: Timeline, band: NullBand) -> bool:
@@ -149,14 +157,14 @@ def merged(old: Sequence[NullBand], new: Sequence[NullBand]) -> tuple[NullBand, 
 
 
 def resampled(timeline: Timeline, *, draws: int = DRAWS, seed: int = 0) -> NullBand | None:
-    """From the run's own first snapshot; None with fewer than 4 probes.
+    """From the run's own first snapshot; None with fewer than 4 probes, or too little L there.
 
     Args:
         timeline: the rule and the probes are its own.
         draws: random splits.
         seed: of the draws.
     """
-    if timeline.num_probes < FEWEST:
+    if timeline.num_probes < FEWEST or timeline.too_little[0]:
         return None
     known = _cache.setdefault(timeline.snapshots[0], {})
     key = (timeline.rule, timeline.group, timeline.calibration, draws, seed)
@@ -209,8 +217,10 @@ def fresh(
         seed: of the draws.
 
     Raises:
-        SparksError: the pool is too small, or of another model shape or other settings.
+        SparksError: the pool is too small, or of another model shape or other settings; too little
+            L at the first checkpoint.
     """
+    refuse_too_little(timeline)
     base = base or timeline.snapshots[0]
     check_like(base, pool, "the pool")
     n, both = timeline.num_probes, (base, pool)
@@ -245,8 +255,10 @@ def weight_noise(
         base: the snapshot without noise; None takes the run's first.
 
     Raises:
-        SparksError: a snapshot is of other probes, another model shape or other settings.
+        SparksError: a snapshot is of other probes, another model shape or other settings; too
+            little L at the first checkpoint.
     """
+    refuse_too_little(timeline)
     base = base or timeline.snapshots[0]
     pairs = [(base, _like(base, snapshot, "a noisy model", same_probes=True)) for snapshot in noisy]
     found = _of_pairs(timeline, pairs)
@@ -268,8 +280,11 @@ def seeds(timeline: Timeline, others: Sequence[Timeline]) -> NullBand:
         others: at least one.
 
     Raises:
-        SparksError: a run has other probes, another model shape or other settings.
+        SparksError: a run has other probes, another model shape or other settings; too little L at
+            the last checkpoint of one.
     """
+    for run in (timeline, *others):
+        refuse_too_little(run, -1)
     last = timeline.snapshots[-1]
     ends = [other.snapshots[-1] for other in others]
     pairs = [(last, _like(last, end, "a run of another seed", same_probes=True)) for end in ends]
@@ -281,6 +296,19 @@ def seeds(timeline: Timeline, others: Sequence[Timeline]) -> NullBand:
         **_ends(found.born, found.gone, found.after),
         source=f"{runs} at step {steps}, against this run at step {last.step}",
     )
+
+
+def refuse_too_little(timeline: Timeline, checkpoint: int = 0) -> None:
+    """There is something to attribute at the checkpoint of this index.
+
+    Raises:
+        SparksError: there is not.
+    """
+    if timeline.too_little[checkpoint]:
+        raise SparksError(
+            f"{timeline.little_in_words()}: circuits are noise there, and so is what an unchanged "
+            f"model gives; take probes whose two beginnings the model tells apart"
+        )
 
 
 def check_like(first: Snapshot, other: Snapshot, what: str, *, same_probes: bool = False) -> None:

@@ -61,6 +61,17 @@ def grown(rule: Rule, steps: int) -> int:
     return _GROWTH[rule] * steps
 
 
+def largest(rule: Rule, steps: int, most: int) -> int:
+    """The largest m that growth from `steps` reaches while it stays at most `most`.
+
+    Raises:
+        SparksError: as `points` does.
+    """
+    while (more := grown(rule, steps)) <= most:
+        steps = more
+    return steps
+
+
 def added_points(rule: Rule, steps: int) -> list[float]:
     """The points of `grown(rule, steps)` that are not among those of `steps`, increasing.
 

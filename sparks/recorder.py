@@ -23,6 +23,7 @@ from transformers import TrainerState, TrainingArguments
 from sparks import processes
 from sparks.adapters import without_adapter
 from sparks.anatomy import base_model
+from sparks.beside import heads_at
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError, printable, reason
 from sparks.evaluation.during import CheckpointEvaluator
@@ -209,7 +210,7 @@ class Recorder:
         self.measured.add(snapshot.step)
         self._spent += time.perf_counter() - start
         if self.progress and processes.index() == 0:
-            _say(_line(snapshot))
+            _say(_line(self._timeline(state), snapshot))
 
     def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
         self.store.save(snapshot)
@@ -379,9 +380,10 @@ def evaluation_line(found: StepEvaluation, seconds: float, share: float | None) 
     return line if share is None else f"{line}, {share:.1%} of the time so far"
 
 
-def _line(snapshot: Snapshot) -> str:
-    active = int(snapshot.active.any(0).sum())
-    line = f"step {snapshot.step}: {active} active heads, {snapshot.meta.seconds:.1f} s"
+def _line(timeline: Timeline, snapshot: Snapshot) -> str:
+    """Heads as every view counts them; what the snapshot cost."""
+    heads = heads_at(timeline, timeline.steps.tolist().index(snapshot.step))
+    line = f"step {snapshot.step}: {heads}, {snapshot.meta.seconds:.1f} s"
     if snapshot.meta.overhead is not None:
         line += f", {snapshot.meta.overhead:.1%} of the time so far"
     return line

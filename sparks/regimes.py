@@ -30,7 +30,7 @@ Verdict, with 95 % intervals and tests at 5 % (`RegimeSettings`):
   and the emergent count follow the reward. Without a logged reward this cannot be said, however
   high the turnover: heads that flicker at the edge of the threshold are born and pruned too.
 - *undecided*: all else, with the reason. So it is where births or checkpoints are fewer than a test
-  needs to decide, or births came too late to be followed.
+  needs to decide, births came too late to be followed, or a checkpoint has too little L.
 
 The two exclude each other. Heads, and in 4 checkpoints, count as independent; where they are not,
 the single numbers look surer than they are, which is why no regime rests on one of them. What
@@ -177,7 +177,7 @@ class Regime:
         """
         settings = settings or RegimeSettings()
         numbers = _numbers(timeline, settings)
-        return cls(settings=settings, **numbers, **_judge(numbers, settings))
+        return cls(settings=settings, **numbers, **_judge(timeline, numbers, settings))
 
 
 def survival_of_births(timeline: Timeline, *, level: float = LEVEL) -> Survival:
@@ -409,9 +409,13 @@ class _Claim:
     """What is missing if it does not hold."""
 
 
-def _judge(numbers: Mapping[str, Any], settings: RegimeSettings) -> dict[str, Any]:
+def _judge(
+    timeline: Timeline, numbers: Mapping[str, Any], settings: RegimeSettings
+) -> dict[str, Any]:
+    if reason := timeline.little_in_words():
+        return {"verdict": "undecided", "reason": reason, "evidence": ()}
     sentences = tuple(evidence(numbers, settings.share_kept, settings.reward))
-    if reason := _too_little(numbers, settings):
+    if reason := _too_few(numbers, settings):
         return {"verdict": "undecided", "reason": reason, "evidence": sentences}
     claims = {
         "accumulates": _accumulating(numbers, settings),
@@ -428,7 +432,7 @@ def _judge(numbers: Mapping[str, Any], settings: RegimeSettings) -> dict[str, An
     return {"verdict": "undecided", "reason": reason, "evidence": sentences}
 
 
-def _too_little(numbers: Mapping[str, Any], settings: RegimeSettings) -> str:
+def _too_few(numbers: Mapping[str, Any], settings: RegimeSettings) -> str:
     """Why no test can decide; empty where they can."""
     checkpoints, births, horizon = (numbers[key] for key in ("checkpoints", "births", "horizon"))
     if checkpoints < settings.fewest_checkpoints:

@@ -1,13 +1,15 @@
 """What TensorBoard gets: the numbers and the two pictures, over the training step; nothing else.
 
-They go to a run of their own, `sparks`, beside the trainer's: `OUTPUT_DIR/runs/sparks`, or
-`$TENSORBOARD_LOGGING_DIR/sparks` where the trainer's reporter is told so. A resumed training goes
-on in it, and what it measures again replaces what stood there. tensorboard (or tensorboardX) and
+Each training has a run of its own beside the trainer's, named by date and host as the trainer's is:
+`OUTPUT_DIR/runs/sparks/Nov30_21-33-32_HOST`, or below `$TENSORBOARD_LOGGING_DIR/sparks` where the
+trainer's reporter is told so. A resumed training goes on in the last one, and what it measures
+again replaces what stood there. tensorboard (or tensorboardX) and
 matplotlib, the extra `tensorboard`, are imported when a function first needs them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ _FOLDER = "sparks"
 
 
 def start(args: Any, state: Any) -> Any:
-    """A writer of our own; later steps that a resumed training will take again are taken back.
+    """A writer of our own; later steps that a resumed training takes again are taken back.
 
     Args:
         args: the trainer's.
@@ -37,14 +39,29 @@ def start(args: Any, state: Any) -> Any:
         OSError: the folder cannot be written.
     """
     optional_module("matplotlib", extra=_EXTRA)
-    step = state.global_step
-    return _writer()(log_dir=str(_folder(args)), purge_step=step + 1 if step else 0)
+    step, folder = state.global_step, _folder(args)
+    if step and (earlier := [path for path in folder.glob("*") if path.is_dir()]):
+        last = max(earlier, key=lambda path: path.stat().st_mtime_ns)
+        return _writer()(log_dir=str(last), purge_step=step + 1)
+    return _writer()(log_dir=str(_own(folder)))
 
 
 def _folder(args: Any) -> Path:
+    """Where the runs of all trainings lie."""
     told = os.environ.get("TENSORBOARD_LOGGING_DIR")
     base = Path(told).expanduser() if told else Path(args.output_dir or ".") / "runs"
     return base / _FOLDER
+
+
+def _own(folder: Path) -> Path:
+    """Of a new training; of two in one second the later one gets a number."""
+    from transformers.integrations.integration_utils import default_logdir
+
+    name = Path(default_logdir()).name
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(
+        p for p in map(folder.joinpath, itertools.chain([name], numbered)) if not p.exists()
+    )
 
 
 def _writer() -> Any:

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from sparks.calibration import HALF, CalibrationConfig, decide
+from sparks.calibration import HALF, CalibrationConfig, decide, too_little
 from sparks.errors import SparksError
 from sparks.evaluation.folder import StepEvaluation
 from sparks.graph import Graph
@@ -48,7 +48,9 @@ from sparks.timeline_input import (
     caveats,
     check_comparable,
     doubts,
+    floor_caveat,
     levels_of,
+    little_in_words,
     metric_frame,
     probes_of_group,
     rows_of_snapshots,
@@ -60,6 +62,7 @@ from sparks.timeline_numbers import (
     frozen,
     interval_of_levels,
     measurements,
+    median_loss,
     shares,
 )
 from sparks.timeline_states import (
@@ -114,6 +117,11 @@ class Timeline:
     inclusion_low: Float32[np.ndarray, "checkpoints layers heads"]
     inclusion_high: Float32[np.ndarray, "checkpoints layers heads"]
     """Ends of its 95 % interval over probes (`intervals`)."""
+    loss: Float[np.ndarray, " checkpoints"]
+    """L, nats: median over the probes."""
+    too_little: Bool[np.ndarray, " checkpoints"]
+    """L is below the floor of `calibration`: nothing is called there, and nothing is compared with
+    it."""
     states: States
     active: Bool[np.ndarray, "checkpoints layers heads"]
     undecided: Bool[np.ndarray, "checkpoints layers heads"]
@@ -183,6 +191,8 @@ class Timeline:
         self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
         self._given, self._logged = tuple(problems), tuple(metrics)
         self.problems = (*problems, *caveats(ordered, chosen))
+        if self.too_little.any():
+            self.problems += (floor_caveat(self.little_in_words(), rule),)
         if rule == "calibrated":
             steps, settings = self.steps.tolist(), self.num_settings
             self.problems += tuple(doubts(steps, self.num_probes, settings, self.calibration))
@@ -251,8 +261,10 @@ class Timeline:
         self.importance = frozen(shares(raw).astype(np.float32))
         levels, self.num_settings = levels_of(ordered, chosen)
         self.levels = frozen(levels)
+        self.loss = frozen(median_loss(ordered, chosen))
+        self.too_little = frozen(too_little(self.loss, self.calibration))
         if self.rule == "calibrated":
-            decisions = decide(levels, self.num_settings, self.calibration)
+            decisions = decide(levels, self.num_settings, self.calibration, loss=self.loss)
             inclusion, low, high = decisions.inclusion, decisions.low, decisions.high
             self.states = calibrated_states(decisions)
         else:
@@ -276,6 +288,15 @@ class Timeline:
     def num_probes(self) -> int:
         """Probes that were counted."""
         return len(self.probe_ids)
+
+    def little_in_words(self) -> str:
+        """At which checkpoints L is too little, how much it is, and the floor; empty for none."""
+        little = self.too_little
+        if not little.any():
+            return ""
+        return little_in_words(
+            self.steps[little].tolist(), self.loss[little].tolist(), self.calibration.floor
+        )
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -335,22 +356,22 @@ class Timeline:
         """A row a checkpoint.
 
         Columns: step; numbers of heads: active, undecided, likely (inclusion
-        of at least one half: the best guess; a head that stays what it was settled as can put it
-        outside of `active` .. `active` + `undecided`), base (active at the first checkpoint,
-        constant), emergent,
+        of at least one half: the best guess, none where L is too little; a head that stays what it
+        was settled as can put it outside of `active` .. `active` + `undecided`), base (active at
+        the first checkpoint, constant), emergent,
         retained, born, pruned, revived, silenced, returned; circuit_heads (heads of a circuit, mean
         over probes and settings) and circuit_growth (since the first checkpoint, probe by probe),
         each with _low and _high (95 % bootstrap interval); edges (mean of kept edges a
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
         of L the circuit carries alone, NaN where not measured); completeness_gap_median and
-        completeness_gap_max (over probes whose gap is a number; NaN if none is); points_median and
-        points_max (m over probes: points on the path); seconds; overhead (share of the training's
-        time that snapshots had taken, NaN where unknown); peak_memory_gib.
+        completeness_gap_max (over probes whose gap is a number; NaN if none is); points_min,
+        points_median and points_max (m over probes: points on the path); seconds; overhead (share
+        of the training's time that snapshots had taken, NaN where unknown); peak_memory_gib.
         """
         frame = pd.DataFrame({"step": self.steps})
         frame["active"] = self.active.sum(axis=(1, 2))
         frame["undecided"] = self.undecided.sum(axis=(1, 2))
-        frame["likely"] = (self.inclusion >= HALF).sum(axis=(1, 2))
+        frame["likely"] = (self.inclusion >= HALF).sum(axis=(1, 2)) * ~self.too_little
         frame["base"] = int(self.base.sum())
         frame["emergent"] = self.emergent.sum(axis=(1, 2))
         frame["retained"] = self.retained.sum(axis=(1, 2))
@@ -370,7 +391,7 @@ class Timeline:
 
     @cached_property
     def _circuits(self) -> dict[str, Float[np.ndarray, " checkpoints"]]:
-        return circuit_heads(self.levels, self.num_settings)
+        return circuit_heads(self.levels, self.num_settings, self.too_little)
 
     def cohorts(self) -> pd.DataFrame:
         """Active heads of each cohort (paper Fig. 2A). Index: step.

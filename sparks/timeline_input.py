@@ -103,6 +103,28 @@ def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> 
     return lines
 
 
+def little_in_words(steps: Sequence[int], loss: Sequence[float], floor: float) -> str:
+    """That L is too little at these steps, and how much it is there (nats)."""
+    most = "" if len(steps) == 1 else "at most "
+    return (
+        f"L is too little at {steps_text(steps)} ({most}{max(loss):.2g} nats, median over probes; "
+        f"the floor is {floor:g})"
+    )
+
+
+def floor_caveat(little: str, rule: str) -> str:
+    """What too little L means under a rule, and the way out; `little` is of `little_in_words`."""
+    meaning = (
+        "no head has a state there, and nothing is compared with it"
+        if rule == "calibrated"
+        else "the paper's rule counts heads there all the same, and no verdict rests on them"
+    )
+    return (
+        f"{little}, so that there is nothing to attribute: {meaning}; take probes whose two "
+        "beginnings the model tells apart, or a floor of your own (CalibrationConfig.floor)"
+    )
+
+
 def doubts(
     steps: Sequence[int], probes: int, settings: int, calibration: CalibrationConfig
 ) -> list[str]:

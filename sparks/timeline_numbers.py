@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from sparks.intervals import inclusion_interval, mean_interval
 from sparks.snapshot import Snapshot
@@ -32,9 +32,17 @@ def measurements(
         ),
         "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
         "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
+        "points_min": points.min(axis=1),
         "points_median": np.median(points, axis=1),
         "points_max": points.max(axis=1),
     }
+
+
+def median_loss(
+    ordered: Sequence[Snapshot], chosen: np.ndarray
+) -> Float[np.ndarray, " checkpoints"]:
+    """L, nats: median over the probes. NaN where that of a probe is no number."""
+    return np.array([np.median(s.loss_corrupted[chosen].astype(np.float64)) for s in ordered])
 
 
 def _numbers(values: np.ndarray) -> Float[np.ndarray, " rest"]:
@@ -89,18 +97,23 @@ def component_totals(
 
 
 def circuit_heads(
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
+    levels: UInt8[np.ndarray, "checkpoints probes layers heads"],
+    settings: int,
+    little: Bool[np.ndarray, " checkpoints"],
 ) -> dict[str, Float[np.ndarray, " checkpoints"]]:
     """Heads of a circuit, the mean over probes and settings, and what they gained since the first.
 
     No head is judged, so small rises of many heads show that no single test could settle. Ends are
-    95 % bootstrap intervals; the gain is that of each probe.
+    95 % bootstrap intervals; the gain is that of each probe. It is NaN where this checkpoint or the
+    first has too `little` L.
     """
     sizes = levels.sum(axis=(2, 3), dtype=np.int64) / settings
     columns: dict[str, Float[np.ndarray, " checkpoints"]] = {}
     for name, values in (("circuit_heads", sizes), ("circuit_growth", sizes - sizes[0])):
         low, high = mean_interval(values.T)
         columns |= {name: values.mean(axis=1), f"{name}_low": low, f"{name}_high": high}
+    for end in ("", "_low", "_high"):
+        columns[f"circuit_growth{end}"][little | little[0]] = np.nan
     return columns
 
 

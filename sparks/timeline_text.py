@@ -16,10 +16,14 @@ from jaxtyping import Num
 from sparks.beside import (
     circuits_in_words,
     control_in_words,
+    faithfulness_of,
     head_range,
+    no_change_in_words,
     null_in_words,
     paper_counts,
+    points_in_words,
     range_in_words,
+    range_meaning,
     rule_in_words,
     with_onset,
 )
@@ -37,7 +41,6 @@ _GIVEN_UP_FIRST = (
     "pruned", "born",
 )  # fmt: skip
 _MEANINGS = {
-    "active": "from - to, with the undecided",
     "likely": "inclusion of one half or more",
     "paper": "active by the paper's rule",
     "moved": "share of edges that changed since the checkpoint before",
@@ -169,13 +172,11 @@ def _paper_in_words(timeline: Timeline) -> str:
 
 
 def _faithfulness_in_words(counts: pd.DataFrame) -> str:
-    share = counts["faithfulness"].to_numpy()
-    if np.isnan(share).all():
+    if (found := faithfulness_of(counts)) is None:
         return ""
-    last = int(np.flatnonzero(~np.isnan(share))[-1])
     return (
-        f"; with all outside them patched, circuits keep {percent(share[last])} of L (step "
-        f"{counts['step'][last]}, median; below 0: worse than the corrupted run)"
+        f"; with all outside them patched, circuits keep {percent(found.share)} of L (step "
+        f"{found.step}, median over probes; below 0: worse than the corrupted run)"
     )
 
 
@@ -187,13 +188,8 @@ def _gap_in_words(counts: pd.DataFrame) -> str:
     return (
         f"completeness gap at worst {percent(gaps[worst])} (step {counts['step'][worst]}), median "
         f"{percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
-        f"the path miss ({_points_in_words(counts)})"
+        f"the path miss ({points_in_words(counts)})"
     )
-
-
-def _points_in_words(counts: pd.DataFrame) -> str:
-    median, most = counts["points_median"].median(), counts["points_max"].max()
-    return f"{most:.0f} points" if median == most else f"{median:.0f} points, at most {most:.0f}"
 
 
 # -- table -----------------------------------------------------------------------------------
@@ -223,8 +219,9 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     page.heading(f"Checkpoints ({' and '.join(logged)}: last logged)" if logged else "Checkpoints")
     page.grid(_grid(columns, page.width, _GIVEN_UP_FIRST))
     shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
-    meant = [f"{name}: {text}" for name, text in _MEANINGS.items() if name in shown]
-    page.labelled(" ", "; ".join(meant), style="quiet")
+    meanings = range_meaning(counts["undecided"]) | _MEANINGS
+    if meant := [f"{name}: {text}" for name, text in meanings.items() if name in shown]:
+        page.labelled(" ", "; ".join(meant), style="quiet")
 
 
 def _two(value: float) -> str:
@@ -344,7 +341,7 @@ def _events(page: Page, timeline: Timeline, max_events: int) -> None:
     events = timeline.events()
     if events.empty:
         if len(timeline) > 1:
-            page.heading("No head was born, pruned or silenced")
+            page.heading(no_change_in_words(timeline))
         return
     page.heading("Births, prunings and other changes")
     width, shown, last = len(str(events["step"].iloc[-1])), events.head(max_events), None

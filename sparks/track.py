@@ -15,18 +15,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sparks import processes
 from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import take_apart
-from sparks.attribution import iter_edge_attribution
+from sparks.attribution import iter_edge_attribution, points_bar
 from sparks.circuit import Circuit, extract_circuit
 from sparks.circuit_grid import GRID, heads_of_grid
 from sparks.config import SnapshotConfig
@@ -168,19 +167,9 @@ def _measure(
     results: dict[int, _ProbeResult] = {}
     precision = ""
     own = [pairs[index] for index in indices]
-    with tqdm(
-        total=len(own) * config.first_steps,
-        desc=f"sparks step {step}",
-        unit="pt",
-        leave=False,
-        disable=not progress,
-    ) as bar:
+    with points_bar(len(own), config, f"sparks step {step}", shown=progress) as bar:
         batches = iter_edge_attribution(
-            model,
-            own,
-            **config.attribution(),
-            progress=bar.update,
-            planned=partial(_lengthen, bar),
+            model, own, **config.attribution(), progress=bar.update, spared=bar.update
         )
         for rows, scores in batches if own else ():
             precision = scores.precision
@@ -188,12 +177,6 @@ def _measure(
                 index = indices[place]
                 results[index] = _result(model, anatomy, pairs[index], scores, row, config)
     return _Part(anatomy.graph, precision, results, _peak_memory_gib())
-
-
-def _lengthen(bar: tqdm, rows: int) -> None:
-    """Probes need more points than was known when the bar began."""
-    bar.total += rows
-    bar.refresh()
 
 
 def _result(

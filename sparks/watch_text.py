@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from sparks.beside import RULE_NAMES, control_in_words, head_range, paper_counts, with_onset
+from sparks.beside import (
+    RULE_NAMES,
+    control_in_words,
+    head_range,
+    heads_at,
+    no_change_in_words,
+    paper_counts,
+    with_onset,
+)
 from sparks.evaluation.history import EvaluationHistory
 from sparks.intervals import Interval
 from sparks.live import pace, taken_at
@@ -63,10 +71,8 @@ class View:
     def line(self, step: int) -> str:
         """One checkpoint in one line, for a log file."""
         index = self.steps.index(step)
-        row, meta = self._counts.iloc[index], self._timeline.metas[index]
-        heads = "active head" if _range(row) == "1" else "active heads"
-        by = " by the paper's rule" if self._timeline.rule == "paper" else ""
-        parts = [f"{_range(row)} {heads}, {row['emergent']:.0f} emergent{by}"]
+        meta = self._timeline.metas[index]
+        parts = [heads_at(self._timeline, index)]
         parts += [f"{kind} {names}" for kind, names in self._changes.get(step, ())]
         for name, curve in self._curves.items():
             known = curve[curve.index <= step]
@@ -155,7 +161,7 @@ class View:
         """Newest first, as far as there is room."""
         if rows < 3 or len(self.steps) < 2:
             return
-        page.heading("Last changes" if self._changes else "No head was born, pruned or silenced")
+        page.heading("Last changes" if self._changes else no_change_in_words(self._timeline))
         limit, width = len(page.lines) + rows - 2, len(str(self.steps[-1]))
         for step in sorted(self._changes, reverse=True):
             for index, (kind, names) in enumerate(self._changes[step]):
@@ -178,7 +184,8 @@ def _beside(
     if (band := null_of(timeline)) is not None:
         ends = dict.fromkeys(f"{end:.0f}" for end in (band.births_low, band.births_high))
         verdict = "more" if exceeds(timeline, band) else "no more"
-        yield "Null   ", f"{' to '.join(ends)} emergent on an unchanged model: here {verdict}"
+        here = "too little L to compare" if timeline.too_little[-1] else f"here {verdict}"
+        yield "Null   ", f"{' to '.join(ends)} emergent on an unchanged model: {here}"
     if circuits is not None:
         yield "Edges  ", _edges(circuits)
     gaps = [percent(last[f"completeness_gap_{name}"]) for name in ("median", "max")]

@@ -16,7 +16,7 @@ from tiny_training import PROBES, tiny_trainer
 from tokenizers_made_here import byte_level_tokenizer
 from torch import Tensor, nn
 
-from sparks import track
+from sparks import attribution
 from sparks.anatomy_check import take_apart
 from sparks.attribution import (
     edge_attribution,
@@ -28,7 +28,7 @@ from sparks.callback import SparksCallback
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.passes import Passes
-from sparks.quadrature import Strata, added_points, grown, points
+from sparks.quadrature import Strata, added_points, grown, largest, points
 from sparks.replay import replay_checkpoints
 from sparks.scores import EdgeScores
 from sparks.snapshot import Snapshot
@@ -121,6 +121,8 @@ def test_points_by_hand() -> None:
     assert added_points("left", 2) == [1 / 4, 3 / 4]
     assert added_points("right", 1) == [1 / 2]
     assert [grown(rule, 4) for rule in RULES] == [12, 8, 8, 12]
+    assert [largest(rule, 4, 100) for rule in RULES] == [36, 64, 64, 36]
+    assert largest("midpoint", 4, 4) == 4
 
 
 def test_strata_by_hand() -> None:
@@ -252,18 +254,19 @@ def test_the_loss_on_the_path_ends_where_the_runs_do(positions: Any) -> None:
 
 
 @pytest.mark.parametrize("score", [edge_attribution, node_attribution])
-def test_only_what_is_new_is_run_and_announced(score: Any) -> None:
+def test_only_what_is_new_is_run_and_what_is_spared_is_told(score: Any) -> None:
     model = tiny_model("llama-gqa")
     tolerance = middling(fixed(model))
     done: list[int] = []
-    added: list[int] = []
+    spared: list[int] = []
     found = score(
         model, PAIRS, steps=FIRST, tolerance=tolerance, max_steps=MOST, progress=done.append,
-        planned=added.append,
+        spared=spared.append,
     )  # fmt: skip
     assert sum(done) == int(found.points.sum())
     assert FIRST * len(PAIRS) < sum(done) < MOST * len(PAIRS)
-    assert FIRST * len(PAIRS) + sum(added) == sum(done)
+    assert sum(done) + sum(spared) == largest("midpoint", FIRST, MOST) * len(PAIRS)
+    assert min(spared) >= 0
 
 
 def test_pairs_come_as_they_are_done() -> None:
@@ -404,27 +407,42 @@ def test_a_snapshot_tells_the_points_of_each_probe() -> None:
     np.testing.assert_array_equal(found.completeness_gap[~rough], same.completeness_gap[~rough])
 
 
-def test_the_bar_grows_with_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    bars: list[Any] = []
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"steps": 4}, 4 * 3),
+        ({"steps": 2, "tolerance": 1e-9, "max_steps": 18}, 18 * 3),  # all go to the end
+        ({"steps": 2, "tolerance": None, "max_steps": 161}, None),  # some do, some do not
+        ({"steps": 2, "tolerance": 1e9, "max_steps": 54}, 2 * 3),  # none grows
+    ],
+)
+def test_the_bar_only_goes_forward(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], needed: int | None
+) -> None:
+    seen: list[tuple[float, float]] = []
 
-    class Bar(track.tqdm):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            super().__init__(*arguments, **keywords)
-            bars.append(self)
-            self.totals = [self.total]
-
+    class Bar(attribution.tqdm):  # type: ignore[misc]
         def update(self, rows: float | None = 1) -> None:
+            seen.append((self.n, self.total))
             super().update(rows)
-            self.totals.append(self.total)
-            assert self.n <= self.total
+            seen.append((self.n, self.total))
 
-    monkeypatch.setattr(track, "tqdm", Bar)
+    monkeypatch.setattr(attribution, "tqdm", Bar)
     model = tiny_model("llama-gqa", vocab_size=len(byte_level_tokenizer()))
     tokenized = PROBES.tokenize(byte_level_tokenizer(), max_suffix_tokens=8)
-    found = take_snapshot(model, tokenized, SnapshotConfig(steps=2, tolerance=1e-9, max_steps=18))
-    (bar,) = bars
-    assert bar.totals[0] == 2 * 3
-    assert bar.n == bar.total == found.points.sum() == 18 * 3
+    if needed is None:
+        gaps = snapshot_of(model, steps=2).completeness_gap
+        settings = settings | {"tolerance": float(np.median(gaps))}
+        seen.clear()
+    config = SnapshotConfig(memory_gib=1e-9, **settings)  # a pair and a point at a time
+    found = take_snapshot(model, tokenized, config)
+    shares = [done / total for done, total in seen]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert len(set(shares)) > 3
+    assert needed is None or found.points.sum() == needed
+    if needed is None:
+        assert len(set(found.points.tolist())) > 1
 
 
 def test_points_are_stored_and_an_older_file_has_those_of_its_settings(tmp_path: Any) -> None:

@@ -28,6 +28,7 @@ from sparks.recorder import Recorder
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 from sparks.track import take_snapshot
+from sparks.watch_text import View
 
 SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
 
@@ -120,13 +121,16 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     run(tmp_path, callback)
     told = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
     snapshots = RunStore.find(tmp_path).read().snapshots
-    counts = Timeline.from_run(tmp_path).counts()
+    timeline = Timeline.from_run(tmp_path)
+    counts, view = timeline.counts(), View(timeline, None)
     assert snapshots[0].meta.overhead is None
     for snapshot, line in zip(snapshots[1:], told[1:3], strict=True):
         share = snapshot.meta.overhead
         assert 0 < share < 1
         assert f"step {snapshot.step}: " in line
         assert f"{share:.1%} of the time so far" in line
+        told_by_watch = view.line(snapshot.step).split("Z ")[1].split(";")[0]
+        assert f"sparks: {told_by_watch}, " in line
     assert counts["overhead"].tolist()[1:] == [s.meta.overhead for s in snapshots[1:]]
     # The base, which no step precedes, counts too.
     assert snapshots[1].meta.overhead > snapshots[1].meta.seconds / callback.recorder.seconds

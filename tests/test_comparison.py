@@ -306,7 +306,8 @@ def test_the_page_of_text(pair):
         r"+0.25 > 0.75 +0.1 > 0.1$",
         text, re.M,
     )  # fmt: skip
-    assert "active: from - to, with the undecided; paper: active by the paper's rule; null" in text
+    assert "paper: active by the paper's rule; null" in text
+    assert "with the undecided" not in text  # no cell is a range
     assert re.search(r"^  sft & grpo +3, 1 +1 +0 +0.3333 +0.33$", text, re.M)
     assert re.search(r"^  sft & grpo +3, 2 +1 +0 +0.6667 +0.25$", text, re.M)
     assert "  only sft (2)  L2H0, L2H3\n  only grpo (0)  –\n  both (1)  L1H1\n" in text

@@ -189,8 +189,8 @@ MAY_IMPORT = {
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
-        "adapters anatomy config errors evaluation.during evaluation.folder live probes processes "
-        "report run_lock snapshot store timeline timeline_input "
+        "adapters anatomy beside config errors evaluation.during evaluation.folder live probes "
+        "processes report run_lock snapshot store timeline timeline_input "
         "token_pairs track trackers trainer_log"
     ),
     "callback": "adapters config errors evaluation.during probes recorder sharding store",

@@ -13,7 +13,8 @@ from test_probe_building import CHAT, SMOLLM2, config, save_model, write
 from tokenizers_made_here import CHAT_THINKING, byte_level_tokenizer, spaced_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparks.control_probes import FACTS, MIN_LOSS, WORDS, Reading, control_probes
+from sparks.config import LEAST_LOSS
+from sparks.control_probes import FACTS, WORDS, Reading, control_probes
 from sparks.errors import SparksError
 from sparks.probe_building import ProbeBuildingConfig, Sampler, build_probes
 from sparks.probes import CONTROL_GROUP, Probe, ProbeSet
@@ -151,7 +152,7 @@ def test_the_same_word_behind_both_is_not_right():
     assert made(Sure(byte_level_tokenizer())).right == 0
 
 
-@pytest.mark.parametrize("loss", [0.9 * MIN_LOSS, float("nan")])
+@pytest.mark.parametrize("loss", [0.9 * LEAST_LOSS, float("nan")])
 def test_nothing_to_attribute_is_refused(loss):
     class Flat(Knowing):
         def readings(self, pairs):

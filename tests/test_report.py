@@ -544,7 +544,7 @@ def test_top_numbers_show_gap_and_probes():
     assert tiles["heads born"]["value"] == "1"
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
-    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; m = 100"
+    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 100 points"
     assert tiles["probes"]["value"] == "16"
 
 
@@ -561,18 +561,18 @@ def measured(overheads: Sequence[float | None], circuit: Sequence[float]) -> Tim
 
 
 def test_faithfulness_and_overhead_are_told_where_they_were_measured():
-    timeline = measured([None, 0.012, 0.034], [0.5, 0.1, 0.75])
+    timeline = measured([None, 0.012, 0.034], [0.5, 0.75, 0.6])
     assert trust(timeline) == [
-        "Alone, the circuits carry 50 % of the effect that they explain (median of checkpoints; "
-        "least 25 % at step 20).",
+        "Alone, the circuits carry 40 % of the effect that they explain (step 20, median over "
+        "probes; least 25 % at step 10).",
         "Snapshots took 3.4 % of the run's time.",
     ]
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
-    assert tiles["faithfulness"]["value"] == "50 %"
-    assert tiles["faithfulness"]["detail"] == "median; least 25 % at step 20"
+    assert tiles["faithfulness"]["value"] == "40 %"
+    assert tiles["faithfulness"]["detail"] == "step 20, median over probes; least 25 % at step 10"
     data = run_data(timeline)
     assert all(look["summary"][-2:] == trust(timeline) for look in data["looks"].values())
-    assert counts_of(data)["faithfulness"] == pytest.approx([0.5, 0.9, 0.25], rel=2e-5)
+    assert counts_of(data)["faithfulness"] == pytest.approx([0.5, 0.25, 0.4], rel=2e-5)
     assert counts_of(data)["overhead"] == [None, 0.012, 0.034]
 
 
@@ -680,8 +680,9 @@ def test_points_that_each_probe_got_are_told():
     found = [counts[f"points_{name}"] for name in ("min", "median", "max")]
     assert found == [[100, 36], [100, 72], [100, 324]]
     (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
-    assert tile["detail"].endswith("; m = 36 to 324")
-    assert dict(data["settings"])["Attribution"].startswith("EAP-IG, m = 36 to 324 points")
+    assert tile["detail"].endswith("; 36 to 324 points (median 86)")
+    attribution = dict(data["settings"])["Attribution"]
+    assert attribution.startswith("EAP-IG, 36 to 324 points (median 86) (midpoint)")
 
 
 def test_run_without_any_gap():

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,36 @@ def test_counts_agree_with_the_timeline_at_every_step(open_page: Open, timeline:
         alive = [text.split("/")[0] for text in entries if "/" in text]
         assert sum(map(int, alive)) == row["emergent"]
         page.press("cohorts-plot", Keys.ARROW_RIGHT)
+
+
+LABELS = """
+const pen = document.querySelector('#rows-plot canvas').getContext('2d'), found = [];
+const write = pen.fillText.bind(pen);
+pen.fillText = (text, x, y) => {
+  const box = pen.measureText(text);
+  const ends = [y - box.actualBoundingBoxAscent, y + box.actualBoundingBoxDescent];
+  if (/^(L\\d+H\\d+|layer \\d+)$/.test(text)) found.push([text, ...ends]);
+  write(text, x, y);
+};
+document.getElementById('order').dispatchEvent(new Event('change', {bubbles: true}));
+pen.fillText = write;
+return found;
+"""
+"""Names of rows as they are drawn, with the upper and the lower end of their letters."""
+
+
+@pytest.mark.parametrize("order", ["birth", "layer"])
+@pytest.mark.parametrize("rows", [1, 20, 38, 63, 66, 67, 130])
+def test_names_of_rows_do_not_overlap(open_page: Open, rows: int, order: str):
+    graph = Graph(num_layers=15, num_heads=9, num_kv_heads=3)
+    heads = [f"L{row // 9}H{row % 9}" for row in range(rows)]
+    page = open_page(Timeline([make_snapshot(step, heads, graph=graph) for step in (0, 10)]))
+    page.choose("order", order)
+    assert page.data("rows") == str(rows)
+    names = page.browser.execute_script(LABELS)
+    assert len(names) >= min(rows, 8)
+    for (one, _, bottom), (other, top, _) in pairwise(names):
+        assert bottom + 1 <= top, (one, other)  # a pixel between them
 
 
 def test_every_view_is_painted(open_page: Open, timeline: Timeline):

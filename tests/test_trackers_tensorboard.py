@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,12 +41,20 @@ def read_back(folder: Path) -> Any:
     return reader.Reload()
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """Our runs, the first training's first."""
+    return sorted((folder / "runs" / "sparks").iterdir(), key=lambda path: path.stat().st_ctime_ns)
+
+
+def steps_of(run: Path) -> list[int]:
+    return [event.step for event in read_back(run).Scalars("sparks/heads_active")]
+
+
 def test_numbers_and_pictures_over_the_training_step_and_nothing_else(tmp_path):
     from PIL import Image
 
     show(tmp_path, len(STORY))
-    (folder,) = tmp_path.glob("runs/*")
-    assert folder.name == "sparks"
+    (folder,) = runs_of(tmp_path)
     found = read_back(folder)
     expected = {
         step: scalars(Timeline(SNAPSHOTS[:last])) for last, step in enumerate(STORY, start=1)
@@ -67,18 +76,46 @@ def test_numbers_and_pictures_over_the_training_step_and_nothing_else(tmp_path):
 def test_a_resumed_training_goes_on_in_the_same_run_and_replaces_what_it_takes_again(tmp_path):
     show(tmp_path, 4)  # 0, 10, 20, 30; then back to 10
     show(tmp_path, 5, first=3, step=10)
-    found = read_back(tmp_path / "runs" / "sparks")
-    steps = [event.step for event in found.Scalars("sparks/heads_active")]
-    assert steps == list(STORY)  # each once
-    show(tmp_path, 2)  # a training from the start
-    found = read_back(tmp_path / "runs" / "sparks")
-    assert [event.step for event in found.Scalars("sparks/heads_active")] == [0, 10]
+    (run,) = runs_of(tmp_path)
+    assert steps_of(run) == list(STORY)  # each once
+
+
+def test_a_second_training_has_a_run_of_its_own_and_the_first_one_stays(tmp_path):
+    show(tmp_path, 4)
+    show(tmp_path, 2)
+    first, second = runs_of(tmp_path)
+    assert steps_of(first) == [0, 10, 20, 30]
+    assert steps_of(second) == [0, 10]
+    show(tmp_path, 3, first=3, step=10)  # the second one, resumed
+    assert runs_of(tmp_path) == [first, second] or runs_of(tmp_path) == [second, first]
+    assert (steps_of(first), steps_of(second)) == ([0, 10, 20, 30], [0, 10, 20])
+
+
+def test_runs_are_named_as_the_trainers_reporter_names_its_own(tmp_path):
+    from transformers.integrations import TensorBoardCallback
+
+    show(tmp_path, 1)
+    reporter = TensorBoardCallback(tb_writer=SimpleNamespace(add_text=lambda *_: None))
+    state = SimpleNamespace(is_world_process_zero=True, is_hyper_param_search=False)
+    args = SimpleNamespace(output_dir=str(tmp_path), to_json_string=lambda: "{}")
+    reporter.on_train_begin(args, state, None)
+    (ours,), theirs = runs_of(tmp_path), Path(reporter.logging_dir)
+    assert ours.parent.parent == theirs.parent
+    date = r"\w{3}\d\d_\d\d-\d\d-\d\d_"
+    assert re.sub(date, "", ours.name) == re.sub(date, "", theirs.name) != ours.name
+
+
+def test_a_resumed_training_without_an_earlier_run_has_one_of_its_own(tmp_path):
+    show(tmp_path, 5, first=3, step=10)
+    (run,) = runs_of(tmp_path)
+    assert steps_of(run) == [20, 30, 40]
 
 
 def test_it_lies_where_the_trainers_reporter_is_told_to_write(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "told"))
     show(tmp_path / "out", 1)
-    assert (tmp_path / "told" / "sparks").is_dir()
+    (run,) = (tmp_path / "told" / "sparks").iterdir()
+    assert steps_of(run) == [0]
     assert not (tmp_path / "out").exists()
 
 

@@ -90,4 +90,5 @@ def test_tensorboard_has_the_trainers_events_and_a_run_of_ours(pair):
     assert events(theirs) == events(alone)
     assert "train/loss" in events(alone)
     measured = RunStore(folder / "training-watched" / "sparks").steps()
-    assert [step for step, _ in events(ours)["sparks/heads_active"]] == measured == [0, 2, 3]
+    (run,) = ours.iterdir()
+    assert [step for step, _ in events(run)["sparks/heads_active"]] == measured == [0, 2, 3]

@@ -80,13 +80,14 @@ model differ because probes do: births within the band say nothing about the tra
 
 def _run_null(arguments: argparse.Namespace) -> int:
     from sparks.null_bands import to_json
-    from sparks.nulls import merged
+    from sparks.nulls import merged, refuse_too_little
     from sparks.store import RunStore
     from sparks.timeline import Timeline
 
     _check(arguments)
     store = RunStore.find(arguments.run_folder)
     timeline = Timeline.from_run(arguments.run_folder)
+    refuse_too_little(timeline)
     others = [Timeline.from_run(run) for run in arguments.seeds]
     measured = _measured(arguments)
     found = [

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sparks.anatomy import Anatomy, base_model
 from sparks.anatomy_check import take_apart
-from sparks.attribution import edge_attribution
+from sparks.attribution import edge_attribution, points_bar
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.faithfulness.curve import SizedCircuit, circuits_of_probes
@@ -91,24 +91,9 @@ def score_probes(
     model: nn.Module, probes: TokenizedProbes, config: SnapshotConfig, *, progress: bool = True
 ) -> EdgeScores:
     """`edge_attribution` of all probes with the settings of a snapshot, and a bar."""
-    with tqdm(
-        total=len(probes) * config.first_steps,
-        desc="sparks scores",
-        unit="pt",
-        leave=False,
-        disable=not progress,
-    ) as bar:
-
-        def lengthen(rows: int) -> None:
-            bar.total += rows
-            bar.refresh()
-
+    with points_bar(len(probes), config, "sparks scores", shown=progress) as bar:
         return edge_attribution(
-            model,
-            probes.pairs,
-            **config.attribution(),
-            progress=bar.update,
-            planned=lengthen,
+            model, probes.pairs, **config.attribution(), progress=bar.update, spared=bar.update
         )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from sparks.calibration import HALF
 from sparks.regimes import circuit_turnover
@@ -28,23 +27,8 @@ _LEFT_OUT = (
 
 
 def shared_counts(timeline: Timeline) -> pd.DataFrame:
-    """`Timeline.counts()` without what the page does not show, or sums up itself.
-
-    More columns: points_min, points_median, points_max (m of the probes).
-    """
-    counts = timeline.counts().drop(columns=list(_LEFT_OUT))
-    points = points_of(timeline)
-    for name, values in zip(("min", "median", "max"), points, strict=True):
-        counts[f"points_{name}"] = values
-    return counts
-
-
-def points_of(timeline: Timeline) -> Float[np.ndarray, "three checkpoints"]:
-    """Least, median and most points on the path of the counted probes."""
-    chosen = counted_probes(timeline)
-    found = np.stack([np.asarray(snapshot.points)[chosen] for snapshot in timeline.snapshots])
-    ends: Float[np.ndarray, "three checkpoints"] = np.quantile(found, [0, 0.5, 1], axis=1)
-    return ends
+    """`Timeline.counts()` without what the page does not show, or sums up itself."""
+    return timeline.counts().drop(columns=list(_LEFT_OUT))
 
 
 def turnover_data(timeline: Timeline) -> str:

@@ -407,11 +407,14 @@ function paintStrip(pen, run, rows, area, palette) {
   });
 }
 
+const LABEL = 14;  // height of a line of text, and a little
+
+// A name a row where there is room, else of as many rows as have it.
 function labelRows(pen, run, rows, view, area, palette) {
   pen.textAlign = "right";
   pen.textBaseline = "middle";
   pen.fillStyle = palette.soft;
-  const y = i => area.top + (i + 0.5) * area.rowHeight;
+  const y = i => Math.max(area.top + (i + 0.5) * area.rowHeight, area.top + 6);
   const place = area.left - 11;
   let free = -Infinity;
   if (area.rowHeight < 9 && view.order === "layer") {
@@ -419,14 +422,14 @@ function labelRows(pen, run, rows, view, area, palette) {
       const layer = Math.floor(row / run.heads);
       const isFirst = !i || Math.floor(rows[i - 1] / run.heads) !== layer;
       if (!isFirst || y(i) < free) return;
-      pen.fillText("layer " + layer, place, Math.max(y(i), area.top + 6));
-      free = y(i) + 15;
+      pen.fillText("layer " + layer, place, y(i));
+      free = y(i) + LABEL;
     });
     return;
   }
   rows.forEach((row, i) => {
     if (y(i) < free) return;
-    pen.fillText(headName(run, row), place, Math.max(y(i), area.top + 5));
-    free = y(i) + (area.rowHeight >= 9 ? 0 : 22);
+    pen.fillText(headName(run, row), place, y(i));
+    free = y(i) + (area.rowHeight >= 9 ? LABEL : 22);
   });
 }

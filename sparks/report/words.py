@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from sparks.beside import circuits_in_words
+from sparks.beside import circuits_in_words, faithfulness_of, points_in_words
 from sparks.null_bands import NullBand
 from sparks.timeline import Timeline
 
@@ -59,7 +59,7 @@ def summary(timeline: Timeline) -> list[str]:
         share = _percent(kept / start)
         lines.append(f"{kept} of the {start} base heads ({share}) {_are(kept)} still active.")
     counts = timeline.counts()
-    if counts["circuit_growth"].any():
+    if counts["circuit_growth"].to_numpy().any():  # NaN too: it cannot be said
         lines.append(f"A circuit has {circuits_in_words(counts)}.")
     if len(born) > 1:
         half = int(timeline.steps[int(np.sort(born)[(len(born) - 1) // 2])])
@@ -82,13 +82,11 @@ def _late_births(timeline: Timeline) -> list[str]:
 def trust(timeline: Timeline) -> list[str]:
     """Sentences on how far the numbers carry and what they cost, where it was measured."""
     counts, lines = timeline.counts(), []
-    faithful = counts["faithfulness"].to_numpy(dtype=np.float64)
-    if np.isfinite(faithful).any():
-        at = int(np.nanargmin(faithful))
+    if (found := faithfulness_of(counts)) is not None:
         lines.append(
-            f"Alone, the circuits carry {_percent(float(np.nanmedian(faithful)))} of the effect "
-            f"that they explain (median of checkpoints; least {_percent(faithful[at])} at step "
-            f"{timeline.steps[at]})."
+            f"Alone, the circuits carry {_percent(found.share)} of the effect that they explain "
+            f"(step {found.step}, median over probes; least {_percent(found.least)} at step "
+            f"{found.least_step})."
         )
     overhead = counts["overhead"].dropna()
     if len(overhead):
@@ -142,7 +140,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
             f"active at start and end{_open(timeline.undecided[-1] & timeline.base)}",
         ),
     ]
-    tiles.append(_faithfulness_tile(timeline, counts))
+    tiles.append(_faithfulness_tile(counts))
     median = counts["completeness_gap_median"].to_numpy(dtype=np.float64)
     worst = counts["completeness_gap_max"].to_numpy(dtype=np.float64)
     if not np.isnan(worst).all():
@@ -152,7 +150,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
                 _percent(float(np.nanmedian(median))),
                 "completeness gap",
                 f"median; worst {_percent(worst[at])} at step {timeline.steps[at]}; "
-                f"{points_text(timeline)}",
+                f"{points_in_words(counts)}",
             )
         )
     else:
@@ -168,13 +166,6 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
     return tiles
 
 
-def points_text(timeline: Timeline) -> str:
-    """How many points on the path the probes were given: `m = 100`, `m = 36 to 324`."""
-    used = np.concatenate([np.asarray(snapshot.points) for snapshot in timeline.snapshots])
-    least, most = int(used.min()), int(used.max())
-    return f"m = {least}" if least == most else f"m = {least} to {most}"
-
-
 def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     """How the numbers were made: name and text."""
     meta, counts = timeline.metas[-1], timeline.counts()
@@ -184,7 +175,7 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, {points_text(timeline)} points ({config.get('rule')}), KL divergence at "
+            f"EAP-IG, {points_in_words(counts)} ({config.get('rule')}), KL divergence at "
             + ("the last position" if config.get("positions") == "last" else "all positions"),
         ),
         ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),
@@ -225,15 +216,14 @@ def _open(undecided: Bool[np.ndarray, "layers heads"]) -> str:
     return f"; {count} undecided" if count else ""
 
 
-def _faithfulness_tile(timeline: Timeline, counts: pd.DataFrame) -> dict[str, str]:
-    values = counts["faithfulness"].to_numpy(dtype=np.float64)
-    if not np.isfinite(values).any():
+def _faithfulness_tile(counts: pd.DataFrame) -> dict[str, str]:
+    if (found := faithfulness_of(counts)) is None:
         return _tile("?", "faithfulness", "not measured")
-    at = int(np.nanargmin(values))
     return _tile(
-        _percent(float(np.nanmedian(values))),
+        _percent(found.share),
         "faithfulness",
-        f"median; least {_percent(values[at])} at step {timeline.steps[at]}",
+        f"step {found.step}, median over probes; least {_percent(found.least)} at step "
+        f"{found.least_step}",
     )
 
 
