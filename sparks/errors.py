@@ -7,7 +7,11 @@ class SparksError(ValueError):
     It is a `ValueError`; the command line prints it as one line and exits with code 2.
     """
 
+    def __str__(self) -> str:
+        # A path may hold bytes that are not UTF-8: no output takes Python's signs for them.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
 
-def reason(error: Exception) -> str:
+
+def reason(error: object) -> str:
     """The text of an error on one line, for another message; its class where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
