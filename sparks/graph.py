@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt32
 
 from sparks.errors import SparksError
 from sparks.schema import Size
@@ -140,9 +140,9 @@ class Graph:
         return first[:, None] + np.arange(self.num_heads)
 
     @cached_property
-    def sources_read(self) -> Int[np.ndarray, " destinations"]:
+    def sources_read(self) -> UInt32[np.ndarray, " destinations"]:
         """How many sources write before each destination reads: the first so many."""
-        readable = np.empty(self.num_destinations, dtype=np.int64)
+        readable = np.empty(self.num_destinations, dtype=np.uint32)
         for layer in range(self.num_layers):
             readable[self.attention_columns(layer)] = self.sources_before_attention(layer)
             readable[self.mlp_column(layer)] = self.sources_before_mlp(layer)

@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -182,16 +183,25 @@ class Snapshot:
         """
         for name, spec in ARRAYS.items():
             spec.check_range(name, getattr(self, name))
-        if self.edge_offsets[0] or (np.diff(self.edge_offsets) < 0).any():
+        if self.edge_offsets[0] or (self.edge_offsets[1:] < self.edge_offsets[:-1]).any():
             raise SparksError("edge_offsets must start at 0 and never fall")
-        last = self.graph.num_destinations - 1
-        Spec(np.int32, "edges", 0, last).check_range("edge_destination", self.edge_destination)
-        before = self.graph.sources_read[self.edge_destination]
-        if (self.edge_source >= before).any():
-            at = int(np.argmax(self.edge_source >= before))
+        self._check_edges()
+
+    def _check_edges(self) -> None:
+        source, destination = self.edge_source, self.edge_destination
+        if not len(source):
+            return
+        # Negative numbers are the largest ones without a sign: one look for both ends.
+        if (worst := destination.view(np.uint32).max()) >= self.graph.num_destinations:
             raise SparksError(
-                f"edge {at} leads from source {self.edge_source[at]} to destination "
-                f"{self.edge_destination[at]}, which reads {before[at]} sources alone"
+                f"edge_destination must be from 0 to {self.graph.num_destinations - 1}, found "
+                f"{worst.view(np.int32)}"
+            )
+        absent = source.view(np.uint32) >= self.graph.sources_read.take(destination)
+        if absent.any():
+            at = int(absent.argmax())
+            raise SparksError(
+                f"the graph has no edge from source {source[at]} to destination {destination[at]}"
             )
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -239,7 +249,7 @@ class Snapshot:
             spec.check_type(f"snapshot: {name}", arrays[name])
         metrics = {name: value for name, value in header.meta.metrics.items() if is_number(value)}
         snapshot = cls(
-            graph=header.graph,
+            graph=_shared(header.graph),
             meta=replace(header.meta, metrics=metrics),
             probe_ids=header.probe_ids,
             probe_groups=header.probe_groups,
@@ -283,7 +293,7 @@ def checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:
     total = zlib.crc32(header.encode())
     for name in sorted(arrays):
         array = arrays[name]
-        total = zlib.crc32(f"\n{name} {array.dtype} {array.shape}\n".encode(), total)
+        total = zlib.crc32(f"\n{name} {array.dtype.str} {array.shape}\n".encode(), total)
         total = zlib.crc32(np.ascontiguousarray(array).data, total)
     return f"{total:08x}"
 
@@ -304,6 +314,12 @@ def _header(text: str) -> _Header:
         f"snapshot schema {schema!r} is newer than this sparks reads ({SCHEMA_VERSION}): upgrade "
         f"with `pip install -U thinking-sparks`"
     )
+
+
+@lru_cache(maxsize=16)
+def _shared(graph: Graph) -> Graph:
+    """The first graph that equals it: what a graph works out about itself is worked out once."""
+    return graph
 
 
 def _completed(arrays: Mapping[str, np.ndarray], header: _Header) -> dict[str, np.ndarray]:
@@ -335,8 +351,8 @@ ARRAYS: dict[str, Spec] = {
     "completeness_gap": Spec(np.float32, "probes", None),  # infinite where L is 0
     "points": Spec(np.int32, "probes", 0, _MOST_POINTS),
     "edge_offsets": Spec(np.int64, "probes_plus_one", 0, 2**31 - 1),
-    "edge_source": Spec(np.int32, "edges", 0, 2**31 - 1),
-    "edge_destination": Spec(np.int32, "edges", 0, 2**31 - 1),
+    "edge_source": Spec(np.int32, "edges", None),  # the graph bounds both
+    "edge_destination": Spec(np.int32, "edges", None),
     "edge_score": Spec(np.float32, "edges"),
 }
-"""The arrays of a snapshot; edges are held against the graph too (`Snapshot.check_values`)."""
+"""The arrays of a snapshot; edges are held against its graph (`Snapshot.check_values`)."""
