@@ -16,6 +16,8 @@ from sparks.think.modes import MODES, Mode
 _SCHEMA = 1
 _FILE = "think.json"
 _MOST_BYTES = 2**26
+_NEEDED = (("model", str, "text"), ("max_suffix_tokens", int, "a whole number"))
+"""Of what was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,9 @@ class ThinkRecord:
     """One line for each problem that was passed over."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.request.get("model"), str):
-            raise SparksError(f"request.model must be text, got {self.request.get('model')!r}")
+        for name, kind, words in _NEEDED:
+            if type(value := self.request.get(name)) is not kind:
+                raise SparksError(f"request.{name} must be {words}, got {value!r}")
 
     @property
     def model(self) -> str:
