@@ -9,7 +9,7 @@ def test_no_mutation_of_a_store_gives_a_traceback_a_hang_or_a_flood(tmp_path):
     make_stores(tmp_path)
     found = fuzz(tmp_path, range(240), seed=0)
     assert found.faults == ()
-    assert found.calls["told"] > found.calls["read"] > 30  # neither blind nor refusing all
+    assert min(found.calls["told"], found.calls["read"]) > 100  # neither blind nor refusing all
 
 
 def test_the_stores_are_whole_before_they_are_mutated(tmp_path):
