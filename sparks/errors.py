@@ -29,6 +29,6 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
-def reason(error: Exception) -> str:
+def reason(error: object) -> str:
     """The text of an error on one line, for another message; its class where it has none."""
     return one_line(error) or type(error).__name__

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt32
 
 from sparks.errors import SparksError
+from sparks.schema import Size
 
 _HEAD = re.compile(r"L(\d+)H(\d+)\Z")
 
@@ -28,10 +29,10 @@ _HEAD = re.compile(r"L(\d+)H(\d+)\Z")
 class Graph:
     """The shape of a decoder, and the names and indices of its sources and destinations."""
 
-    num_layers: int
-    num_heads: int
+    num_layers: Size
+    num_heads: Size
     """Query heads a layer."""
-    num_kv_heads: int
+    num_kv_heads: Size
     """Key/value heads a layer; divides `num_heads`."""
 
     def __post_init__(self) -> None:
@@ -139,11 +140,16 @@ class Graph:
         return first[:, None] + np.arange(self.num_heads)
 
     @cached_property
-    def edge_mask(self) -> Bool[np.ndarray, "sources destinations"]:
-        """True where the edge exists."""
-        readable = np.empty(self.num_destinations, dtype=np.int64)
+    def sources_read(self) -> UInt32[np.ndarray, " destinations"]:
+        """How many sources write before each destination reads: the first so many."""
+        readable = np.empty(self.num_destinations, dtype=np.uint32)
         for layer in range(self.num_layers):
             readable[self.attention_columns(layer)] = self.sources_before_attention(layer)
             readable[self.mlp_column(layer)] = self.sources_before_mlp(layer)
         readable[-1] = self.num_sources
-        return np.arange(self.num_sources)[:, None] < readable
+        return readable
+
+    @cached_property
+    def edge_mask(self) -> Bool[np.ndarray, "sources destinations"]:
+        """True where the edge exists."""
+        return np.arange(self.num_sources)[:, None] < self.sources_read

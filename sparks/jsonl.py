@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
+from sparks.files import read_text, why
 
 
 def read_jsonl(path: str | os.PathLike[str], *, what: str) -> Iterator[tuple[str, Any]]:
@@ -22,13 +22,11 @@ def read_jsonl(path: str | os.PathLike[str], *, what: str) -> Iterator[tuple[str
         SparksError: the file cannot be read or holds nothing, or a line is not JSON.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = read_text(path)
     except OSError as error:
-        raise SparksError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise SparksError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
+        raise SparksError(f"cannot read {what} {path}: {why(error)}") from error
+    except SparksError as error:
+        raise SparksError(f"{path}: {error}") from error
     if not text.strip():
         raise SparksError(f"{path}: empty, no {what}: give one JSON object a line")
     # Not splitlines(): JSON text may hold other line separators, such as U+2028.

@@ -6,8 +6,6 @@ every second at a run of a thousand snapshots costs a listing. Nothing is writte
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,7 @@ from sparks.evaluation.folder import FOLDER as EVALUATIONS
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import FOLDER, RunContents, RunStore
 from sparks.timeline import Rule, Timeline
-from sparks.trainer_log import STATE_FILE
+from sparks.trainer_log import last_step
 
 Mark = tuple[int, int, int]
 """Time of change in ns, size in bytes, inode."""
@@ -310,9 +308,6 @@ def max_steps_of(folder: Path) -> int | None:
         found = [(int(m[1]), n) for n in os.listdir(beside) if (m := _CHECKPOINT.match(n))]
         if not found:
             return None
-        text = (beside / max(found)[1] / STATE_FILE).read_text(encoding="utf-8")
-        steps = json.loads(text)["max_steps"]
-        whole = isinstance(steps, int | float) and math.isfinite(steps) and steps > 0
-        return int(steps) if whole else None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return last_step(beside / max(found)[1])
+    except OSError:
         return None

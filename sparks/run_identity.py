@@ -15,15 +15,20 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from sparks.errors import SparksError
-from sparks.files import write_atomically
+from pydantic import Field
+
+from sparks.errors import SparksError, reason
+from sparks.files import read_file, write_atomically
+from sparks.schema import decode
 
 _RUN, _PROBES, _REPORT = "run.json", "probes.jsonl", "report.html"
 _PART = "attempt.part"
 _ATTEMPT = re.compile(r"attempt-(\d+)\Z")
-_ID = re.compile(r"[0-9a-f]{16}\Z")
+_MOST_BYTES = 2**12
 
 MEASURED = (
     _RUN,
@@ -36,6 +41,13 @@ MEASURED = (
     "null/*/step-*.safetensors",
 )
 """Files of a run that a view cannot write again. Nothing else in the folder is the run's."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """`run.json`."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 # -- the id ----------------------------------------------------------------------------------
@@ -54,15 +66,11 @@ def read_id(folder: Path) -> str:
     """
     path = folder / _RUN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["id"]
-        if _ID.match(found):
-            return str(found)
-        raise ValueError("id must be 16 hexadecimal digits")
+        return decode(_Run, read_file(path, within=folder, most=_MOST_BYTES)).id
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise SparksError(f"{path}: damaged ({reason}); delete it") from error
+    except (OSError, SparksError) as error:
+        raise SparksError(f"{path}: damaged ({reason(error)}); delete it") from error
 
 
 def write_id(folder: Path, run_id: str) -> None:
@@ -139,8 +147,8 @@ def _files(folder: Path) -> set[str]:
 
 def _are_others(path: Path, probes: str) -> bool:
     try:
-        return path.read_bytes() != probes.encode()
-    except OSError:
+        return read_file(path, within=path.parent) != probes.encode()
+    except (OSError, SparksError):
         return False
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import re
 import tempfile
@@ -27,12 +28,22 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
 from safetensors.numpy import save
 
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.evaluation.folder import EvaluationFolder, StepEvaluation
-from sparks.files import read_failures, remove_leftovers, set_aside, write_atomically
+from sparks.files import (
+    RefusedError,
+    encoded,
+    read_failures,
+    read_file,
+    read_text,
+    remove_leftovers,
+    set_aside,
+    why,
+    write_atomically,
+)
 from sparks.null_bands import NullBand, from_json, to_json
 from sparks.run_identity import (
     MEASURED,
@@ -44,14 +55,16 @@ from sparks.run_identity import (
     undo_unfinished,
     write_id,
 )
-from sparks.snapshot import Snapshot
+from sparks.schema import MOST_NUMBER, decode, is_number
+from sparks.snapshot import DamagedError, Snapshot
 
 FOLDER = "sparks"
 """Where a run folder lies in a trainer's output folder."""
 
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
 
-_UNREADABLE = (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError)
+_MOST_LOG, _MOST_NULLS = 2**28, 2**24
+"""Bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +118,8 @@ class RunStore:
     def name(self) -> str:
         """Of the run: the last name of the trainer's output folder, else of this folder."""
         folder = Path(os.path.abspath(self.path))
-        return folder.parent.name if folder.name == FOLDER else folder.name
+        name = folder.parent.name if folder.name == FOLDER else folder.name
+        return encoded(name).decode()
 
     @property
     def evaluations(self) -> EvaluationFolder:
@@ -284,24 +298,27 @@ class RunStore:
             SparksError: there is none, or its file is damaged or of a newer schema.
         """
         path = self.file(step)
-        if not path.exists():
-            known = ", ".join(map(str, self.steps())) or "none"
-            raise SparksError(f"{self.path} has no snapshot of step {step}; it has: {known}")
         try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                snapshot = Snapshot.from_arrays(arrays, file.metadata())
-            if snapshot.step != step:
-                raise SparksError(f"holds step {snapshot.step}, not {step}: give it its own name")
-            return snapshot
-        except SparksError as error:
-            raise SparksError(f"{path}: {error}") from error
-        except _UNREADABLE as error:
-            reason = " ".join(str(error).split())
+            snapshot = _snapshot(read_file(path, within=self.path))
+        except FileNotFoundError as error:
+            known = ", ".join(map(str, self.steps())) or "none"
             raise SparksError(
-                f"{path}: damaged or not a snapshot ({reason}); delete it, or take it again with "
+                f"{self.path} has no snapshot of step {step}; it has: {known}"
+            ) from error
+        except OSError as error:
+            raise SparksError(f"cannot read {path} ({why(error)})") from error
+        except (DamagedError, RefusedError) as error:
+            raise SparksError(
+                f"{path}: damaged or not a snapshot ({error}); delete it, or take it again with "
                 f"`sparks replay`"
             ) from error
+        except SparksError as error:
+            raise SparksError(f"{path}: {error}") from error
+        if snapshot.step != step:
+            raise SparksError(
+                f"{path}: holds step {snapshot.step}, not {step}: give it its own name"
+            )
+        return snapshot
 
     def read(self, *, until: int | None = None) -> RunContents:
         """Everything in the folder; what cannot be read is skipped and named in `problems`.
@@ -323,15 +340,8 @@ class RunStore:
             if until is None or step < until
         ]
         run_id, others = self._run_of(snapshots, problems)
-        metrics: tuple[dict[str, Any], ...] = ()
-        path = self.path / "metrics.json"
-        try:
-            metrics = _log_rows(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            pass  # a run without a log, such as a replay
-        except (OSError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            problems.append(f"{path}: damaged ({reason}); the trainer's curves are missing")
+        metrics, faults = self._read_log()
+        problems += faults
         nulls: tuple[NullBand, ...] = ()
         try:
             nulls = self.read_nulls()
@@ -367,21 +377,35 @@ class RunStore:
             )
         return run_id, others
 
+    def _read_log(self) -> tuple[tuple[dict[str, Any], ...], list[str]]:
+        """Rows of the trainer's log, and a line for what is wrong with it."""
+        path = self.path / "metrics.json"
+        lost = "the trainer's curves are missing"
+        try:
+            content = decode(_LOG, read_file(path, within=self.path, most=_MOST_LOG))
+        except FileNotFoundError:
+            return (), []  # a run without a log, such as a replay
+        except OSError as error:
+            return (), [f"cannot read {path} ({why(error)}); {lost}"]
+        except SparksError as error:
+            return (), [f"{path}: damaged ({error}); {lost}"]
+        rows = [row for row in map(_finite_numbers, content) if "step" in row]
+        return tuple(rows), _too_large(path, content)
+
     def read_nulls(self) -> tuple[NullBand, ...]:
         """What `sparks null` found; none where it was not asked.
 
         Raises:
-            SparksError: the file is damaged or of a newer schema.
+            SparksError: the file cannot be read, is damaged or of a newer schema.
         """
         path = self.path / "null.json"
         try:
-            return from_json(path.read_text(encoding="utf-8"))
+            return from_json(read_text(path, within=self.path, most=_MOST_NULLS))
         except FileNotFoundError:
             return ()
-        except (OSError, UnicodeDecodeError, SparksError) as error:
-            reason = " ".join(str(error).split())
+        except (OSError, SparksError) as error:
             raise SparksError(
-                f"{path}: {reason}; until then the null is that of the run's own probes"
+                f"{path}: {why(error)}; until then the null is that of the run's own probes"
             ) from error
 
 
@@ -402,21 +426,68 @@ def refuse_file_of_run(path: str | os.PathLike[str]) -> None:
                 )
 
 
-def _log_rows(content: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError("it must be a list of objects, each with a step")
-    rows = (_finite_numbers(row) for row in content)
-    return tuple(row for row in rows if "step" in row)
+_LOG = list[dict[str, Any]]
+"""`metrics.json`; what is no number in it is left out."""
+
+
+_DTYPES = {
+    "F32": np.float32,
+    "F64": np.float64,
+    "I32": np.int32,
+    "I64": np.int64,
+    "BOOL": np.bool_,
+}
+
+
+def _snapshot(content: bytes) -> Snapshot:
+    """The snapshot in the bytes of a safetensors file.
+
+    Eight bytes, the length of the header; the header, JSON: `{"__metadata__": {...}, NAME:
+    {"dtype", "shape", "data_offsets"}, ...}`; the arrays without a gap
+    (https://github.com/huggingface/safetensors). Its library copies every array. Here edges, nearly
+    all of a file, stay where they were read: a large run opens in a third of the time.
+
+    Raises:
+        SparksError: as `Snapshot.from_arrays`.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = decode(dict[str, Any], content[8:start])
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata is no text")
+        arrays: dict[str, np.ndarray] = {}
+        end = start
+        for name, value in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            shape = [operator.index(size) for size in value["shape"]]
+            kind: np.dtype = np.dtype(_DTYPES[value["dtype"]])
+            array = np.frombuffer(content, kind, math.prod(shape), end).reshape(shape)
+            if value["data_offsets"] != [end - start, (end := end + array.nbytes) - start]:
+                raise ValueError(f"{name} lies elsewhere")
+            arrays[name] = array if name.startswith("edge_") else array.copy()
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedError(reason(error)) from error
+    if end != len(content):
+        raise DamagedError(f"{len(content)} bytes, its header tells of {end}")
+    return Snapshot.from_arrays(arrays, metadata)
+
+
+def _too_large(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line where a number in a log is finite, and yet none that a trainer can have had."""
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, int | float) and MOST_NUMBER < abs(value) < math.inf:
+                step = str(row.get("step"))[:20] if name != "step" else "(itself)"
+                return [f"{path}: {name[:40]!r} beyond {MOST_NUMBER:g} at step {step}; left out"]
+    return []
 
 
 def _finite_numbers(row: Mapping[str, Any]) -> dict[str, int | float]:
-    """Plain numbers that JSON can hold; numpy's scalars become Python's."""
+    """Plain numbers that `is_number` takes; numpy's scalars become Python's."""
     out: dict[str, int | float] = {}
     for name, value in row.items():
-        if isinstance(value, bool):
-            continue
-        if isinstance(value, Integral):
-            out[name] = int(value)
-        elif isinstance(value, Real) and math.isfinite(number := float(value)):
-            out[name] = number
+        if isinstance(value, Integral | Real) and not isinstance(value, bool):
+            number = int(value) if isinstance(value, Integral) else float(value)
+            if is_number(number):
+                out[name] = number
     return out

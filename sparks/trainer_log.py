@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sparks.errors import SparksError
+from sparks.files import read_file
+from sparks.schema import LIMITS, Step, decode, is_number
 
 STATE_FILE = "trainer_state.json"
 
 
 def latest_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The last finite number logged under each name, such as loss, learning_rate and reward."""
+    """The last number logged under each name, such as loss, learning_rate and reward."""
     found: dict[str, float] = {}
     for row in rows:
-        found |= {k: float(v) for k, v in row.items() if k not in ("step", "epoch") and _finite(v)}
+        numbers = {name: value for name, value in row.items() if is_number(value)}
+        found |= {k: float(v) for k, v in numbers.items() if k not in ("step", "epoch")}
     return found
 
 
@@ -31,17 +34,39 @@ class TrainerLog:
     @classmethod
     def read(cls, checkpoint: Path) -> TrainerLog | None:
         """The log beside a checkpoint; None where there is none, or it cannot be read."""
-        try:
-            state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-            epoch = state.get("epoch")
-            return cls(
-                step=int(state["global_step"]),
-                epoch=float(epoch) if _finite(epoch) else None,
-                rows=tuple(row for row in state.get("log_history", []) if isinstance(row, dict)),
-            )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        if (state := _read(checkpoint)) is None or state.global_step is None:
             return None
+        return cls(
+            step=state.global_step,
+            epoch=float(state.epoch) if is_number(state.epoch) else None,
+            rows=tuple(row for row in state.log_history if isinstance(row, dict)),
+        )
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def last_step(checkpoint: Path) -> int | None:
+    """The step that the trainer is going to end at; None where the checkpoint does not tell it."""
+    state = _read(checkpoint)
+    wanted: Any = state.max_steps if state else None
+    return int(wanted) if is_number(wanted) and wanted > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What is used of `trainer_state.json`, whose other values are the trainer's own."""
+
+    __pydantic_config__ = LIMITS
+
+    global_step: Step | None = None
+    epoch: Any = None
+    max_steps: Any = None
+    log_history: list[Any] = field(default_factory=list)
+
+
+def _read(checkpoint: Path) -> _State | None:
+    try:
+        return decode(_State, read_file(checkpoint / STATE_FILE, most=_MOST_BYTES))
+    except (OSError, SparksError):
+        return None
+
+
+_MOST_BYTES = 2**30

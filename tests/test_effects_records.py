@@ -185,7 +185,7 @@ def test_a_plan_is_kept_whole(tmp_path):
         (None, r"no study of effects in .*: give the folder that --out wrote"),
         ("{", r"study.json: damaged .*: run the study again"),
         ("[]", r"study.json: damaged"),
-        ('{"kind": "sparks effects", "schema": 1}', r"study.json: damaged \('sets'\)"),
+        ('{"kind": "sparks effects", "schema": 1}', r"study.json: damaged \(lacks 'model'\)"),
         ('{"kind": "sparks effects", "schema": 9}', r"schema 9, this sparks reads 1: upgrade"),
     ],
 )

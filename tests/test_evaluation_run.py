@@ -442,7 +442,7 @@ def test_damage_is_named_by_its_line(saved, llama):
     for line, message in (
         ("{\n", r"samples.jsonl:3: damaged, not JSON"),
         ('{"id": "p0"}\n', r"samples.jsonl:3: damaged, lacks 'sample'"),
-        ("3\n", r"samples.jsonl:3: damaged, no JSON object"),
+        ("3\n", r"samples.jsonl:3: damaged, it must be an object, got 3"),
     ):
         path.write_text("".join([*lines[:2], line, *lines[3:]]))
         with pytest.raises(SparksError, match=message):

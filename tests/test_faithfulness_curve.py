@@ -405,10 +405,10 @@ def test_other_files_are_refused(tmp_path):
     path = made().save(tmp_path / "f.json")
     record = json.loads(path.read_text())
     for text, match in (
-        ("{", "no JSON"),
+        ("{", "damaged .not JSON"),
         ("{}", "no curves of faithfulness"),
         (json.dumps(record | {"version": 9}), "version 9, this program reads 1"),
-        (json.dumps({k: v for k, v in record.items() if k != "kept"}), "kept missing"),
+        (json.dumps({k: v for k, v in record.items() if k != "kept"}), "damaged .lacks 'kept'"),
     ):
         path.write_text(text)
         with pytest.raises(SparksError, match=match):

@@ -44,13 +44,14 @@ MAY_IMPORT = {
     "errors": "",
     "version": "",
     "csv_text": "errors",
-    "trainer_log": "",
+    "schema": "errors",
+    "trainer_log": "errors files schema",
     "config": "errors",
-    "graph": "errors",
+    "graph": "errors schema",
     "files": "errors",
     "guard": "errors kernels",
     "kernels": "",
-    "jsonl": "errors",
+    "jsonl": "errors files",
     "modules": "errors",
     "memory": "graph",
     "quadrature": "config errors",
@@ -79,18 +80,20 @@ MAY_IMPORT = {
     "faithfulness.runs": "anatomy modules passes",
     "faithfulness.settings": "config errors",
     "faithfulness.curve": "circuit errors faithfulness.settings graph",
-    "faithfulness.results": "errors faithfulness.curve faithfulness.settings files intervals",
+    "faithfulness.results": (
+        "config errors faithfulness.curve faithfulness.settings files intervals schema"
+    ),
     "faithfulness.text": "errors faithfulness.results faithfulness.settings intervals text_page",
     "faithfulness.measuring": (
         "anatomy anatomy_check attribution config errors faithfulness.curve faithfulness.results "
         "faithfulness.runs faithfulness.settings graph guard memory passes scores token_pairs"
     ),
-    "faithfulness.mib": "errors files graph",
+    "faithfulness.mib": "errors files graph schema",
     "patching": "anatomy anatomy_check config errors graph guard modules token_pairs",
     # From scores to what is kept.
     "circuit": "config errors graph",
     "circuit_grid": "circuit graph",
-    "snapshot": "errors graph",
+    "snapshot": "errors graph schema",
     # Several processes.
     "processes": "errors",
     "sharding": "errors processes",
@@ -99,8 +102,8 @@ MAY_IMPORT = {
         "graph guard memory passes processes scores sharding snapshot token_pairs version"
     ),
     "run_lock": "errors",
-    "run_identity": "errors files",
-    "store": "errors evaluation.folder files null_bands run_identity snapshot",
+    "run_identity": "errors files schema",
+    "store": "errors evaluation.folder files null_bands run_identity schema snapshot",
     # Reading.
     "intervals": "",
     "sign_flips": "",
@@ -113,7 +116,7 @@ MAY_IMPORT = {
         "timeline_input "
         "timeline_numbers timeline_states"
     ),
-    "null_bands": "errors",
+    "null_bands": "errors schema",
     "nulls": "calibration config errors null_bands snapshot timeline timeline_input",
     "text_page": "errors",
     "beside": "nulls snapshot text_page timeline timeline_states turnover",
@@ -208,7 +211,7 @@ MAY_IMPORT = {
         "jsonl problems"
     ),
     "evaluation.metrics": "errors intervals",
-    "evaluation.samples_file": "errors files",
+    "evaluation.samples_file": "errors files schema",
     "evaluation.results": "errors evaluation.metrics evaluation.samples_file intervals",
     "evaluation.page": "evaluation.results intervals text_page",
     "evaluation.prompts": (
@@ -255,7 +258,7 @@ MAY_IMPORT = {
     "effects.tables": "csv_text effects.records heads intervals text_page",
     "effects.text": "effects.records effects.tables heads text_page",
     "effects.sets": "errors head_rules heads timeline",
-    "effects.plan": "effects.sets effects.settings errors files head_rules heads",
+    "effects.plan": "effects.sets effects.settings errors files head_rules heads schema",
     "effects.study": "effects.plan effects.records errors evaluation.results",
     "effects.run": (
         "anatomy effects.plan effects.records effects.study effects.tables errors "
@@ -309,7 +312,7 @@ MAY_IMPORT = {
     "think.probes": (
         "errors loading probe_building probes problems think.config think.modes token_pairs"
     ),
-    "think.record": "errors think.modes",
+    "think.record": "errors files schema think.modes",
     "think.measuring": (
         "config errors files loading probes store think.config think.modes think.probes "
         "think.record token_pairs track"
@@ -341,8 +344,9 @@ MAY_IMPORT = {
 """Module of sparks -> the modules of sparks that it may import. `sparks` itself is held below."""
 
 READERS = (
-    "cohort_groups comparison comparison_text config circuit csv_text errors files graph jsonl "
-    "probes problems snapshot store text_page timeline timeline_input timeline_text token_pairs "
+    "schema csv_text cohort_groups comparison comparison_text config circuit errors files graph "
+    "jsonl probes problems snapshot store text_page timeline timeline_input timeline_text "
+    "token_pairs "
     "small_samples survival coupling turnover regime_words regimes regime_tables regimes_text "
     "intervals sign_flips calibration timeline_states timeline_numbers circuit_grid control_probes "
     "null_bands nulls beside "

@@ -15,7 +15,7 @@ from factories import SMALL, make_run, make_snapshot, write_run
 from safetensors.numpy import load_file, save_file
 
 from sparks.errors import SparksError
-from sparks.snapshot import SCHEMA_VERSION, Snapshot
+from sparks.snapshot import SCHEMA_VERSION, Snapshot, checksum
 from sparks.store import RunStore
 
 ARRAYS = tuple(make_snapshot(0).to_arrays()[0])
@@ -37,11 +37,21 @@ def header_of(snapshot: Snapshot) -> dict:
     return json.loads(snapshot.to_arrays()[1]["sparks"])
 
 
-def put(store: RunStore, snapshot: Snapshot, header: object) -> None:
-    """A snapshot file whose header is what the test wants."""
+def put(
+    store: RunStore,
+    snapshot: Snapshot,
+    header: object = None,
+    *,
+    without: str = "",
+    **arrays: np.ndarray,
+) -> None:
+    """A snapshot file whose header and arrays are what the test wants, with a right checksum."""
     store.prepare()
-    arrays, _ = snapshot.to_arrays()
-    save_file(arrays, store.file(snapshot.step), {"sparks": json.dumps(header)})
+    text = json.dumps(header_of(snapshot) if header is None else header)
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    named = {k: v for k, v in (snapshot.to_arrays()[0] | whole).items() if k != without}
+    metadata = {"sparks": text, "checksum": checksum(text, named)}
+    save_file(named, store.file(snapshot.step), metadata)
 
 
 # -- round trip ------------------------------------------------------------------------------
@@ -153,11 +163,11 @@ def test_the_target_is_only_ever_replaced_whole(tmp_path, monkeypatch):
 
     def note_rename(self: Path, target: Path) -> Path:
         seen.append((self.parent, self.stat().st_ino, target.exists()))
-        assert Snapshot.from_arrays(load_file(self), {"sparks": json.dumps(header)}).step == 5
+        assert Snapshot.from_arrays(load_file(self), metadata).step == 5
         return rename(self, target)
 
     snapshot = make_snapshot(5, ["L0H0"])
-    header = header_of(snapshot)
+    _, metadata = snapshot.to_arrays()
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_rename)
     store.save(snapshot)
@@ -282,33 +292,26 @@ def test_fields_that_a_later_sparks_adds_are_ignored(tmp_path):
 @pytest.mark.parametrize("name", [name for name in ARRAYS if name != "loss_circuit"])
 def test_a_missing_array_is_named(tmp_path, name):
     store, snapshot = RunStore(tmp_path), make_snapshot(0, ["L0H0"])
-    arrays, metadata = snapshot.to_arrays()
-    del arrays[name]
-    save_file(arrays, store.file(0), metadata)
+    put(store, snapshot, without=name)
     with pytest.raises(SparksError, match=f"step-00000000.*lacks {name}"):
         store.load(0)
 
 
 def test_a_snapshot_without_faithfulness_reads_as_unknown(tmp_path):
     store, snapshot = RunStore(tmp_path), make_snapshot(0, ["L0H0"])
-    arrays, metadata = snapshot.to_arrays()
     assert np.isfinite(snapshot.faithfulness).all()
-    del arrays["loss_circuit"]
-    save_file(arrays, store.file(0), metadata)
+    put(store, snapshot, without="loss_circuit")
     assert np.isnan(store.load(0).faithfulness).all()
 
 
 def test_a_misshapen_or_mistyped_array_is_named_with_both_values(tmp_path):
     store, snapshot = RunStore(tmp_path), make_snapshot(0, ["L0H0"])
-    arrays, metadata = snapshot.to_arrays()
-    totals = arrays["node_totals"][:, :15].copy()
-    save_file(arrays | {"node_totals": totals}, store.file(0), metadata)
+    put(store, snapshot, node_totals=snapshot.node_totals[:, :15].copy())
     with pytest.raises(
         SparksError, match=r"node_totals must have shape \(16, 16\), found \(16, 15\)"
     ):
         store.load(0)
-    wide = arrays["importance"].astype(np.float64)
-    save_file(arrays | {"importance": wide}, store.file(0), metadata)
+    put(store, snapshot, importance=snapshot.importance.astype(np.float64))
     with pytest.raises(SparksError, match="importance must be float32, found float64"):
         store.load(0)
 

@@ -69,7 +69,8 @@ def test_strange_files_under_the_name_of_a_failure_do_no_harm(store):
     (store.path / "step-00000030.failed").write_bytes(b"\xff\x00 bytes")
     told = store.read().problems
     assert told[0].startswith("step 10:")
-    assert [line.partition(":")[0] for line in told] == ["step 10", "step 30"]
+    assert [line.partition(":")[0] for line in told] == ["step 10", "step 20", "step 30"]
+    assert "step-00000020.failed, which cannot be read: a folder, no plain file" in told[1]
     assert all("\n" not in line for line in told)
 
 

@@ -20,9 +20,10 @@ from typing import Any
 from sparks.effects.sets import ChosenSets
 from sparks.effects.settings import FEWEST_DRAWS
 from sparks.errors import SparksError
-from sparks.files import write_atomically
+from sparks.files import read_file, why, write_atomically
 from sparks.head_rules import HeadSet, matched_random
 from sparks.heads import Head, check_heads, names, parse_heads
+from sparks.schema import LIMITS, Count, LongText, Number, Scalar, Versioned, decode
 
 KIND, SCHEMA = "sparks effects", 1
 FILE = "study.json"
@@ -147,23 +148,64 @@ class Plan:
         """
         path = folder / FILE
         try:
-            values = json.loads(path.read_bytes())
-            if (values.pop("kind"), schema := values.pop("schema")) != (KIND, SCHEMA):
-                raise SparksError(f"{path}: schema {schema!r}, this sparks reads {SCHEMA}: upgrade")
-            rows = [_planned(row) for row in values.pop("sets")]
-            left_out = tuple(values.pop("left_out"))
-            return cls(sets=tuple(rows), left_out=left_out, **values)
+            content = read_file(path, within=folder, most=_MOST_BYTES)
+            told = decode(Versioned, content)
+            if (told.kind, told.schema) == (KIND, SCHEMA):
+                return decode(_File, content).plan()
         except FileNotFoundError as error:
             raise SparksError(
                 f"no study of effects in {folder}: give the folder that --out wrote, or MODEL with "
                 f"--task and --out"
             ) from error
         except OSError as error:
-            raise SparksError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, SparksError):
-                raise
+            raise SparksError(f"cannot read {path}: {why(error)}") from error
+        except ValueError as error:
             raise SparksError(f"{path}: damaged ({error}): run the study again") from error
+        raise SparksError(f"{path}: schema {told.schema}, this sparks reads {SCHEMA}: upgrade")
+
+
+_MOST_BYTES = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A `PlannedSet` as the file has it: heads are text."""
+
+    __pydantic_config__ = LIMITS
+
+    name: str
+    heads: LongText
+    found: Count
+    origin: str
+    done: str
+    scale: Number
+    random: tuple[LongText, ...]
+    moved: tuple[Count, ...]
+
+    def planned(self) -> PlannedSet:
+        if len(self.random) != len(self.moved):
+            raise SparksError(f"{len(self.random)} draws, {len(self.moved)} numbers of moved heads")
+        random = tuple(map(parse_heads, self.random))
+        return PlannedSet(**vars(self) | {"heads": parse_heads(self.heads), "random": random})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A `Plan` as the file has it."""
+
+    __pydantic_config__ = LIMITS
+
+    model: str
+    task: str
+    metric: str
+    margin: Number
+    settings: dict[str, Scalar]
+    sets: tuple[_Row, ...]
+    left_out: tuple[LongText, ...]
+    stamp: str = ""
+
+    def plan(self) -> Plan:
+        return Plan(**vars(self) | {"sets": tuple(row.planned() for row in self.sets)})
 
 
 def make_plan(
@@ -256,10 +298,3 @@ def stamp_of(model: str) -> str:
 def same_answers(one: Plan, other: Plan) -> bool:
     """Whether two plans ask the same model the same: what is made of the answers may differ."""
     return replace(one, metric="", margin=0.0) == replace(other, metric="", margin=0.0)
-
-
-def _planned(row: dict[str, Any]) -> PlannedSet:
-    values = dict(row)
-    heads, random = parse_heads(values.pop("heads")), values.pop("random")
-    moved = tuple(values.pop("moved"))
-    return PlannedSet(heads=heads, random=tuple(map(parse_heads, random)), moved=moved, **values)

@@ -28,7 +28,7 @@ from sparks.errors import SparksError
 from sparks.evaluation.metrics import pass_at
 from sparks.evaluation.samples_file import KIND, SCHEMA, Header, SampleLine, read_samples
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.files import read_failures, remove_leftovers, set_aside, write_atomically
+from sparks.files import read_failures, remove_leftovers, set_aside, why, write_atomically
 from sparks.intervals import Interval
 
 FOLDER = "evaluation"
@@ -78,12 +78,13 @@ class StepEvaluation:
         Raises:
             SparksError: samples are missing.
         """
-        wanted = header.num_problems * int(header.settings["samples"])
+        wanted = header.num_samples
         rows: dict[str, list[SampleLine]] = {}
         for line in sorted(lines, key=lambda line: line.sample):
             rows.setdefault(line.id, []).append(line)
         counts = {len({line.sample for line in found}) for found in rows.values()}
-        if len(lines) != wanted or len(rows) != header.num_problems or len(counts) != 1:
+        each = {wanted // header.num_problems}
+        if len(lines) != wanted or len(rows) != header.num_problems or counts != each:
             raise SparksError(f"unfinished, {len(lines)} of {wanted} samples: sample it again")
         order = dict.fromkeys(line.id for line in lines)
         found = [rows[name] for name in order]
@@ -149,12 +150,18 @@ class EvaluationFolder:
         return self.file(step).with_suffix(".part")
 
     def steps(self) -> list[int]:
-        """Steps that have a finished evaluation, in order."""
+        """Steps that have a finished evaluation, in order; none where there is no folder.
+
+        Raises:
+            SparksError: the folder cannot be listed.
+        """
         try:
             names = os.listdir(self.path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(match[1]) for name in names if (match := _FILE.match(name)))
+        except OSError as error:
+            raise SparksError(f"cannot read {self.path} ({why(error)})") from error
+        return sorted({int(match[1]) for name in names if (match := _FILE.match(name))})
 
     def load(self, step: int) -> StepEvaluation:
         """The evaluation of a step.
@@ -166,7 +173,7 @@ class EvaluationFolder:
         try:
             stat = path.stat()
         except OSError as error:
-            raise SparksError(f"cannot read {path}: {error.strerror or error}") from error
+            raise SparksError(f"cannot read {path}: {why(error)}") from error
         return _load(path, step, stat.st_mtime_ns, stat.st_size)
 
     def read(
@@ -181,7 +188,11 @@ class EvaluationFolder:
         """
         found: list[StepEvaluation] = []
         problems = []
-        for step in self.steps():
+        try:
+            steps = self.steps()
+        except SparksError as error:
+            return (), (str(error),)
+        for step in steps:
             if until is not None and step > until:
                 break
             try:
@@ -271,14 +282,11 @@ class EvaluationFolder:
 @lru_cache(maxsize=512)
 def _load(path: Path, step: int, changed_ns: int, size: int) -> StepEvaluation:
     """Read once: a run is read again at every look, and its texts are long."""
-    header, lines = read_samples(path)
+    header, lines = read_samples(path, within=path.parent.parent)
     try:
         return StepEvaluation.of(step, header, lines)
     except SparksError as error:
         raise SparksError(f"{path}: {error}") from error
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise SparksError(f"{path}: damaged ({reason}); evaluate the checkpoint again") from error
 
 
 def _first(row: Sequence[SampleLine], *, correct: bool) -> str | None:

@@ -164,7 +164,7 @@ class Evaluation:
         """
         header, lines = read_samples(path)
         done = {(line.id, line.sample) for line in lines}
-        if len(done) < (wanted := header.num_problems * header.settings["samples"]):
+        if len(done) < (wanted := header.num_samples):
             raise Unfinished(
                 f"{path}: unfinished, {len(done)} of {wanted} samples: run the same command again "
                 f"to go on"

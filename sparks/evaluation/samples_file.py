@@ -12,31 +12,46 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from sparks.errors import SparksError
-from sparks.files import check_writable
+from sparks.files import check_writable, read_file, why
+from sparks.schema import LIMITS, Amount, Count, LongText, Positive, Scalar, Versioned, decode
 
 KIND = "sparks samples"
 SCHEMA = 1
+
+T = TypeVar("T", bound="Header | SampleLine")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What was sampled."""
 
+    __pydantic_config__ = LIMITS
+
     task: str
     task_hash: str
     check: str
-    num_problems: int
-    settings: dict[str, Any]
+    num_problems: Positive
+    settings: dict[str, Scalar]
     backend: str
     model: str
     fingerprint: str
     intervention: str = ""
+
+    def __post_init__(self) -> None:
+        samples = self.settings.get("samples")
+        if type(samples) is not int or samples < 1:
+            raise SparksError(f"settings.samples must be a whole number above 0, got {samples!r}")
+
+    @property
+    def num_samples(self) -> int:
+        """Answers that a finished file holds."""
+        return self.num_problems * int(self.settings["samples"])
 
     def identity(self) -> dict[str, Any]:
         """What two runs share whose samples may stand in one file, by name for messages."""
@@ -52,17 +67,19 @@ class Header:
 class SampleLine:
     """One sample."""
 
+    __pydantic_config__ = LIMITS
+
     id: str
-    sample: int
+    sample: Count
     """Its place among the samples of its problem, from 0."""
-    problem: str
-    answer: str
-    text: str
-    found: str | None
+    problem: LongText
+    answer: LongText
+    text: LongText
+    found: LongText | None
     correct: bool
-    tokens: int
+    tokens: Count
     truncated: bool
-    seconds: float
+    seconds: Amount
     """Its share of the time of its batch."""
 
 
@@ -83,7 +100,7 @@ class SamplesFile:
         self.lines: list[SampleLine] = []
         """What the file held when it was opened."""
         end = 0
-        if self.path.exists() and self.path.stat().st_size:
+        if self.path.exists():
             end = self._read(header)
         self._file = self._open(end)
         if not end:
@@ -110,10 +127,10 @@ class SamplesFile:
 
     def _read(self, header: Header) -> int:
         """Keep what the file holds; the position behind its last whole line."""
-        content = self.path.read_bytes()
+        content = _content(self.path)
         end = content.rfind(b"\n") + 1
         if not end:  # a header that was torn: nothing was sampled yet
-            if not content.startswith(b'{"kind": "' + KIND.encode()[:3]):
+            if content and not content.startswith(b'{"kind": "' + KIND.encode()[:3]):
                 raise SparksError(f"{self.path}: no file of samples: give another --out")
             return 0
         found, self.lines = _parsed(self.path, content[:end])
@@ -143,57 +160,57 @@ class SamplesFile:
             raise SparksError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
-def read_samples(path: str | os.PathLike[str]) -> tuple[Header, list[SampleLine]]:
+def read_samples(
+    path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None
+) -> tuple[Header, list[SampleLine]]:
     """Header and samples of a file; a torn last line is left out.
+
+    Args:
+        path: the file.
+        within: a folder that links may not lead out of.
 
     Raises:
         SparksError: it cannot be read, or is no file of samples.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise SparksError(f"cannot read samples {path}: {error.strerror or error}") from error
+    content = _content(path, within=within)
     return _parsed(path, content[: content.rfind(b"\n") + 1])
+
+
+def _content(path: str | os.PathLike[str], **limits: Any) -> bytes:
+    try:
+        return read_file(path, **limits)
+    except (OSError, SparksError) as error:
+        raise SparksError(f"cannot read samples {path}: {why(error)}") from error
 
 
 def _parsed(path: str | os.PathLike[str], content: bytes) -> tuple[Header, list[SampleLine]]:
     """Header and samples of whole lines."""
-    lines = content.split(b"\n")[:-1]
+    first, *lines = content.split(b"\n")[:-1] or [b""]
     try:
-        first = json.loads(lines[0]) if lines else {}
-    except ValueError:
-        first = {}
-    if not isinstance(first, dict) or first.get("kind") != KIND:
+        told = decode(Versioned, first)
+        if told.kind != KIND:
+            raise SparksError(f"its kind is {told.kind!r}")
+    except SparksError as error:
         raise SparksError(
             f"{path}: no file of samples, its first line should hold the kind {KIND!r}: give "
             f"another file"
-        )
-    if first.get("schema") != SCHEMA:
+        ) from error
+    if told.schema != SCHEMA:
         raise SparksError(
-            f"{path}: schema {first.get('schema')!r}, this version of sparks reads {SCHEMA}: "
-            f"install the version that wrote it, or sample anew"
+            f"{path}: schema {told.schema!r}, this version of sparks reads {SCHEMA}: install the "
+            f"version that wrote it, or sample anew"
         )
     header = _record(Header, first, f"{path}:1")
     return header, [
-        _record(SampleLine, _json(line, f"{path}:{number}"), f"{path}:{number}")
-        for number, line in enumerate(lines[1:], start=2)
+        _record(SampleLine, line, f"{path}:{number}") for number, line in enumerate(lines, start=2)
     ]
 
 
-def _json(line: bytes, place: str) -> Any:
+def _record(kind: type[T], line: bytes, place: str) -> T:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise SparksError(f"{place}: damaged, not JSON ({error}): sample anew") from error
-
-
-def _record(kind: Any, values: Any, place: str) -> Any:
-    """A `Header` or a `SampleLine` of the values of a line that have its names."""
-    names = [item.name for item in fields(kind)]
-    if not isinstance(values, dict) or (missing := [n for n in names if n not in values]):
-        lacks = f"lacks {missing[0]!r}" if isinstance(values, dict) else "no JSON object"
-        raise SparksError(f"{place}: damaged, {lacks}: sample anew")
-    return kind(**{name: values[name] for name in names})
+        return decode(kind, line)
+    except SparksError as error:
+        raise SparksError(f"{place}: damaged, {error}: sample anew") from error
 
 
 def _difference(found: Header, header: Header) -> str:

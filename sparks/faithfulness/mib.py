@@ -33,8 +33,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sparks.errors import SparksError
-from sparks.files import write_atomically
+from sparks.files import read_file, why, write_atomically
 from sparks.graph import Graph
+from sparks.schema import LIMITS, Number, Size, decode
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,26 @@ def read_mib(
         SparksError: the file cannot be read, is of another form, or lacks edges of its graph.
     """
     try:
-        record = json.loads(Path(path).read_bytes())
-        config, edges = record["cfg"], record["edges"]
-        heads = int(config["n_heads"])
-        graph = Graph(
-            num_layers=int(config["n_layers"]), num_heads=heads, num_kv_heads=num_kv_heads or heads
-        )
-        parallel = bool(config["parallel_attn_mlp"])
-        given = {str(name): float(edge["score"]) for name, edge in edges.items()}
+        record = decode(_File, read_file(path))
     except OSError as error:
-        raise SparksError(f"cannot read {path}: {error.strerror or error}") from error
-    except SparksError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SparksError(f"cannot read {path}: {why(error)}") from error
+    except SparksError as error:
         raise SparksError(
-            f"{path}: not scores in MIB's form ({type(error).__name__}: {error}): it needs cfg, "
-            f"nodes and edges with a score"
+            f"{path}: not scores in MIB's form ({error}): it needs cfg, nodes and edges with a "
+            f"score"
         ) from error
-    if parallel:
+    heads = record.cfg.n_heads
+    graph = Graph(
+        num_layers=record.cfg.n_layers, num_heads=heads, num_kv_heads=num_kv_heads or heads
+    )
+    if record.cfg.parallel_attn_mlp:
         raise SparksError(f"{path}: attention and MLP side by side are not supported")
+    given = {name: edge.score for name, edge in record.edges.items()}
+    # A graph has more edges than this; asked before it is laid out, for it may be told to be huge.
+    if graph.num_sources**2 // 2 > len(given):
+        raise SparksError(
+            f"{path}: edges are missing, {len(given)} of a graph with {graph.num_sources} sources"
+        )
     found = np.zeros(graph.edge_mask.shape, dtype=np.float64)
     for edge in _edges(graph):
         if edge.name not in given:
@@ -141,6 +143,32 @@ def read_mib(
     if given:
         raise SparksError(f"{path}: edge {next(iter(given))} is not in its graph")
     return graph, found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    __pydantic_config__ = LIMITS
+
+    n_layers: Size
+    n_heads: Size
+    parallel_attn_mlp: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    __pydantic_config__ = LIMITS
+
+    score: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What is read of the file."""
+
+    __pydantic_config__ = LIMITS
+
+    cfg: _Shape
+    edges: dict[str, _Score]
 
 
 def _nodes(graph: Graph, kept: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -13,24 +13,25 @@ import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 
+from sparks.config import refuse_unknown
 from sparks.errors import SparksError
 from sparks.faithfulness.curve import areas
-from sparks.faithfulness.settings import METRICS, Metric
-from sparks.files import write_atomically
+from sparks.faithfulness.settings import METRICS, CurveConfig, Metric
+from sparks.files import read_file, why, write_atomically
 from sparks.intervals import Interval, percentiles, resampled_counts
+from sparks.schema import LIMITS, Count, Number, Plain, Positive, Scalar, Share, Spec, decode
 
 KINDS = ("shared", "own", "random")
 """Kinds of circuits, in the order of the tables."""
 VERSION = 1
 """Of the file; another version is refused."""
-
-_ARRAYS = ("clean", "empty", "kept", "removed", "edges", "heads")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,7 +209,7 @@ class FaithfulnessCurves:
         Raises:
             SparksError: it cannot be written.
         """
-        record: dict[str, Any] = {"format": "sparks-faithfulness", "version": VERSION}
+        record: dict[str, Any] = {"format": _FORMAT, "version": VERSION}
         for item in fields(self):
             value = getattr(self, item.name)
             record[item.name] = value.tolist() if item.name in _ARRAYS else value
@@ -222,30 +223,98 @@ class FaithfulnessCurves:
             SparksError: the file cannot be read or is no such file.
         """
         try:
-            record = json.loads(Path(path).read_bytes())
+            content = read_file(path, most=_MOST_BYTES)
+            version = decode(_Version, content)
+            if (version.format, version.version) == (_FORMAT, VERSION):
+                return cls(**decode(_File, content).fields())
         except OSError as error:
-            raise SparksError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise SparksError(f"{path}: no JSON ({error})") from error
-        if not isinstance(record, dict) or record.get("format") != "sparks-faithfulness":
+            raise SparksError(f"cannot read {path}: {why(error)}") from error
+        except SparksError as error:
+            raise SparksError(f"{path}: the file is damaged ({error})") from error
+        if version.format != _FORMAT:
             raise SparksError(
                 f"{path}: no curves of faithfulness: give a file of FaithfulnessCurves.save"
             )
-        if record.get("version") != VERSION:
-            raise SparksError(
-                f"{path}: version {record.get('version')!r}, this program reads {VERSION}: use the "
-                f"one that wrote it"
-            )
-        names = [item.name for item in fields(cls)]
-        if missing := [name for name in names if name not in record]:
-            raise SparksError(f"{path}: {', '.join(missing)} missing: the file is damaged")
-        given = {name: record[name] for name in names}
-        for name, value in given.items():
-            if name in _ARRAYS:
-                given[name] = np.asarray(value)
-            elif isinstance(value, list):
-                given[name] = tuple(value)
-        return cls(**given)
+        raise SparksError(
+            f"{path}: version {version.version!r}, this program reads {VERSION}: use the one that "
+            f"wrote it"
+        )
+
+
+_FORMAT = "sparks-faithfulness"
+_MOST_BYTES = 2**28
+
+_ARRAYS = {
+    "clean": Spec(np.float64, "metrics probes"),
+    "empty": Spec(np.float64, "metrics probes"),
+    "kept": Spec(np.float64, "metrics sets probes sizes"),
+    "removed": Spec(np.float64, "metrics sets probes sizes"),
+    "edges": Spec(np.int64, "sets probes sizes", 0),
+    "heads": Spec(np.int64, "sets probes sizes", 0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What the file says of itself in every version."""
+
+    __pydantic_config__ = LIMITS
+
+    format: Scalar = None
+    version: Scalar = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A `FaithfulnessCurves` as the file has it: arrays are lists."""
+
+    __pydantic_config__ = LIMITS
+
+    model: str
+    probe_ids: Annotated[tuple[str, ...], Field(min_length=1)]
+    probe_groups: tuple[str, ...]
+    settings: dict[str, dict[str, Plain]]
+    num_edges: Positive
+    num_heads: Positive
+    shares: tuple[Share, ...]
+    sets: tuple[Literal["shared", "own", "random"], ...]
+    clean: list[list[Number]]
+    empty: list[list[Number]]
+    kept: list[list[list[list[Number]]]]
+    removed: list[list[list[list[Number]]]]
+    edges: list[list[list[Count]]]
+    heads: list[list[list[Count]]]
+
+    def fields(self) -> dict[str, Any]:
+        """Those of `FaithfulnessCurves`, once all fit together.
+
+        Raises:
+            SparksError: they do not.
+        """
+        values = dict(vars(self))
+        sizes = {
+            "metrics": len(METRICS),
+            "probes": len(self.probe_ids),
+            "sets": len(self.sets),
+            "sizes": len(self.shares),
+        }
+        if len(self.probe_groups) != sizes["probes"]:
+            raise SparksError(f"{sizes['probes']} probes, {len(self.probe_groups)} groups")
+        if missing := [kind for kind in KINDS if kind not in self.sets]:
+            raise SparksError(f"sets lacks {missing[0]!r}")
+        circuits = self.settings.get("circuits", {})
+        refuse_unknown(CurveConfig, circuits)
+        if CurveConfig(**circuits).shares != self.shares:
+            raise SparksError("shares are not those of its settings")
+        for name, spec in _ARRAYS.items():
+            try:
+                array = np.array(values[name], dtype=spec.dtype)
+            except ValueError as error:
+                raise SparksError(f"{name} must be a whole table, its rows differ") from error
+            spec.check_shape(name, array, sizes)
+            spec.check_range(name, array)
+            values[name] = array
+        return values
 
 
 def _shares_lost(

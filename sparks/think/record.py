@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sparks.errors import SparksError
+from sparks.files import read_file, why
+from sparks.schema import LIMITS, Count, LongText, Plain, Versioned, decode
 from sparks.think.modes import MODES, Mode
 
 _SCHEMA = 1
 _FILE = "think.json"
+_MOST_BYTES = 2**26
+_NEEDED = (("model", str, "text"), ("max_suffix_tokens", int, "a whole number"))
+"""Of what was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThinkRecord:
     """What a folder holds. Every value is plain JSON."""
 
-    request: Mapping[str, Any]
+    __pydantic_config__ = LIMITS
+
+    request: Mapping[str, Plain]
     """Model, settings of the probes, and the hash of the data: what decides what the probes are."""
     switch: str
     """Name of the chat template's switch."""
     contrast: str
     """`beginnings` or `words`."""
-    marker_tokens: int
+    marker_tokens: Count
     """Tokens of the longest marker among what is swapped."""
-    skipped: tuple[str, ...]
+    skipped: tuple[LongText, ...]
     """One line for each problem that was passed over."""
+
+    def __post_init__(self) -> None:
+        for name, kind, words in _NEEDED:
+            if type(value := self.request.get(name)) is not kind:
+                raise SparksError(f"request.{name} must be {words}, got {value!r}")
 
     @property
     def model(self) -> str:
@@ -61,18 +73,18 @@ class ThinkRecord:
         path = folder / _FILE
         if not path.exists() or not all(probes_file(folder, mode).exists() for mode in MODES):
             return None
-        again = "build and measure again with --overwrite"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["schema"] > _SCHEMA:
-                raise SparksError(f"{path} is of a newer sparks (schema {values['schema']})")
-            known = {item.name: values[item.name] for item in fields(cls)}
-            return cls(**known | {"skipped": tuple(known["skipped"])})
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            if isinstance(error, SparksError):
-                raise
-            said = " ".join(str(error).split())
-            raise SparksError(f"{path}: damaged or no record ({said}); {again}") from error
+            content = read_file(path, within=folder, most=_MOST_BYTES)
+            schema = decode(Versioned, content).schema
+            if schema <= _SCHEMA:
+                return decode(cls, content)
+        except OSError as error:
+            raise SparksError(f"cannot read {path}: {why(error)}") from error
+        except SparksError as error:
+            raise SparksError(
+                f"{path}: damaged or no record ({error}); delete it, or give --overwrite"
+            ) from error
+        raise SparksError(f"{path} is of a newer sparks (schema {schema})")
 
     @classmethod
     def load(cls, folder: Path) -> ThinkRecord:
