@@ -121,7 +121,8 @@ assert not {"torch", "transformers"} & set(sys.modules)
     told = " ".join(done.stdout.split())
     assert (
         "2 heads are emergent at step 40 by the paper's rule; an unchanged model measured with "
-        "other probes gives 0: more than its null." in told
+        "other probes gives 0: more than its null, as a number; which of them are real it does "
+        "not say." in told
     )
     assert f"Kept in {run / 'null.json'}: the views show it." in told
 
