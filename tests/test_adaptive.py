@@ -31,8 +31,7 @@ from sparks.passes import Passes
 from sparks.quadrature import Strata, added_points, grown, points
 from sparks.replay import replay_checkpoints
 from sparks.scores import EdgeScores
-from sparks.snapshot import Snapshot
-from sparks.snapshot import SCHEMA_VERSION
+from sparks.snapshot import SCHEMA_VERSION, Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
 
