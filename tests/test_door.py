@@ -75,7 +75,7 @@ def test_a_later_schema_with_other_types_of_arrays_asks_for_an_upgrade(store):
     arrays, metadata = make_snapshot(20).to_arrays()
     later = metadata["sparks"].replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99')
     save_file(arrays | {"news": np.zeros(3, np.uint16)}, store.file(20), {"sparks": later})
-    with pytest.raises(SparksError, match="schema 99 is newer .*upgrade"):
+    with pytest.raises(SparksError, match=r"schema 99 is newer .*upgrade"):
         store.load(20)
 
 
