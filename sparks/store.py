@@ -431,12 +431,12 @@ _LOG = list[dict[str, Any]]
 
 
 _DTYPES = {
-    "F32": np.float32,
-    "F64": np.float64,
-    "I32": np.int32,
-    "I64": np.int64,
-    "BOOL": np.bool_,
+    "BOOL": "?",
+    **{f"F{size}": f"<f{size // 8}" for size in (16, 32, 64)},
+    **{f"I{size}": f"<i{size // 8}" for size in (8, 16, 32, 64)},
+    **{f"U{size}": f"<u{size // 8}" for size in (8, 16, 32, 64)},
 }
+"""Names of types in a safetensors file; a later schema may use those that this one does not."""
 
 
 def _snapshot(content: bytes) -> Snapshot:

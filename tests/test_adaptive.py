@@ -31,7 +31,7 @@ from sparks.passes import Passes
 from sparks.quadrature import Strata, added_points, grown, largest, points
 from sparks.replay import replay_checkpoints
 from sparks.scores import EdgeScores
-from sparks.snapshot import Snapshot
+from sparks.snapshot import SCHEMA_VERSION, Snapshot
 from sparks.store import RunStore
 from sparks.track import take_snapshot
 
@@ -453,7 +453,7 @@ def test_points_are_stored_and_an_older_file_has_those_of_its_settings(tmp_path:
     assert store.load(0).points.dtype == np.int32
     arrays, metadata = snapshot.to_arrays()
     del arrays["points"], arrays["grid_active"]
-    header = metadata["sparks"].replace('"schema": 2', '"schema": 1')
+    header = metadata["sparks"].replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1')
     header = header.replace('"grid":', '"no grid":')
     save_file(arrays, store.file(0), {"sparks": header})
     assert store.load(0).points.tolist() == [2, 2, 2]

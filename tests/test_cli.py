@@ -214,7 +214,7 @@ def test_a_truncated_snapshot_alone_is_refused(command, tmp_path, capsys):
 def test_a_snapshot_of_a_newer_schema_asks_for_an_upgrade(command, tmp_path, capsys):
     run = write_run(tmp_path / "run", [make_snapshot(0, ["L0H0"])])
     raise_schema(RunStore(run).file(0))
-    match = r"schema 99 is newer than this sparks reads \(2\): upgrade with"
+    match = r"schema 99 is newer than this sparks reads \(3\): upgrade with"
     assert_refused(capsys, tmp_path, command, run, match=match)
 
 
