@@ -10,20 +10,22 @@ threshold of a circuit decides anything.
    probes; its interval is Student's t over probes, for this head and checkpoint alone.
 3. Smallest change that matters: a head *grew* if its mean d is above log(`smallest`), *shrank* if
    below -log(`smallest`). Rounding moves every head a little and the same way in every probe;
-   without a smallest change it would be "beyond luck". So what is tested is x = d - log(smallest)
-   and -d - log(smallest), by z = sum_i x / sqrt(sum_i x^2): Student's t, written so that flips do
-   not change what stands below the line.
-4. Luck, by sign flips (Fisher 1935; jointly for all heads: Westfall and Young 1993): if a change is
-   only luck, x is as likely to be -x. One flip a probe is used for all heads AND checkpoints, so
-   that what they have in common stays in. All 2^n flips where these are few, else `flips` of them
-   (each with its opposite), the unflipped one always among them.
+   without a smallest change it would be "beyond luck". So what is tested is the mean of
+   x = d - log(smallest), and of x = -d - log(smallest).
+4. z = sqrt(n) (T + g T^2 / 3 + g^2 T^3 / 27) + g / (6 sqrt(n)), T = mean x / s, s and g standard
+   deviation and skewness of x over probes: Student's t, made even for skewed x (Hall 1992, JRSS B
+   54:221). Without it, the skewness that real d have doubles the errors.
+   What luck gives z, by sign flips of r = d - mean d (Fisher 1935; jointly for all heads: Westfall
+   and Young 1993): r is as likely to be -r. One flip a probe for all heads AND checkpoints, so that
+   what they have in common stays in. r and not x: most heads lie deep within what does not matter,
+   where x is nearly the same in all probes, and flips of it would make of all heads one.
 5. False discovery rate over heads. A head counts as false if ANY statement about it, at any
    checkpoint and in either direction, is false. For each R the boundaries b_t(R) are such that
    luck takes at most `fdr` x R heads above one, ever: counted over flips, heads and checkpoints up
    to t together. Named at t are heads with z > b_t(R), R the largest number such that R heads have
    been above b(R) by now (Benjamini and Hochberg 1995, on Benjamini and Bogomolov's 2014 families:
    one a head). R never falls, nothing at t depends on a later checkpoint: statements stand.
-6. Boundaries in time: of `fdr` x R, a share F_k = 1 - h / 2 (k - 1 + h), h = 10, may be spent by
+6. Boundaries in time: of `fdr` x R, a share F_k = 1 - h / 2 (k - 1 + h), h = 4, may be spent by
    checkpoint k after the base (Lan and DeMets 1983). A flip that took a head above an earlier
    boundary is spent already; where checkpoints are alike, hardly any new one is.
 7. In or out, as the best guess: a head is in where its share, the geometric mean over probes, is
@@ -60,10 +62,12 @@ VERDICTS = ("grew", "shrank", "none", "too little L")
 SHARE_FLOOR = 1e-3
 """Shares below this part of an even one count as this, so that all have a logarithm."""
 _SEED = 2509_25758
-_HALVES_AT = 10
+_HALVES_AT = 4
 """h of point 6: checkpoints over which most of the second half of the error is spent."""
 _GRID = 1.15
 """Ratio of neighbouring R for which boundaries are kept."""
+_LEAST_VARIANCE = 1e-4
+"""Of values whose mean square is 1: z stays finite where all are alike."""
 _LOWEST = 1.9
 """No boundary is lower: z that luck alone gives a head, in either direction, 6 times in 100."""
 
@@ -260,7 +264,7 @@ class GrowthRule:
         move = self._shares[-1] - self._shares[0]
         across = (self._shares[-1] - self._settled_shares()) * -self._settled
         shift = math.log(self.config.smallest)
-        up, down, over = (_statistic(values, shift) for values in (move, -move, across))
+        up, down, over = (_statistic(values - shift) for values in (move, -move, across))
         luck, again = self._by_luck(move), self._since > 0
         luck[:, again] = np.maximum(luck[:, again], self._by_luck(across[:, again]))
         boundaries = self._luck.next(luck, np.maximum.reduce([up, down, over]))
@@ -277,11 +281,9 @@ class GrowthRule:
         self, values: Float[np.ndarray, "probes heads"]
     ) -> Float32[np.ndarray, "flips heads"]:
         """z of every head under every flip, in the direction in which it is larger."""
-        known = np.isfinite(values)
-        rest = np.where(known, values - _mean_error(values)[0], 0)
-        size = np.sqrt(np.square(rest).sum(axis=0))
-        rest /= np.where(size > 0, size, 1)
-        return np.abs(self._flips @ rest.astype(np.float32))
+        unit, count = _unit(values - _mean_error(values)[0])
+        unit = unit.astype(np.float32)
+        return np.abs(_z(self._flips @ unit, self._flips @ (unit * unit * unit), count))
 
     def _cross(
         self, able: Bool[np.ndarray, "levels heads"]
@@ -419,13 +421,41 @@ def sign_flips(probes: int, most: int) -> Float32[np.ndarray, "flips probes"]:
     return (2 * drawn - 1).astype(np.float32)
 
 
-def _statistic(
-    values: Float[np.ndarray, "probes heads"], shift: float
-) -> Float[np.ndarray, " heads"]:
-    """z = sum x / sqrt(sum x^2) of x = values - shift, over the probes that say something."""
-    moved = np.where(np.isfinite(values), values - shift, 0)
-    size = np.sqrt(np.square(moved).sum(axis=0))
-    return moved.sum(axis=0) / np.where(size > 0, size, np.inf)
+def _statistic(values: Float[np.ndarray, "probes heads"]) -> Float[np.ndarray, " heads"]:
+    """z of every head: how far the mean over probes lies above 0."""
+    unit, count = _unit(values)
+    return _z(unit.sum(axis=0), (unit**3).sum(axis=0), count)
+
+
+def _unit(
+    values: Float[np.ndarray, "probes heads"],
+) -> tuple[Float[np.ndarray, "probes heads"], Int[np.ndarray, " heads"]]:
+    """Values with a mean square of 1 over the probes that say something; and how many these are.
+
+    0 where a probe says nothing, and where all values are 0.
+    """
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(axis=0), 1)
+    values = np.where(known, values, 0)
+    size = np.sqrt(np.square(values).sum(axis=0) / count)
+    return values / np.where(size > 0, size, 1), count
+
+
+def _z(
+    sums: Float[np.ndarray, "... heads"],
+    cubes: Float[np.ndarray, "... heads"],
+    count: Int[np.ndarray, " heads"],
+) -> Float[np.ndarray, "... heads"]:
+    """z of point 4, from sum u and sum u^3 of values u whose mean square is 1."""
+    count = count.astype(sums.dtype)
+    mean = sums / count
+    square = mean * mean
+    spread = np.sqrt(np.maximum(1 - square, _LEAST_VARIANCE))
+    skew = (cubes / count + mean * (2 * square - 3)) / (spread * spread * spread)
+    mean /= spread
+    bent = skew * mean / 3
+    root = np.sqrt(count)
+    return root * mean * (1 + bent + bent * bent / 3) + skew / (6 * root)
 
 
 def _mean_error(
