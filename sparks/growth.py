@@ -51,7 +51,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8
+from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
 
 from sparks.config import setting
 from sparks.errors import SparksError
@@ -102,8 +102,8 @@ class GrowthConfig:
             )
         if not (_is_number(self.least_loss) and self.least_loss >= 0):
             raise SparksError(f"least_loss must be at least 0 nats, got {self.least_loss!r}")
-        if type(self.flips) is not int or self.flips < 2 or self.flips % 2:
-            raise SparksError(f"flips must be an even number, at least 2, got {self.flips!r}")
+        if type(self.flips) is not int or self.flips < 100:
+            raise SparksError(f"flips must be a whole number, at least 100, got {self.flips!r}")
 
     def spent(self, checkpoint: int) -> float:
         """Share of the error rate that may be spent by the `checkpoint`-th one after the base."""
@@ -126,8 +126,8 @@ def _is_number(value: object) -> bool:
 class Growth:
     """What the rule says of every head at every checkpoint. At the base nothing has moved yet."""
 
-    judged: Bool[np.ndarray, " checkpoints"]
-    """L is large enough there, and at the base."""
+    enough_loss: Bool[np.ndarray, " checkpoints"]
+    """L is large enough there, and at the base; else nothing is called."""
     factor: Float[np.ndarray, "checkpoints heads"]
     """Share of all score mass / the same at the base; geometric mean over probes."""
     factor_low: Float[np.ndarray, "checkpoints heads"]
@@ -158,7 +158,7 @@ class Growth:
         names = np.array(VERDICTS, dtype=object)[
             np.select([self.moved > 0, self.moved < 0], [0, 1], 2)
         ]
-        names[~self.judged] = VERDICTS[3]
+        names[~self.enough_loss] = VERDICTS[3]
         return names
 
     @property
@@ -180,7 +180,7 @@ def growth(
         config: None takes the defaults.
 
     Raises:
-        SparksError: shapes that do not fit, or a mass below 0.
+        SparksError: a mass below 0.
     """
     rule = GrowthRule(totals[0], loss[0], config)
     for masses, nats in zip(totals[1:], loss[1:], strict=True):
@@ -204,7 +204,7 @@ class GrowthRule:
         self.config = config or GrowthConfig()
         self._shares = [log_shares(totals)]
         probes, heads = self._shares[0].shape
-        self._enough = [self._is_enough(loss) and probes >= self.config.fewest_probes]
+        self._enough = [self._is_enough(loss)]
         self._flips = sign_flips(probes, self.config.flips)
         self._luck = _Luck(len(self._flips), heads, self.config)
         level, _ = _mean_error(self._shares[0])
@@ -236,14 +236,10 @@ class GrowthRule:
     def result(self) -> Growth:
         """What was said so far."""
         columns = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        return Growth(judged=np.array(self._enough), onset=_onset(columns["share"] > 1), **columns)
+        enough, onset = np.array(self._enough), _onset(columns["share"] > 1)
+        return Growth(enough_loss=enough, onset=onset, **columns)
 
     def _is_enough(self, loss: Float[np.ndarray, " probes"]) -> bool:
-        if np.shape(loss) != self._shares[0].shape[:1]:
-            raise SparksError(
-                f"loss must have one value a probe, {len(self._shares[0])}, got shape "
-                f"{np.shape(loss)}"
-            )
         return bool(np.median(loss) >= self.config.least_loss)  # False for what is no number
 
     def _row(self, said: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -264,7 +260,7 @@ class GrowthRule:
         move = self._shares[-1] - self._shares[0]
         across = (self._shares[-1] - self._settled_shares()) * -self._settled
         shift = math.log(self.config.smallest)
-        up, down, over = (_statistic(values - shift) for values in (move, -move, across))
+        up, down, over = (self._measured(values - shift) for values in (move, -move, across))
         luck, again = self._by_luck(move), self._since > 0
         luck[:, again] = np.maximum(luck[:, again], self._by_luck(across[:, again]))
         boundaries = self._luck.next(luck, np.maximum.reduce([up, down, over]))
@@ -276,6 +272,12 @@ class GrowthRule:
             "side_doubt": doubt,
             "boundary": boundary,
         }
+
+    def _measured(self, values: Float[np.ndarray, "probes heads"]) -> Float[np.ndarray, " heads"]:
+        """z of every head: how far the mean lies above 0; 0 where too few probes say something."""
+        unit, count = _unit(values)
+        z = _z(unit.sum(axis=0), (unit**3).sum(axis=0), count)
+        return np.where(count >= self.config.fewest_probes, z, 0)
 
     def _by_luck(
         self, values: Float[np.ndarray, "probes heads"]
@@ -312,7 +314,7 @@ class GrowthRule:
         for values in (before * self._settled[heads], now * -self._settled[heads]):
             mean, error = _mean_error(values)
             degrees = int(np.isfinite(values).all(axis=1).sum()) - 1
-            ratio = mean / np.maximum(error, np.finfo(float).tiny)
+            ratio = mean / np.maximum(error, 1e-9)
             doubt += [1 - student_below(float(t), degrees) for t in ratio]
         return np.minimum(doubt, 1)
 
@@ -376,7 +378,7 @@ class _Luck:
 
 def _reached(
     boundaries: Float[np.ndarray, " levels"], z: Float[np.ndarray, " some"]
-) -> Int[np.ndarray, " some"]:
+) -> UInt8[np.ndarray, " some"]:
     """Lowest index whose boundary is below z; their number where none is."""
     return (len(boundaries) - np.searchsorted(boundaries[::-1], z)).astype(np.uint8)
 
@@ -396,11 +398,9 @@ def log_shares(
     NaN for a probe without any mass, or with one that is not finite: it says nothing.
 
     Raises:
-        SparksError: not an array of probes and heads, or a mass below 0.
+        SparksError: a mass below 0.
     """
     masses = np.asarray(totals, dtype=np.float64)
-    if masses.ndim != 2 or not masses.size:
-        raise SparksError(f"totals of a checkpoint must be [probes, heads], got {masses.shape}")
     if (masses < 0).any():
         raise SparksError(f"a head's score mass must be at least 0, got {masses.min()}")
     whole = masses.sum(axis=1, keepdims=True)
@@ -419,12 +419,6 @@ def sign_flips(probes: int, most: int) -> Float32[np.ndarray, "flips probes"]:
         return np.array([(1, *signs) for signs in rest], dtype=np.float32)
     drawn = np.random.default_rng([_SEED, probes, most]).integers(0, 2, (most, probes))
     return (2 * drawn - 1).astype(np.float32)
-
-
-def _statistic(values: Float[np.ndarray, "probes heads"]) -> Float[np.ndarray, " heads"]:
-    """z of every head: how far the mean over probes lies above 0."""
-    unit, count = _unit(values)
-    return _z(unit.sum(axis=0), (unit**3).sum(axis=0), count)
 
 
 def _unit(
