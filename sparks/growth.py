@@ -14,7 +14,7 @@ threshold of a circuit decides anything.
    x = d - log(smallest), and of x = -d - log(smallest).
 4. z = sqrt(n) (T + g T^2 / 3 + g^2 T^3 / 27) + g / (6 sqrt(n)), T = mean x / s, s and g standard
    deviation and skewness of x over probes: Student's t, made even for skewed x (Hall 1992, JRSS B
-   54:221). Without it, the skewness that real d have doubles the errors.
+   54:221). Without it, the skewness that real d have gives too many errors.
    What luck gives z, by sign flips of r = d - mean d (Fisher 1935; jointly for all heads: Westfall
    and Young 1993): r is as likely to be -r. One flip a probe for all heads AND checkpoints, so that
    what they have in common stays in. r and not x: most heads lie deep within what does not matter,
@@ -32,7 +32,7 @@ threshold of a circuit decides anything.
    above an even one (1 / H). The levels of a checkpoint are held against each other, so a general
    rise is no birth. *Born* at t: out where it was settled last (first: at the base), in now, and
    moved that way since by more than luck and `smallest`; *pruned* the other way round. These have
-   an error rate of their own: as in 5, with R = births and prunings so far. A head that has
+   an error rate of their own: as in 5, with R = heads born or pruned so far. A head that has
    changed sides once is tested against that checkpoint too; point 5 counts that as well.
    That the sides are right is another matter, which the test does not cover: `side_doubt`.
 8. What a head is now: in or out where the interval of its share says so, else unsure; each head by

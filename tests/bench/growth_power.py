@@ -28,10 +28,12 @@ With models:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -53,7 +55,6 @@ SMALLEST = (1.0, 1.02, 1.05, 1.1)
 MODELS = ("trained", "rounded", "jittered", "planted")
 SETTINGS = 9
 CHUNK = 16
-LOSS = 1.0
 
 Row = dict[str, Any]
 
@@ -78,6 +79,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=20, help="sets of probes, or simulated runs")
     parser.add_argument("--heads", type=int, default=1000, help="heads of a simulated run")
     parser.add_argument("--checkpoints", type=int, default=60, help="of a simulated run")
+    parser.add_argument(
+        "--uneven", dest="even", action="store_false", help="without the correction for skewness"
+    )
     return parser.parse_args()
 
 
@@ -414,32 +418,19 @@ def false(arguments: argparse.Namespace) -> Iterator[Row]:
     without replacement) or `skewed` (rows with replacement, as skewed as they are). A run is a
     random walk (checkpoints alike) or wanders (correlation 0.8 from one to the next).
     """
-    kept = (
-        arguments.keep.read_text().splitlines()
-        if arguments.keep and arguments.keep.exists()
-        else []
-    )
-    rows = [json.loads(line) for line in kept]
-    for draw in range(arguments.draws):
-        for shape in ("flipped", "skewed"):
-            for course in ("walk", "wander"):
-                for size in (16, 64):
-                    key = {
-                        "rows": shape,
-                        "course": course,
-                        "probes": size,
-                        "draw": draw,
-                        "heads": arguments.heads,
-                        "checkpoints": arguments.checkpoints,
-                    }
-                    if any(key.items() <= row.items() for row in rows):
-                        continue
-                    rows.append(key | {"called": unmoved(**key)})
-                    if arguments.keep:
-                        with arguments.keep.open("a") as file:
-                            file.write(json.dumps(rows[-1]) + "\n")
-    names = ("rows", "course", "probes", "heads", "checkpoints")
-    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+    kept = arguments.keep
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    same = {"heads": arguments.heads, "checkpoints": arguments.checkpoints, "even": arguments.even}
+    courses = itertools.product(("flipped", "skewed"), ("walk", "wander"), (16, 64))
+    for draw, (shape, course, size) in itertools.product(range(arguments.draws), list(courses)):
+        key = {"rows": shape, "course": course, "probes": size, "draw": draw, **same}
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        rows.append(key | {"called": unmoved(**key)})
+        with kept.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    names = ("heads", "checkpoints", "even", "rows", "course", "probes")
+    for key in sorted({tuple(row[name] for name in names) for row in rows}):
         called = [row["called"] for row in rows if tuple(row[name] for name in names) == key]
         yield {
             "table": "runs in which no head moved",
@@ -450,24 +441,34 @@ def false(arguments: argparse.Namespace) -> Iterator[Row]:
         }
 
 
-def unmoved(*, rows: str, course: str, probes: int, draw: int, heads: int, checkpoints: int) -> int:
+def unmoved(
+    *, rows: str, course: str, probes: int, draw: int, heads: int, checkpoints: int, even: bool
+) -> int:
     """Heads that are ever called in one such run."""
-    measured = Measured()
-    moves = measured.moves("trained")
+    moves = Measured().moves("trained")
     moves = moves[:, np.median(np.abs(moves), axis=0) > 0]  # those at the floor do not move
     moves = (moves - moves.mean(axis=0)) / moves.std(axis=0)
     rng = np.random.default_rng([draw, probes, rows == "skewed", course == "walk"])
-    steps = np.stack([innovation(rng, moves, heads, probes, rows) for _ in range(checkpoints)])
+    path = np.stack([innovation(rng, moves, heads, probes, rows) for _ in range(checkpoints)])
     if course == "walk":
-        path = np.cumsum(steps, axis=0) / checkpoints**0.5
+        path = np.cumsum(path, axis=0)
     else:
-        path = steps
         for time in range(1, checkpoints):
-            path[time] = 0.8 * path[time - 1] + 0.6 * steps[time]
-    whole = np.concatenate([np.zeros_like(path[:1]), path])
-    with patch("sparks.growth.log_shares", np.asarray):  # log shares as drawn, not made to sum to 1
-        found = growth(whole, np.full(whole.shape[:2], LOSS), GrowthConfig(smallest=1.0))
+            path[time] = 0.8 * path[time - 1] + 0.6 * path[time]
+    path = np.concatenate([np.zeros_like(path[:1]), path])
+    with ExitStack() as stack:
+        # Log shares as drawn, not made to sum to 1.
+        stack.enter_context(patch("sparks.growth.log_shares", np.asarray))
+        if not even:
+            stack.enter_context(patch("sparks.growth._z", students))
+        found = growth(path, np.ones(path.shape[:2]), GrowthConfig(smallest=1.0))
     return int((found.moved != 0).any(axis=0).sum())
+
+
+def students(sums: np.ndarray, cubes: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The statistic without what makes it even for skewed differences."""
+    mean = sums / count.astype(sums.dtype)
+    return mean * np.sqrt(count.astype(sums.dtype) / np.maximum(1 - mean * mean, 1e-4))
 
 
 def innovation(
