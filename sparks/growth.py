@@ -14,7 +14,7 @@ threshold of a circuit decides anything.
    x = d - log(smallest), and of x = -d - log(smallest).
 4. z = sqrt(n) (T + g T^2 / 3 + g^2 T^3 / 27) + g / (6 sqrt(n)), T = mean x / s, s and g standard
    deviation and skewness of x over probes: Student's t, made even for skewed x (Hall 1992, JRSS B
-   54:221). Without it, the skewness that real d have gives too many errors.
+   54:221); g is drawn towards 0 by n / (n + 24), as far as it is noise of n probes.
    What luck gives z, by sign flips of r = d - mean d (Fisher 1935; jointly for all heads: Westfall
    and Young 1993): r is as likely to be -r. One flip a probe for all heads AND checkpoints, so that
    what they have in common stays in. r and not x: most heads lie deep within what does not matter,
@@ -68,6 +68,8 @@ _GRID = 1.15
 """Ratio of neighbouring R for which boundaries are kept."""
 _LEAST_VARIANCE = 1e-4
 """Of values whose mean square is 1: z stays finite where all are alike."""
+_SKEW_PROBES = 24
+"""6 / 0.25: variance of the skewness of a sample times n, and variance of that of real heads."""
 _LOWEST = 1.9
 """No boundary is lower: z that luck alone gives a head, in either direction, 6 times in 100."""
 
@@ -446,6 +448,7 @@ def _z(
     square = mean * mean
     spread = np.sqrt(np.maximum(1 - square, _LEAST_VARIANCE))
     skew = (cubes / count + mean * (2 * square - 3)) / (spread * spread * spread)
+    skew *= count / (count + _SKEW_PROBES)
     mean /= spread
     bent = skew * mean / 3
     root = np.sqrt(count)
