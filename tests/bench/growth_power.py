@@ -10,6 +10,7 @@ Parts, each prints its tables; the last line is JSON. Without a model, on what i
     python tests/bench/growth_power.py compare    # statistics and corrections side by side
     python tests/bench/growth_power.py false --keep FILE.jsonl     # 60 checkpoints x 1000 heads;
                                                   # goes on where FILE stops (an hour)
+    python tests/bench/growth_power.py skewed     # what skewness does, and what is done about it
 
 With models:
 
@@ -45,6 +46,7 @@ from sparks.config import SnapshotConfig
 from sparks.growth import GrowthConfig, growth, log_shares
 from sparks.intervals import student_below, student_quantile
 from sparks.snapshot import Snapshot
+from sparks.timeline_states import calibrated_states
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -149,6 +151,7 @@ def power(arguments: argparse.Namespace) -> Iterator[Row]:
             for chosen in draws(measured.probes, size, arguments.draws):
                 found = growth(*measured.run("trained", chosen), GrowthConfig(smallest=smallest))
                 moved = found.moved[1]
+                old = calibrated_states(decide(measured.levels("trained", chosen), SETTINGS))
                 rows.append(
                     {
                         "grew": int((moved > 0).sum()),
@@ -160,9 +163,9 @@ def power(arguments: argparse.Namespace) -> Iterator[Row]:
                         "inside the smallest": int(
                             ((moved != 0) & (moved * truth < math.log(smallest))).sum()
                         ),
-                        "old rule": int(
-                            (decide(measured.levels("trained", chosen), SETTINGS).change != 0).sum()
-                        ),
+                        "in, birth unknown": int(((found.now > 0) & ~found.inside)[1].sum()),
+                        "old rule": int((old.changes["born"] | old.changes["pruned"]).sum()),
+                        "old: in, birth unknown": int((old.active[1] & old.undated).sum()),
                     }
                 )
             yield averaged(
@@ -456,13 +459,38 @@ def unmoved(
         for time in range(1, checkpoints):
             path[time] = 0.8 * path[time - 1] + 0.6 * path[time]
     path = np.concatenate([np.zeros_like(path[:1]), path])
+    return ever_called(path, even)
+
+
+def ever_called(path: np.ndarray, even: bool) -> int:
+    """Heads ever called, of log shares as drawn, which need not sum to 1."""
     with ExitStack() as stack:
-        # Log shares as drawn, not made to sum to 1.
         stack.enter_context(patch("sparks.growth.log_shares", np.asarray))
         if not even:
             stack.enter_context(patch("sparks.growth._z", students))
         found = growth(path, np.ones(path.shape[:2]), GrowthConfig(smallest=1.0))
     return int((found.moved != 0).any(axis=0).sum())
+
+
+def skewed(arguments: argparse.Namespace) -> Iterator[Row]:
+    """One checkpoint, 270 unchanged heads, lognormal differences; with the correction and without."""
+    for sigma in (0.3, 0.5, 0.8):
+        for size in (16, 32, 64):
+            row: Row = {
+                "table": "lognormal differences, nothing moved",
+                "sigma": sigma,
+                "probes": size,
+            }
+            for even in (True, False):
+                rng = np.random.default_rng(7)
+                called = []
+                for _ in range(4 * arguments.draws):
+                    noise = np.exp(sigma * rng.normal(size=(size, 270))) - math.exp(sigma**2 / 2)
+                    moves = noise * rng.choice([-1, 1], 270)
+                    called.append(ever_called(np.stack([np.zeros_like(moves), moves]), even))
+                name = "corrected" if even else "plain t"
+                row[f"runs with a call, {name}"] = float(np.mean(np.array(called) > 0))
+            yield row
 
 
 def students(sums: np.ndarray, cubes: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -679,6 +707,7 @@ PARTS = {
     "halves": halves,
     "compare": compare,
     "false": false,
+    "skewed": skewed,
     "random": random,
     "collect": collect,
     "pack": pack,
