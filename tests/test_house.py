@@ -109,6 +109,7 @@ MAY_IMPORT = {
     "sign_flips": "",
     "calibration": "config errors intervals sign_flips",
     "timeline_input": "calibration config errors probes snapshot",
+    "growth": "config errors intervals",
     "timeline_states": "calibration",
     "timeline_numbers": "intervals snapshot",
     "timeline": (
