@@ -343,6 +343,7 @@ class _Luck:
         self.named = 0
         """Index in `numbers` of the R that is reached; it never falls."""
         self._config, self._flips, self._checkpoints = config, flips, 0
+        self._highest = _LOWEST
         nowhere = len(self.numbers)
         self._lowest = np.full(flips * heads, nowhere, dtype=np.uint8)
         """Lowest index in `numbers` whose boundary the cell has been above."""
@@ -359,6 +360,7 @@ class _Luck:
             found: largest z of each head as measured.
         """
         self._checkpoints += 1
+        self._highest = max(self._highest, float(luck.max()))
         share = self._config.fdr * self._config.spent(self._checkpoints)
         places = np.flatnonzero(luck > _LOWEST)
         sizes = luck.ravel()[places]
@@ -368,9 +370,11 @@ class _Luck:
         spent = np.cumsum(np.bincount(self._lowest, minlength=len(self.numbers) + 1))
         boundaries = np.full(len(self.numbers), _LOWEST)
         for index, number in enumerate(self.numbers):
-            left = max(0, math.floor(share * number * self._flips) - int(spent[index]))
+            left = math.floor(share * number * self._flips) - int(spent[index])
             fresh = np.flatnonzero(before > index)
-            if left < len(fresh):  # strictly above this one are at most as many as are left
+            if left < 1:  # no flip to spend: only what is above all that luck has ever given
+                boundaries[index] = self._highest
+            elif left < len(fresh):  # strictly above this one are at most as many as are left
                 boundaries[index] = sizes[fresh[left]]
         boundaries = np.maximum.accumulate(boundaries[::-1])[::-1]
         self._lowest[places] = np.minimum(before, _reached(boundaries, sizes))
