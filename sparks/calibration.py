@@ -24,16 +24,17 @@ later than it happened has an `onset` before its checkpoint: from there on the i
 other side of one half.
 
 A change of one head needs 2^-probes <= alpha_t: `fewest_probes`. With fewer, none is decided.
-The paper's rule (active = in any probe's circuit) is `timeline_states.paper_states`.
+The paper's rule (active = in any probe's circuit) is `timeline_states.PaperStates`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8, UInt8
+from jaxtyping import Bool, Float, Int8, Int32, UInt8
 
 from sparks.config import setting
 from sparks.errors import SparksError
@@ -97,7 +98,7 @@ class Decisions:
     state: Int8[np.ndarray, "checkpoints layers heads"]
     change: Int8[np.ndarray, "checkpoints layers heads"]
     """1 where an inactive head became active at this checkpoint, -1 the other way round, else 0."""
-    onset: Int[np.ndarray, "checkpoints layers heads"]
+    onset: Int32[np.ndarray, "checkpoints layers heads"]
     """Index of the checkpoint since which the inclusion is on the side of one half where it is."""
     old: Bool[np.ndarray, "layers heads"]
     """Active before any change: base, or active without a date of birth."""
@@ -115,88 +116,106 @@ def decide(
         settings: how many there are.
         config: None takes the defaults.
     """
-    config = config or CalibrationConfig()
+    judge = Judge(settings, config)
     times, probes, layers, heads = levels.shape
-    flat = levels.reshape(times, probes, layers * heads)
-    inclusion = flat.mean(axis=1, dtype=np.float64) / settings
-    low, high = inclusion_interval(flat, settings, level=config.level)
-    reading = (low > HALF).astype(np.int8) - (high < HALF)
-    heads_now = _Heads(flat, reading[0], inclusion[0])
-    state, change = np.zeros_like(reading), np.zeros_like(reading)
-    state[0] = reading[0]
-    for time in range(1, times):
-        state[time], change[time] = heads_now.advance(time, reading[time], config.alpha(time))
-    shape = (times, layers, heads)
+    judged = [judge.judge(now) for now in levels.reshape(times, probes, layers * heads)]
     return Decisions(
-        inclusion=inclusion.reshape(shape),
-        low=low.reshape(shape),
-        high=high.reshape(shape),
-        state=state.reshape(shape),
-        change=change.reshape(shape),
-        onset=_onset(inclusion >= HALF).reshape(shape),
-        old=heads_now.old.reshape(layers, heads),
+        **{
+            name: np.stack([getattr(now, name) for now in judged]).reshape(times, layers, heads)
+            for name in Judged._fields
+        },
+        old=judge.old.reshape(layers, heads),
     )
 
 
-class _Heads:
-    """What every head is settled as, from one checkpoint to the next."""
+class Judged(NamedTuple):
+    """What the rule says of every head at one checkpoint: rows of `Decisions`."""
 
-    def __init__(
+    inclusion: Float[np.ndarray, " all"]
+    low: Float[np.ndarray, " all"]
+    high: Float[np.ndarray, " all"]
+    state: Int8[np.ndarray, " all"]
+    change: Int8[np.ndarray, " all"]
+    onset: Int32[np.ndarray, " all"]
+
+
+class Judge:
+    """Judges the checkpoints of a run one after the other; keeps what the next one needs alone.
+
+    Args:
+        settings: circuit settings that a level counts.
+        config: None takes the defaults.
+    """
+
+    def __init__(self, settings: int, config: CalibrationConfig | None = None) -> None:
+        self._settings, self._config = settings, config or CalibrationConfig()
+        self._time = -1
+
+    def judge(self, levels: UInt8[np.ndarray, "probes all"]) -> Judged:
+        """What every head is at the next checkpoint."""
+        self._time += 1
+        inclusion = levels.mean(axis=0, dtype=np.float64) / self._settings
+        low, high = inclusion_interval(levels, self._settings, level=self._config.level)
+        reading = (low > HALF).astype(np.int8) - (high < HALF)
+        if self._time == 0:
+            self._begin(levels, reading, inclusion)
+            state, change = reading, np.zeros_like(reading)
+        else:
+            state, change = self._advance(levels, reading)
+        above = inclusion >= HALF
+        self._onset = np.where(above == self._above, self._onset, np.int32(self._time))
+        self._above = above
+        return Judged(inclusion, low, high, state, change, self._onset)
+
+    def _begin(
         self,
-        levels: UInt8[np.ndarray, "checkpoints probes all"],
+        levels: UInt8[np.ndarray, "probes all"],
         reading: Int8[np.ndarray, " all"],
         inclusion: Float[np.ndarray, " all"],
     ) -> None:
-        self.levels = levels
-        self.settled = reading.copy()
-        self.since = np.zeros(len(reading), dtype=np.int64)
-        """Checkpoint at which it was settled."""
+        self._first, self._then = levels.copy(), levels.copy()
+        """Levels at the first checkpoint, and at the one where the head was settled."""
+        self._settled = reading.copy()
         self.old = reading == 1
-        self.unborn = (reading == 0) & (inclusion < HALF)
+        """Active before any change."""
+        self._unborn = (reading == 0) & (inclusion < HALF)
         """Undecided at first, more likely inactive: may still be born."""
+        self._above = inclusion >= HALF
+        self._onset = np.zeros(len(reading), dtype=np.int32)
 
-    def advance(
-        self, time: int, reading: Int8[np.ndarray, " all"], alpha: float
+    def _advance(
+        self, levels: UInt8[np.ndarray, "probes all"], reading: Int8[np.ndarray, " all"]
     ) -> tuple[Int8[np.ndarray, " all"], Int8[np.ndarray, " all"]]:
-        """State and change of every head at the next checkpoint."""
-        fresh = (self.settled == 0) & (reading != 0)
-        self.settled[fresh], self.since[fresh] = reading[fresh], time
+        """State and change of every head."""
+        settled, unborn = self._settled, self._unborn
+        fresh = (settled == 0) & (reading != 0)
+        settled[fresh], self._then[:, fresh] = reading[fresh], levels[:, fresh]
         self.old |= fresh & (reading == 1)
-        self.unborn &= reading != -1
-        opposed = self.settled * reading == -1
-        rising = self.unborn & (self.settled == 1) & ~opposed
-        moved = self._moved(time, opposed, rising, rising & (reading == 1), alpha)
-        self.settled[moved], self.since[moved] = reading[moved], time
+        unborn &= reading != -1
+        opposed = settled * reading == -1
+        rising = unborn & (settled == 1) & ~opposed
+        moved = self._moved(levels, rising, opposed | (rising & (reading == 1)))
+        settled[moved], self._then[:, moved] = reading[moved], levels[:, moved]
         self.old[moved & rising] = False
-        self.unborn[moved] = False
+        unborn[moved] = False
         change = np.where(moved, reading, 0).astype(np.int8)
-        return np.where(opposed & ~moved, 0, self.settled).astype(np.int8), change
+        return np.where(opposed & ~moved, 0, settled).astype(np.int8), change
 
     def _moved(
         self,
-        time: int,
-        opposed: Bool[np.ndarray, " all"],
+        levels: UInt8[np.ndarray, "probes all"],
         rising: Bool[np.ndarray, " all"],
-        risen: Bool[np.ndarray, " all"],
-        alpha: float,
+        candidates: Bool[np.ndarray, " all"],
     ) -> Bool[np.ndarray, " all"]:
-        """Heads that differ from what they are held against by more than luck."""
-        moved = np.zeros_like(opposed)
-        if not (opposed | risen).any():
+        """Candidates that differ from what they are held against by more than luck."""
+        moved = np.zeros_like(candidates)
+        if not candidates.any():
             return moved
-        known = np.flatnonzero(self.settled)
-        against = np.where(rising[known], 0, self.since[known])
-        before = self.levels[against, :, known].astype(np.int64)
-        now = self.levels[time][:, known].T.astype(np.int64)
-        towards = np.where(rising[known], 1, -self.settled[known].astype(np.int64))
-        candidates = (opposed | risen)[known]
-        moved[known] = changed((now - before) * towards[:, None], candidates, alpha)
+        known = np.flatnonzero(self._settled)
+        before = np.where(rising, self._first, self._then)[:, known].T.astype(np.int64)
+        now = levels[:, known].T.astype(np.int64)
+        towards = np.where(rising[known], 1, -self._settled[known].astype(np.int64))
+        differences = (now - before) * towards[:, None]
+        alpha = self._config.alpha(self._time)
+        moved[known] = changed(differences, candidates[known], alpha)
         return moved
-
-
-def _onset(above: Bool[np.ndarray, "checkpoints all"]) -> Int[np.ndarray, "checkpoints all"]:
-    """Index of the first checkpoint of the unbroken stretch on the same side."""
-    times = np.arange(len(above))[:, None]
-    turned = np.ones_like(above)
-    turned[1:] = above[1:] != above[:-1]
-    return np.maximum.accumulate(np.where(turned, times, 0), axis=0)
