@@ -147,6 +147,17 @@ class Judge:
         config: None takes the defaults.
     """
 
+    old: Bool[np.ndarray, " all"]
+    """Active before any change."""
+    _settled: Int8[np.ndarray, " all"]
+    _first: UInt8[np.ndarray, "probes all"]
+    _then: UInt8[np.ndarray, "probes all"]
+    """Levels at the first checkpoint, and at the one where the head was settled."""
+    _unborn: Bool[np.ndarray, " all"]
+    """Undecided at first, more likely inactive: may still be born."""
+    _above: Bool[np.ndarray, " all"]
+    _onset: Int32[np.ndarray, " all"]
+
     def __init__(self, settings: int, config: CalibrationConfig | None = None) -> None:
         self._settings, self._config = settings, config or CalibrationConfig()
         self._time = -1
@@ -174,12 +185,9 @@ class Judge:
         inclusion: Float[np.ndarray, " all"],
     ) -> None:
         self._first, self._then = levels.copy(), levels.copy()
-        """Levels at the first checkpoint, and at the one where the head was settled."""
         self._settled = reading.copy()
         self.old = reading == 1
-        """Active before any change."""
         self._unborn = (reading == 0) & (inclusion < HALF)
-        """Undecided at first, more likely inactive: may still be born."""
         self._above = inclusion >= HALF
         self._onset = np.zeros(len(reading), dtype=np.int32)
 

@@ -41,7 +41,7 @@ over: unlike everything on a timeline, it can change when checkpoints are added.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -63,9 +63,10 @@ from sparks.small_samples import (
     rising,
     sign_test,
 )
+from sparks.snapshot import Snapshot
 from sparks.survival import Survival, fewest_subjects
 from sparks.timeline import Timeline
-from sparks.turnover import Turnover, turnover
+from sparks.turnover import Turnover, TurnoverMeter
 
 Verdict = Literal["accumulates", "searches", "undecided"]
 _COUPLINGS = ("reward", "reward_emergent", "loss")
@@ -216,9 +217,12 @@ def first_spells(timeline: Timeline) -> pd.DataFrame:
 
 def circuit_turnover(timeline: Timeline) -> list[Turnover]:
     """Of the edges and heads of the circuits of the timeline's probes (`sparks.turnover`)."""
-    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
-    chosen = np.array([places[probe] for probe in timeline.probe_ids])
-    return turnover(timeline.snapshots, chosen)
+
+    def begin() -> Callable[[int, Snapshot], Turnover]:
+        meter = TurnoverMeter(timeline.chosen)
+        return lambda _, snapshot: meter.add(snapshot)
+
+    return timeline.snapshots.follow(("turnover", timeline.group), begin)
 
 
 # -- a row a run -----------------------------------------------------------------------------------

@@ -245,7 +245,12 @@ class RunStore:
                 snapshots.append(self.load(step))
             except SparksError as error:
                 problems.append(str(error))
-        problems += [f"step {step}: no snapshot ({why})" for step, why in read_failures(self.path)]
+        beside = self.read_beside()
+        return replace(beside, snapshots=tuple(snapshots), problems=(*problems, *beside.problems))
+
+    def read_beside(self) -> RunContents:
+        """As `read`, but for the snapshots, of which there are none in it."""
+        problems = [f"step {step}: no snapshot ({why})" for step, why in read_failures(self.path)]
         metrics: tuple[dict[str, Any], ...] = ()
         path = self.path / "metrics.json"
         try:
@@ -263,7 +268,7 @@ class RunStore:
         evaluations, unread = self.evaluations.read()
         return RunContents(
             path=self.path,
-            snapshots=tuple(snapshots),
+            snapshots=(),
             metrics=metrics,
             problems=(*problems, *unread),
             nulls=nulls,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, UInt8
 
+from sparks.calibration import HALF
 from sparks.intervals import inclusion_interval, mean_interval
 from sparks.snapshot import Snapshot
 
@@ -16,24 +16,68 @@ EPSILON = 1e-6
 """Of the paper's A.6."""
 
 
-def measurements(
-    ordered: Sequence[Snapshot], chosen: np.ndarray
-) -> dict[str, Float[np.ndarray, " checkpoints"]]:
-    """Numbers of each checkpoint that are not about heads."""
-    gaps = [_numbers(snapshot.completeness_gap[chosen]) for snapshot in ordered]
-    points = np.stack([np.asarray(snapshot.points)[chosen] for snapshot in ordered])
+PER_CHECKPOINT = (
+    "edges", "loss_corrupted", "faithfulness", "completeness_gap_median", "completeness_gap_max",
+    "points_median", "points_max",
+)  # fmt: skip
+"""Numbers of `checkpoint` that are columns of `Timeline.counts()`."""
+
+CIRCUIT_COLUMNS = (
+    "circuit_heads", "circuit_heads_low", "circuit_heads_high",
+    "circuit_growth", "circuit_growth_low", "circuit_growth_high",
+)  # fmt: skip
+"""What `circuit_heads` gives."""
+
+
+def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[str, Any]:
+    """What the chosen probes say at one checkpoint, which no rule and no other one changes.
+
+    Args:
+        snapshot: of the checkpoint.
+        chosen: indices of the probes.
+        graded: count the circuit settings of the grid; else whether the circuit holds the head.
+
+    Returns:
+        levels (uint8, probes x layers x heads), frequency, importance and inclusion (float32,
+        layers x heads), node_totals (sources), sizes (sum of the levels of a probe), likely (heads
+        whose inclusion is at least one half), grid_half and grid_any (a setting: heads in at least
+        half of the probes' circuits, in any), points (the least, median and most), is_finite
+        (all scores), gap (median, NaN where a probe has none), and those of `PER_CHECKPOINT`.
+    """
+    levels, settings = snapshot.levels if graded else (snapshot.active.astype(np.uint8), 1)
+    levels, scores = levels[chosen], snapshot.importance[chosen]
+    inclusion = (levels.mean(axis=0, dtype=np.float64) / settings).astype(np.float32)
+    gap = snapshot.completeness_gap[chosen]
+    gaps, points = _numbers(gap), np.asarray(snapshot.points)[chosen]
     return {
-        "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
-        "loss_corrupted": np.array(
-            [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
-        ),
-        "faithfulness": np.array(
-            [np.median(_numbers(snapshot.faithfulness[chosen])) for snapshot in ordered]
-        ),
-        "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
-        "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
-        "points_median": np.median(points, axis=1),
-        "points_max": points.max(axis=1),
+        "levels": levels,
+        "frequency": snapshot.active[chosen].mean(axis=0).astype(np.float32),
+        "importance": shares(scores.sum(axis=0, dtype=np.float64)[None])[0].astype(np.float32),
+        "inclusion": inclusion,
+        "likely": (inclusion >= HALF).sum(),
+        "node_totals": snapshot.node_totals[chosen].sum(axis=0, dtype=np.float64),
+        "sizes": levels.sum(axis=(1, 2), dtype=np.int64),
+        **_of_settings(snapshot, chosen, graded),
+        "points": np.quantile(points, [0, 0.5, 1]),
+        "is_finite": np.isfinite(scores).all(),
+        "gap": np.median(gap),
+        "edges": np.diff(snapshot.edge_offsets)[chosen].mean(),
+        "loss_corrupted": snapshot.loss_corrupted[chosen].mean(dtype=np.float64),
+        "faithfulness": np.median(_numbers(snapshot.faithfulness[chosen])),
+        "completeness_gap_median": np.median(gaps),
+        "completeness_gap_max": np.max(gaps),
+        "points_median": np.median(points),
+        "points_max": points.max(),
+    }
+
+
+def _of_settings(snapshot: Snapshot, chosen: np.ndarray, graded: bool) -> dict[str, Any]:
+    """Heads in at least half of the probes' circuits, and in any, under each circuit setting."""
+    grid = np.asarray(snapshot.grid_active)[:, chosen] if graded else np.zeros((0, 1, 1, 1), bool)
+    held = grid.view(np.uint8).sum(axis=1, dtype=np.uint32)
+    return {
+        "grid_half": (2 * held >= len(chosen)).sum(axis=(1, 2)),
+        "grid_any": (held > 0).sum(axis=(1, 2)),
     }
 
 
@@ -56,11 +100,11 @@ def effect_of(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, 
 
 
 def interval_of_levels(
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
-) -> list[Float[np.ndarray, "checkpoints layers heads"]]:
+    levels: UInt8[np.ndarray, "probes layers heads"], settings: int
+) -> list[Float[np.ndarray, "layers heads"]]:
     """Lower and upper end of each head's inclusion."""
-    ends = inclusion_interval(levels.reshape(*levels.shape[:2], -1), settings)
-    return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
+    ends = inclusion_interval(levels.reshape(len(levels), -1), settings)
+    return [end.reshape(levels.shape[1:]) for end in ends]
 
 
 def component_totals(
@@ -89,19 +133,23 @@ def component_totals(
 
 
 def circuit_heads(
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
-) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+    sizes: Int[np.ndarray, " probes"], first: Int[np.ndarray, " probes"], settings: int
+) -> dict[str, float]:
     """Heads of a circuit, the mean over probes and settings, and what they gained since the first.
 
     No head is judged, so small rises of many heads show that no single test could settle. Ends are
     95 % bootstrap intervals; the gain is that of each probe.
+
+    Args:
+        sizes: sums of the levels of each probe.
+        first: the same at the first checkpoint.
+        settings: circuit settings that a level counts.
     """
-    sizes = levels.sum(axis=(2, 3), dtype=np.int64) / settings
-    columns: dict[str, Float[np.ndarray, " checkpoints"]] = {}
-    for name, values in (("circuit_heads", sizes), ("circuit_growth", sizes - sizes[0])):
-        low, high = mean_interval(values.T)
-        columns |= {name: values.mean(axis=1), f"{name}_low": low, f"{name}_high": high}
-    return columns
+    now, then = sizes / settings, first / settings
+    values = np.stack([now, now - then], axis=1)
+    low, high = mean_interval(values)
+    found = np.stack([values.mean(axis=0), low, high], axis=1).ravel()
+    return dict(zip(CIRCUIT_COLUMNS, found.tolist(), strict=True))
 
 
 def frozen(values: Any) -> Any:

@@ -1,8 +1,12 @@
 """draft"""
-import sys, time
+
+import sys
+import time
 from pathlib import Path
+
 import numpy as np
 from safetensors.numpy import save_file
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from sparks.circuit_grid import GRID
 from sparks.config import SnapshotConfig
@@ -16,7 +20,13 @@ SHAPES = {"28x12": (28, 12, 2), "80x64": (80, 64, 8)}
 def write_run(folder, shape, checkpoints, probes, edges, seed=0):
     store = RunStore(folder)
     store.prepare()
-    for snapshot in planted_run(Graph(**dict(zip(("num_layers","num_heads","num_kv_heads"), SHAPES[shape]))), checkpoints, probes, edges, seed):
+    for snapshot in planted_run(
+        Graph(**dict(zip(("num_layers", "num_heads", "num_kv_heads"), SHAPES[shape]))),
+        checkpoints,
+        probes,
+        edges,
+        seed,
+    ):
         arrays, metadata = snapshot.to_arrays()
         save_file(arrays, store.file(snapshot.step), metadata)
 
@@ -47,14 +57,21 @@ def planted_run(graph, checkpoints, probes, edges, seed=0):
         score = score * rng.choice([-1, 1], score.shape).astype(np.float32)
         totals = rng.exponential(1, (probes, graph.num_sources)).astype(np.float32)
         yield Snapshot(
-            graph=graph, meta=meta_of(time * 10, probes),
-            probe_ids=tuple(f"probe-{i}" for i in range(probes)), probe_groups=("",) * probes,
-            importance=importance, active=active, grid=GRID, grid_active=held,
-            node_totals=totals, loss_corrupted=rng.uniform(0.5, 2, probes).astype(np.float32),
+            graph=graph,
+            meta=meta_of(time * 10, probes),
+            probe_ids=tuple(f"probe-{i}" for i in range(probes)),
+            probe_groups=("",) * probes,
+            importance=importance,
+            active=active,
+            grid=GRID,
+            grid_active=held,
+            node_totals=totals,
+            loss_corrupted=rng.uniform(0.5, 2, probes).astype(np.float32),
             loss_circuit=np.full(probes, 0.2, np.float32),
             completeness_gap=rng.exponential(0.01, probes).astype(np.float32),
             edge_offsets=np.arange(probes + 1) * edges,
-            edge_source=source.astype(np.int32), edge_destination=destination.astype(np.int32),
+            edge_source=source.astype(np.int32),
+            edge_destination=destination.astype(np.int32),
             edge_score=score.ravel(),
         )
 
@@ -66,11 +83,20 @@ def pool_of(graph, size, rng):
 
 def meta_of(step, probes):
     return SnapshotMeta(
-        step=step, model_name="random", model_type="llama", model_hash=f"m{step}",
-        probes_hash=f"p{probes}", config=SnapshotConfig().as_dict(), precision="float32",
-        seconds=1.0, peak_memory_gib=1.0, created="2026-11-30T00:00:00Z", source="callback",
+        step=step,
+        model_name="random",
+        model_type="llama",
+        model_hash=f"m{step}",
+        probes_hash=f"p{probes}",
+        config=SnapshotConfig().as_dict(),
+        precision="float32",
+        seconds=1.0,
+        peak_memory_gib=1.0,
+        created="2026-11-30T00:00:00Z",
+        source="callback",
         metrics={"loss": 1 / (1 + step), "reward": step % 70 / 70},
     )
+
 
 if __name__ == "__main__":
     start = time.time()
