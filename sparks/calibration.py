@@ -220,10 +220,9 @@ class Judge:
         if not candidates.any():
             return moved
         known = np.flatnonzero(self._settled)
-        before = np.where(rising, self._first, self._then)[:, known].T.astype(np.int64)
-        now = levels[:, known].T.astype(np.int64)
-        towards = np.where(rising[known], 1, -self._settled[known].astype(np.int64))
-        differences = (now - before) * towards[:, None]
+        before = np.where(rising, self._first, self._then).astype(np.int64)
+        towards = np.where(rising, 1, -self._settled.astype(np.int64))
+        differences = ((levels - before) * towards)[:, known].T
         alpha = self._config.alpha(self._time)
         moved[known] = changed(differences, candidates[known], alpha)
         return moved

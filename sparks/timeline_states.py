@@ -153,7 +153,7 @@ class StateTable(ABC):
             "active": active,
             "emergent": active & (self._cohort >= 0),
             "retained": active & self._base,
-            **changes,
+            **{str(kind): values for kind, values in changes.items()},
         }
         counts = {f"num_{name}": int(values.sum()) for name, values in heads.items()}
         counts["num_undecided"] = int(more["undecided"].sum()) if more else 0
