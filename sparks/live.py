@@ -111,6 +111,11 @@ class RunFollower:
         self._told: set[str] = set()
 
     @property
+    def damaged(self) -> tuple[str, ...]:
+        """A line for each snapshot file that cannot be read."""
+        return tuple(self._damaged.values())
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """A line for each file that cannot be read, and each step without a snapshot."""
         return (*self._damaged.values(), *(self._log.problems if self._log else ()))
@@ -129,12 +134,12 @@ class RunFollower:
             return None
         store = RunStore(folder)
         steps, before = _steps(store, found), _steps(store, self._marks)
-        gone = [step for step in before if step not in steps]
-        fresh = [step for step in steps if steps[step] != before.get(step)]
-        landed, replaced = self._load(store, fresh, gone)
         logs = [{n: m for n, m in all_.items() if ".saf" not in n} for all_ in (found, self._marks)]
         if logs[0] != logs[1] or self._log is None:
             self._log = store.read_beside()
+        gone = [step for step in before if step not in steps]
+        fresh = [step for step in steps if steps[step] != before.get(step)]
+        landed, replaced = self._load(store, fresh, gone)
         aside = [s for s in gone if store.file(s).with_suffix(".safetensors.stale").exists()]
         self._marks, self.folder = found, folder if steps else None
         return Changes(

@@ -41,7 +41,7 @@ over: unlike everything on a timeline, it can change when checkpoints are added.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ from sparks.coupling import Coupling, Side, at_checkpoints, coupling
 from sparks.errors import SparksError
 from sparks.intervals import LEVEL, inclusion_interval
 from sparks.regime_words import evidence
+from sparks.run_history import Follower, History
 from sparks.small_samples import (
     NO_INTERVAL,
     Interval,
@@ -217,12 +218,19 @@ def first_spells(timeline: Timeline) -> pd.DataFrame:
 
 def circuit_turnover(timeline: Timeline) -> list[Turnover]:
     """Of the edges and heads of the circuits of the timeline's probes (`sparks.turnover`)."""
+    rows: list[Turnover] = timeline.snapshots.follow(CircuitTurnover(timeline.group))
+    return rows
 
-    def begin() -> Callable[[int, Snapshot], Turnover]:
-        meter = TurnoverMeter(timeline.chosen)
-        return lambda _, snapshot: meter.add(snapshot)
 
-    return timeline.snapshots.follow(("turnover", timeline.group), begin)
+class CircuitTurnover(Follower):
+    """Reads `Turnover` off the snapshots of a run."""
+
+    _meter: TurnoverMeter | None = None
+
+    def read(self, history: History, snapshot: Snapshot) -> Turnover:
+        """As `TurnoverMeter.add`."""
+        self._meter = self._meter or TurnoverMeter(history.chosen(self.group))
+        return self._meter.add(snapshot)
 
 
 # -- a row a run -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ one, so a snapshot that lands adds a row to each table and leaves the others alo
     measured    numbers of the probes of a group                     (`timeline_numbers.checkpoint`)
     states      of every head under a rule                           (`timeline_states`)
     circuits    heads of a circuit and their growth                  (`timeline_numbers`)
-    followed    what a view reads off whole snapshots, edges too     (`History.follow`)
+    followed    what a view reads off whole snapshots, edges too                  (`Follower`)
 
 A `History` is a run up to a checkpoint: a longer one shares its tables, a shorter one sees their
 beginnings. Where a snapshot in the middle comes or goes, only what follows from rows is done anew.
@@ -15,11 +15,13 @@ beginnings. Where a snapshot in the middle comes or goes, only what follows from
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
+from jaxtyping import Int
 
 from sparks.calibration import CalibrationConfig
 from sparks.errors import SparksError
@@ -33,6 +35,31 @@ from sparks.timeline_states import CalibratedStates, PaperStates, States, StateT
 
 Load = Callable[[int], Snapshot]
 """The snapshot of a step, from its file."""
+
+
+class Follower(ABC):
+    """Reads something off every snapshot of a run, one after the other from the first.
+
+    Args:
+        group: whose probes count; None for all but those of the group `control`.
+    """
+
+    def __init__(self, group: str | None) -> None:
+        self.group = group
+
+    @property
+    def key(self) -> Hashable:
+        """Followers of one kind and key read the same: one of them is enough for a run."""
+        return self.group
+
+    @abstractmethod
+    def read(self, history: History, snapshot: Snapshot) -> Any:
+        """What is read off a snapshot.
+
+        Args:
+            history: up to the snapshot, which is its last.
+            snapshot: whole.
+        """
 
 
 class History(Sequence[Snapshot]):
@@ -64,8 +91,16 @@ class History(Sequence[Snapshot]):
         return cls(_Core(load, group, room), 0)
 
     @classmethod
-    def read(cls, store: RunStore, *, group: str | None = None) -> tuple[History, list[str]]:
-        """Of a run folder, with a line for each file that cannot be read; each is read once."""
+    def read(
+        cls, store: RunStore, *, group: str | None = None, followers: Sequence[Follower] = ()
+    ) -> tuple[History, list[str]]:
+        """Of a run folder, with a line for each file that cannot be read.
+
+        Args:
+            store: the run folder.
+            group: as for `empty`.
+            followers: what is going to be asked of every snapshot: with them one reading is enough.
+        """
         steps, problems = store.steps(), list[str]()
         history = cls.empty(store.load, group=group, room=len(steps))
         for step in steps:
@@ -73,6 +108,9 @@ class History(Sequence[Snapshot]):
                 history = history.extended(store.load(step))
             except SparksError as error:
                 problems.append(str(error))
+            if history.is_comparable:
+                for follower in followers:
+                    history.follow(follower)
         return history, problems
 
     # -- snapshots ---------------------------------------------------------------------------
@@ -105,6 +143,11 @@ class History(Sequence[Snapshot]):
         return self._core.outlines[: self._count]
 
     @property
+    def expected(self) -> int:
+        """Snapshots, with those that are still going to be read."""
+        return max(self._count, self._core.room)
+
+    @property
     def steps(self) -> list[int]:
         """Of each snapshot."""
         return [outline.step for outline in self.outlines]
@@ -135,8 +178,17 @@ class History(Sequence[Snapshot]):
         Raises:
             SparksError: two are of one step, or they differ in probes, graph or settings.
         """
-        if not (self._core.is_alike and self._core.is_rising):
+        if not self.is_comparable:
             check_comparable(self.outlines)
+
+    @property
+    def is_comparable(self) -> bool:
+        """The snapshots may stand on one timeline, as far as is known without looking at all."""
+        return self._core.is_alike and self._core.is_rising
+
+    def chosen(self, group: str | None) -> Int[np.ndarray, " probes"]:
+        """Indices of the probes of a group."""
+        return self._core.chosen(group)
 
     def measured(self, group: str | None) -> Callable[[str], np.ndarray]:
         """Columns of `timeline_numbers.checkpoint` of the probes of a group, by name."""
@@ -160,17 +212,9 @@ class History(Sequence[Snapshot]):
         table = self._core.circuits(group, self._count)
         return {name: table.column(name, self._count) for name in CIRCUIT_COLUMNS}
 
-    def follow(
-        self, key: Hashable, begin: Callable[[], Callable[[int, Snapshot], Any]]
-    ) -> list[Any]:
-        """What is read off every snapshot, in order; each is read for it once, however often asked.
-
-        Args:
-            key: of what is read.
-            begin: gives a function of the index of a checkpoint and its snapshot. It is called for
-                one after the other, from the first.
-        """
-        return self._core.followed(key, begin, self._count)[: self._count]
+    def follow(self, follower: Follower) -> list[Any]:
+        """What it reads off every snapshot, in order; no snapshot is read for it twice."""
+        return self._core.followed(follower, self._count)[: self._count]
 
 
 class _Core:
@@ -186,7 +230,7 @@ class _Core:
         self._measured: dict[str | None, Table] = {}
         self._states: dict[Any, StateTable] = {}
         self._circuits: dict[str | None, Table] = {}
-        self._followed: dict[Hashable, tuple[Callable[[int, Snapshot], Any], list[Any]]] = {}
+        self._followed: dict[Hashable, tuple[Follower, list[Any]]] = {}
 
     def add(self, snapshot: Snapshot) -> None:
         """The numbers of another snapshot, behind the others."""
@@ -260,8 +304,8 @@ class _Core:
         """At least `count` rows."""
         table = self._measured.setdefault(group, Table(max(self.room, count)))
         for row in range(len(table), count):
-            chosen = self._chosen(group, self.outlines[0])
-            table.add(**checkpoint(self.snapshot(row), chosen, graded=self.settings > 1))
+            snapshot = self.snapshot(row)
+            table.add(**checkpoint(snapshot, self.chosen(group), graded=self.settings > 1))
         return table
 
     def states(
@@ -289,16 +333,17 @@ class _Core:
             table.add(**circuit_heads(sizes[row], sizes[0], self.settings))
         return table
 
-    def followed(
-        self, key: Hashable, begin: Callable[[], Callable[[int, Snapshot], Any]], count: int
-    ) -> list[Any]:
+    def followed(self, follower: Follower, count: int) -> list[Any]:
         """At least `count` rows."""
-        if key not in self._followed:
-            self._followed[key] = (begin(), [])
-        read, rows = self._followed[key]
+        key = (type(follower), follower.key)
+        first, rows = self._followed.setdefault(key, (follower, []))
         for row in range(len(rows), count):
-            rows.append(read(row, self.snapshot(row)))
+            rows.append(first.read(History(self, row + 1), self.snapshot(row)))
         return rows
+
+    def chosen(self, group: str | None) -> Int[np.ndarray, " probes"]:
+        """Indices of the probes of a group."""
+        return self._chosen(group, self.outlines[0])
 
     def _groups(self, outline: Outline) -> list[str | None]:
         """Of which every snapshot's numbers are read as it comes."""

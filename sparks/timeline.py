@@ -39,10 +39,9 @@ from sparks.calibration import CalibrationConfig
 from sparks.errors import SparksError
 from sparks.evaluation.folder import StepEvaluation
 from sparks.graph import Graph
-from sparks.intervals import share_interval
 from sparks.null_bands import NullBand
 from sparks.probes import CONTROL_GROUP
-from sparks.run_history import History
+from sparks.run_history import Follower, History
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import RunStore
 from sparks.timeline_input import (
@@ -58,6 +57,7 @@ from sparks.timeline_numbers import (
     component_totals,
     effect_of,
     frozen,
+    importance_interval,
     interval_of_levels,
 )
 from sparks.timeline_states import EVENT_KINDS, Event, EventKind, States, specificity
@@ -188,17 +188,18 @@ class Timeline:
         group: str | None = None,
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
+        followers: Sequence[Follower] = (),
     ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
         Files that cannot be read are skipped and named in `problems`; `group`, `rule` and
-        `calibration` as for `Timeline`.
+        `calibration` as for `Timeline`, `followers` as for `History.read`.
 
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
         """
         store = RunStore.find(path)
-        history, damaged = History.read(store, group=group)
+        history, damaged = History.read(store, group=group, followers=followers)
         run = store.read_beside()
         problems = (*damaged, *run.problems)
         if not history:
@@ -266,6 +267,10 @@ class Timeline:
             return self._rows("low"), self._rows("high")
         ends = [interval_of_levels(now, self.num_settings) for now in self.levels]
         return [frozen(np.stack(end).astype(np.float32)) for end in zip(*ends, strict=True)]
+
+    def per_checkpoint(self, name: str) -> np.ndarray:
+        """A number, or an array, a checkpoint: of those of `timeline_numbers.checkpoint`."""
+        return self._measured(name)
 
     def heads_counted(self, name: str, rule: Rule) -> Int[np.ndarray, " checkpoints"]:
         """Heads that are `active`, `emergent`, ... or `born`, `pruned` ... by a rule.
@@ -446,10 +451,7 @@ class Timeline:
         Args:
             checkpoint: its index; -1 is the last one.
         """
-        scores = self.snapshots[checkpoint].importance[self.chosen]
-        low, high = share_interval(scores.reshape(self.num_probes, -1))
-        shape = self.base.shape
-        return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
+        return importance_interval(self.snapshots[checkpoint], self.chosen)
 
     def effect(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
         """E = (I_t - I_pre) / (I_t + I_pre + 1e-6), pre = first checkpoint (A.6); in [-1, 1]."""

@@ -55,7 +55,7 @@ class Outline:
             graph=snapshot.graph,
             probe_groups=groups,
             grid=snapshot.grid,
-            points=(int(points.min(initial=0)), int(points.max(initial=0))),
+            points=(int(points.min()), int(points.max())) if points.size else (0, 0),
             alike=(snapshot.meta.probes_hash, snapshot.num_probes, snapshot.graph, settings),
         )
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from sparks.calibration import HALF
-from sparks.intervals import inclusion_interval, mean_interval
+from sparks.intervals import inclusion_interval, mean_interval, share_interval
 from sparks.snapshot import Snapshot
 
 EPSILON = 1e-6
@@ -105,6 +105,16 @@ def interval_of_levels(
     """Lower and upper end of each head's inclusion."""
     ends = inclusion_interval(levels.reshape(len(levels), -1), settings)
     return [end.reshape(levels.shape[1:]) for end in ends]
+
+
+def importance_interval(
+    snapshot: Snapshot, chosen: np.ndarray
+) -> tuple[Float32[np.ndarray, "layers heads"], Float32[np.ndarray, "layers heads"]]:
+    """Ends of the 95 % bootstrap interval of the importance over the chosen probes."""
+    scores = snapshot.importance[chosen]
+    low, high = share_interval(scores.reshape(len(scores), -1))
+    shape = scores.shape[1:]
+    return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
 
 
 def component_totals(

@@ -98,4 +98,4 @@ def _run_figures(arguments: argparse.Namespace) -> int:
         print(f"sparks: {one_line(line)}", file=sys.stderr)
     for path in written.paths:
         print(path)
-    return max(report_damage(folder) for folder in folders)
+    return report_damage(timelines)

@@ -170,8 +170,8 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
 
 def points_text(timeline: Timeline) -> str:
     """How many points on the path the probes were given: `m = 100`, `m = 36 to 324`."""
-    used = np.concatenate([np.asarray(snapshot.points) for snapshot in timeline.snapshots])
-    least, most = int(used.min()), int(used.max())
+    fewest, largest = zip(*(one.points for one in timeline.snapshots.outlines), strict=True)
+    least, most = min(fewest), max(largest)
     return f"m = {least}" if least == most else f"m = {least} to {most}"
 
 
