@@ -20,7 +20,7 @@ from statistics import median
 
 from sparks.errors import SparksError, reason
 from sparks.evaluation.folder import FOLDER as EVALUATIONS
-from sparks.run_history import History
+from sparks.run_history import Follower, History
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import FOLDER, RunContents, RunStore
 from sparks.timeline import Rule, Timeline
@@ -91,15 +91,21 @@ class RunFollower:
             to exist yet.
         group: count only the probes of this group.
         rule: how heads are judged.
+        followers: what is going to be asked of every snapshot (`run_history`).
 
     Raises:
         SparksError: `path` is a file.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        group: str | None = None,
+        rule: Rule = "calibrated",
+        followers: Sequence[Follower] = (),
     ) -> None:
-        self.path, self.group, self.rule = Path(path), group, rule
+        self.path, self.group, self.rule, self._followers = Path(path), group, rule, followers
         if self.path.is_file():
             raise SparksError(f"{path} is a file: give a run folder, or a trainer's output folder")
         self.folder: Path | None = None
@@ -158,7 +164,9 @@ class RunFollower:
         self, store: RunStore, fresh: Sequence[int], gone: Sequence[int]
     ) -> tuple[list[int], list[int]]:
         """Read these steps and forget those; returns the steps that landed and were replaced."""
-        history = self._history or History.empty(store.load, group=self.group, room=len(fresh))
+        history = self._history or History.empty(
+            store.load, group=self.group, followers=self._followers, room=len(fresh)
+        )
         known, landed = set(history.steps), list[int]()
         history = history.without({*fresh, *gone})
         for step in (*fresh, *gone):

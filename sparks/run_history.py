@@ -47,6 +47,10 @@ class Follower(ABC):
     def __init__(self, group: str | None) -> None:
         self.group = group
 
+    def anew(self) -> Follower:
+        """One that has read nothing."""
+        return type(self)(self.group)
+
     @property
     def key(self) -> Hashable:
         """Followers of one kind and key read the same: one of them is enough for a run."""
@@ -79,38 +83,37 @@ class History(Sequence[Snapshot]):
         return cls(core, len(snapshots))
 
     @classmethod
-    def empty(cls, load: Load, *, group: str | None = None, room: int = 0) -> History:
+    def empty(
+        cls,
+        load: Load,
+        *,
+        group: str | None = None,
+        followers: Sequence[Follower] = (),
+        room: int = 0,
+    ) -> History:
         """Of a run whose snapshots lie in files.
 
         Args:
             load: reads one of them again.
             group: whose numbers are read off every snapshot as it comes; None for all probes but
                 those of the group `control`, and for these. Others take another reading.
+            followers: what is going to be asked of every snapshot, likewise.
             room: snapshots that are expected.
         """
-        return cls(_Core(load, group, room), 0)
+        return cls(_Core(load, group, room, followers), 0)
 
     @classmethod
     def read(
         cls, store: RunStore, *, group: str | None = None, followers: Sequence[Follower] = ()
     ) -> tuple[History, list[str]]:
-        """Of a run folder, with a line for each file that cannot be read.
-
-        Args:
-            store: the run folder.
-            group: as for `empty`.
-            followers: what is going to be asked of every snapshot: with them one reading is enough.
-        """
+        """Of a run folder, with a line for each file that cannot be read; as for `empty`."""
         steps, problems = store.steps(), list[str]()
-        history = cls.empty(store.load, group=group, room=len(steps))
+        history = cls.empty(store.load, group=group, followers=followers, room=len(steps))
         for step in steps:
             try:
                 history = history.extended(store.load(step))
             except SparksError as error:
                 problems.append(str(error))
-            if history.is_comparable:
-                for follower in followers:
-                    history.follow(follower)
         return history, problems
 
     # -- snapshots ---------------------------------------------------------------------------
@@ -161,7 +164,11 @@ class History(Sequence[Snapshot]):
         if count and snapshot.step < core.outlines[count - 1].step:
             steps = [outline.step for outline in core.outlines]
             core = core.taken(np.argsort(steps, kind="stable").tolist())
-        return History(core, count + 1)
+        longer = History(core, count + 1)
+        if longer.is_comparable:
+            for follower in core.followers:
+                longer.follow(follower)
+        return longer
 
     def without(self, steps: Collection[int]) -> History:
         """Without the snapshots of these steps."""
@@ -220,8 +227,11 @@ class History(Sequence[Snapshot]):
 class _Core:
     """What the histories of a run share: it only ever grows."""
 
-    def __init__(self, load: Load | None, group: str | None, room: int) -> None:
+    def __init__(
+        self, load: Load | None, group: str | None, room: int, followers: Sequence[Follower] = ()
+    ) -> None:
         self.load, self.group, self.room = load, group, room
+        self.followers = [follower.anew() for follower in followers]
         self.outlines: list[Outline] = []
         self.is_alike = self.is_rising = True
         """All may stand on one timeline; once they may not, no numbers are read."""
@@ -261,7 +271,7 @@ class _Core:
 
     def taken(self, rows: Sequence[int]) -> _Core:
         """A core of its own with these snapshots, in this order; no file is read for it."""
-        out = _Core(self.load, self.group, self.room)
+        out = _Core(self.load, self.group, self.room, self.followers)
         out.outlines = [self.outlines[row] for row in rows]
         out.kept = {new: self.kept[old] for new, old in enumerate(rows) if old in self.kept}
         out._let_go()
@@ -336,7 +346,9 @@ class _Core:
     def followed(self, follower: Follower, count: int) -> list[Any]:
         """At least `count` rows."""
         key = (type(follower), follower.key)
-        first, rows = self._followed.setdefault(key, (follower, []))
+        if key not in self._followed:
+            self._followed[key] = (follower.anew(), [])
+        first, rows = self._followed[key]
         for row in range(len(rows), count):
             rows.append(first.read(History(self, row + 1), self.snapshot(row)))
         return rows

@@ -32,7 +32,7 @@ from typing import Any, TextIO
 
 from sparks.errors import SparksError, reason
 from sparks.live import RunFollower, marks
-from sparks.report import render_report
+from sparks.report import followers, render_report
 from sparks.store import RunStore
 from sparks.timeline import Rule, Timeline
 
@@ -197,7 +197,10 @@ class LiveReport:
         rule: Rule = "calibrated",
     ) -> None:
         self._folders = [RunStore.find(run).path for run in runs]
-        self._runs = [RunFollower(path, group=group, rule=rule) for path in self._folders]
+        self._runs = [
+            RunFollower(path, group=group, rule=rule, followers=followers(group))
+            for path in self._folders
+        ]
         self._title = title
         self._lock = threading.Lock()
         self._tried = self.version()
@@ -222,7 +225,8 @@ class LiveReport:
         try:
             return {"version": self.version(), "text": self._text, "problem": self.problem}
         except SparksError as error:
-            return {"version": self._tag, "text": self._text, "problem": str(error)}
+            problem = f"not up to date: {error}"
+            return {"version": self._tag, "text": self._text, "problem": problem}
 
     def page(self) -> tuple[bytes, str]:
         """The page and its tag. Where it cannot be rendered, the last one that could."""

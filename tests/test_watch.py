@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from evaluations_made_here import SOLVING, write_evaluations
-from factories import STORY, make_metrics, make_run, make_snapshot, write_run
+from factories import STORY, make_metrics, make_run, make_snapshot, write_run, write_unshowable
 
 from sparks.beside import circuits_now
 from sparks.errors import SparksError
@@ -488,6 +488,21 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path):
         f"waiting for snapshots in {folder} or {folder / 'sparks'}",
         "step 0: 0 active heads, 0 emergent; 1.5 s",
     ]
+
+
+def test_a_snapshot_that_cannot_be_shown_is_told_and_following_goes_on(run):
+    store = RunStore(run)
+    lines = lines_of(
+        run,
+        lambda: write_unshowable(store, 50),
+        lambda: None,
+        store.file(50).unlink,
+        lambda: store.save(make_snapshot(60, ["L0H0"])),
+    )
+    assert "step 40" in lines[1]
+    assert lines[2] != ""  # why
+    assert "step 50: gone" in lines[3:]
+    assert "step 60: " in lines[-1]
 
 
 def test_snapshots_that_stop_fitting_are_told_and_following_goes_on(run):

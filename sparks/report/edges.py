@@ -145,6 +145,10 @@ class EdgeCandidates(Follower):
         super().__init__(group)
         self._calibration = calibration
 
+    def anew(self) -> EdgeCandidates:
+        """One that has read nothing."""
+        return EdgeCandidates(self.group, self._calibration)
+
     @property
     def key(self) -> Hashable:
         """Group and rule."""
