@@ -16,6 +16,8 @@ whole numbers (in how many settings of the grid the head is in the circuit). Sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -63,15 +65,50 @@ def changed(
     highest = int(sums[candidates].max(initial=0))
     if highest < 1:
         return found
-    sizes = np.abs(differences)
-    chance = tails(sizes[sizes.any(axis=1)], highest)
-    chance[:, 0] = 1  # a cut of 0 names heads that did not move
+    named = _named(sums[candidates], highest)
+    chance = _chances(np.abs(differences), highest, alpha * named)
+    if chance is None:
+        return found
     odds = np.divide(chance, 1 - chance, out=np.full_like(chance, np.inf), where=chance < 1)
     possible = np.flatnonzero(odds.sum(axis=0) <= alpha * len(differences))
     if not len(possible):
         return found
     cuts = np.arange(possible[0], highest + 1)
     false = (chance[:, cuts] / (1 - chance[:, cuts[:1]])).sum(axis=0)
-    named = np.array([(candidates & (sums >= cut)).sum() for cut in cuts])
-    good = np.flatnonzero((false <= alpha * named) & (named > 0))
+    good = np.flatnonzero((false <= alpha * named[cuts]) & (named[cuts] > 0))
     return candidates & (sums >= cuts[good[0]]) if len(good) else found
+
+
+def _named(sums: Int[np.ndarray, " candidates"], highest: int) -> Int[np.ndarray, " cuts"]:
+    """Candidates whose sum reaches each cut, 0 .. `highest`."""
+    return len(sums) - np.searchsorted(np.sort(sums), np.arange(highest + 1))
+
+
+def _chances(
+    sizes: Int[np.ndarray, "heads probes"], highest: int, accepted: Float[np.ndarray, " cuts"]
+) -> Float[np.ndarray, "moving cuts"] | None:
+    """F_h of the heads that moved, in their order; None where no cut can name any head.
+
+    V(c) is at least the sum of F_h(c) over some of the heads. Those that reach farthest come first:
+    where they alone have more than is `accepted` at every cut, as nearly always, the others are
+    not worked out.
+    """
+    reach = sizes.sum(axis=1)
+    moving = np.flatnonzero(reach)
+    chance = np.zeros((len(moving), highest + 1))
+    least = np.zeros(highest + 1)
+    for rows in _parts(np.argsort(-reach[moving], kind="stable")):
+        chance[rows] = tails(sizes[moving[rows]], highest)
+        least += chance[rows].sum(axis=0)
+        if (least[1:] > accepted[1:] * (1 + 1e-9)).all():
+            return None
+    chance[:, 0] = 1  # a cut of 0 names heads that did not move
+    return chance
+
+
+def _parts(order: Int[np.ndarray, " heads"]) -> Iterator[Int[np.ndarray, " some"]]:
+    """The first few, then ever more."""
+    start, size = 0, 32
+    while start < len(order):
+        yield order[start : start + size]
+        start, size = start + size, 4 * size
