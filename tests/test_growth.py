@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from factories import STORY, large_run, make_run, make_snapshot, write_run
+from tiny_training import PROBES
+from transformers import TrainerState
 
 from sparks import run_history, turnover
-from sparks.calibration import Judge, decide
+from sparks.calibration import CalibrationConfig, Judge, decide
 from sparks.cli import main
+from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
 from sparks.graph import Graph
 from sparks.live import RunFollower
+from sparks.recorder import Recorder
 from sparks.regimes import circuit_turnover
 from sparks.report.data import run_data
 from sparks.run_history import History
@@ -31,7 +36,7 @@ from sparks.watch import watch
 GROUPS = [*["sums"] * 12, *["apples"] * 12, *["control"] * 12]
 ARRAYS = (
     "steps", "frequency", "importance", "levels", "inclusion", "inclusion_low", "inclusion_high",
-    "active", "undecided", "base", "emergent", "retained", "cohort",
+    "active", "undecided", "base", "emergent", "retained", "cohort", "loss", "too_little",
 )  # fmt: skip
 FRAMES = ("counts", "events", "cohorts", "heads", "importance_frame", "component_totals")
 
@@ -110,6 +115,30 @@ def test_a_timeline_that_grew_equals_one_that_was_built_at_once(run, tmp_path, r
     if group is None:
         assert_equal(grown.control, whole.control)
     assert_equal(Timeline.from_run(tmp_path, group=group, rule=rule), whole)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dark", [(0, 1, 5), (3, 4, 8), range(9)])
+def test_so_does_one_where_l_is_too_little(run, tmp_path, rule, dark):
+    dim = [with_loss(snapshot, 0.01) if i in dark else snapshot for i, snapshot in enumerate(run)]
+    follower = RunFollower(tmp_path, rule=rule)
+    for index, snapshot in enumerate(dim):
+        write_run(tmp_path, [snapshot])
+        follower.poll()
+        grown = follower.timeline()
+        assert_equal(grown, Timeline(dim[: index + 1], name=grown.name, rule=rule), page=index > 7)
+    assert np.flatnonzero(grown.too_little).tolist() == list(dark)
+    gained = grown.counts()["circuit_growth"].to_numpy()
+    assert np.isnan(gained).tolist() == [0 in dark or index in dark for index in range(9)]
+    bare = Timeline(grown.snapshots, rule=rule, calibration=CalibrationConfig(floor=0))
+    expected = plain_states(run, rule)["active"]
+    np.testing.assert_array_equal(bare.active, expected)  # another floor on the same numbers
+    assert np.isfinite(bare.counts()["circuit_growth"]).all()
+
+
+def with_loss(snapshot: Snapshot, loss: float) -> Snapshot:
+    """The same circuits with this L, of all probes."""
+    return replace(snapshot, loss_corrupted=np.full(snapshot.num_probes, loss, np.float32))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -230,6 +259,60 @@ def test_what_does_not_fit_is_refused_and_forgotten_once_it_is_gone(tmp_path):
     assert_equal(follower.timeline(), Timeline(run, name=tmp_path.name))
 
 
+# -- two runs in one folder ---------------------------------------------------------------------
+
+A, B = "a" * 16, "b" * 16
+
+
+def of_run(run_id: str, *snapshots: Snapshot) -> list[Snapshot]:
+    return [replace(one, meta=replace(one.meta, run_id=run_id)) for one in snapshots]
+
+
+def test_snapshots_of_another_run_are_named_and_left_out_as_they_land(run, tmp_path, monkeypatch):
+    """As `RunStore.read` does at once: whichever run comes first, and when the most change."""
+    follower = RunFollower(tmp_path)
+
+    def lands(*snapshots: Snapshot, kept: list[int], left: list[int]) -> None:
+        write_run(tmp_path, snapshots)
+        found, contents = follower.poll(), RunStore(tmp_path).read()
+        grown = follower.timeline()
+        assert grown.steps.tolist() == kept
+        assert contents.strangers == tuple(left)
+        assert grown.problems[: len(contents.problems)] == contents.problems
+        assert (f"(steps {', '.join(map(str, left))})" in "".join(grown.damage)) == bool(left)
+        assert_equal(grown, Timeline.from_run(tmp_path))
+        landed.append(found.landed)
+
+    landed = list[tuple[int, ...]]()
+    lands(*of_run(A, run[0]), kept=[0], left=[])
+    lands(*of_run(B, run[1]), kept=[0], left=[10])
+    read = reads(monkeypatch)
+    write_run(tmp_path, of_run("", run[2]))
+    follower.poll()
+    assert read == [20]
+    lands(*of_run(B, run[3]), kept=[10, 20, 30], left=[0])  # the most are of B by now
+    lands(*of_run(A, run[4], run[5]), kept=[0, 20, 40, 50], left=[10, 30])
+    RunStore(tmp_path).go_on(B, "")  # says which one it is
+    lands(kept=[10, 20, 30], left=[0, 40, 50])
+    for step in (0, 40, 50):
+        RunStore(tmp_path).file(step).unlink()
+    lands(kept=[10, 20, 30], left=[])
+    assert follower.problems == ()
+    assert landed == [(0,), (), (10, 30), (0, 40, 50), (10, 30), ()]
+
+
+def test_the_first_look_at_two_runs(run, tmp_path):
+    write_run(tmp_path, [*of_run(B, run[0]), *of_run(A, *run[1:4]), *of_run("", run[4])])
+    follower = RunFollower(tmp_path)
+    (line,) = follower.poll().problems
+    assert line.startswith(f"{tmp_path}: left out 1 snapshots of another run than {A} (steps 0)")
+    assert follower.timeline().damage == (line,)
+    assert_equal(follower.timeline(), Timeline.from_run(tmp_path))
+    kept = of_run(A, *run[1:5])
+    assert_equal(follower.timeline(), Timeline(kept, name=tmp_path.name, problems=[line]))
+    assert follower.poll() is None
+
+
 # -- read and worked out once -----------------------------------------------------------------
 
 
@@ -282,6 +365,27 @@ def test_a_landing_does_not_read_or_work_out_earlier_snapshots(
     calls.clear()
     next(steps)
     assert len(calls) == most
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_landing_in_training_costs_no_more_than_in_watch(run, tmp_path, monkeypatch, rule):
+    recorder = Recorder(PROBES, SnapshotConfig(), RunStore(tmp_path), progress=False)
+    state = TrainerState()
+
+    def land(*snapshots: Snapshot) -> None:
+        for snapshot in snapshots:
+            recorder._keep(snapshot, state)
+            run_data(recorder._timeline(state).by(rule))
+
+    land(*run[:-1])
+    kinds = [(run_history, "checkpoint"), (Judge, "judge"), (TurnoverMeter, "add")]
+    calls = [counted(monkeypatch, where, name) for where, name in kinds]
+    read = reads(monkeypatch)
+    land(run[-1])
+    assert [len(found) for found in calls] == [2, 2, 1]  # the control probes too
+    assert read == []
+    whole = Timeline(run, name=tmp_path.name, rule=rule)
+    assert_equal(recorder._timeline(state).by(rule), whole, page=True)
 
 
 def test_snapshots_in_files_are_let_go(run, tmp_path):
