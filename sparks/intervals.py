@@ -145,7 +145,7 @@ def percentiles(
         below, above = ordered[place], ordered[min(place + 1, last)]
         gap = above - below
         ends.append(above - gap * (1 - part) if part >= 0.5 else below + gap * part)
-    return ends[0], ends[1]
+    return np.asarray(ends[0]), np.asarray(ends[1])
 
 
 def share_interval(

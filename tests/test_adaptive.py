@@ -413,7 +413,7 @@ def test_a_snapshot_tells_the_points_of_each_probe() -> None:
         ({"steps": 4}, 4 * 3),
         ({"steps": 2, "tolerance": 1e-9, "max_steps": 18}, 18 * 3),  # all go to the end
         ({"steps": 2, "tolerance": None, "max_steps": 161}, None),  # some do, some do not
-        ({"steps": 2, "tolerance": 1e9, "max_steps": 54}, 2 * 3),  # none grows
+        ({"steps": 6, "tolerance": 1, "max_steps": 54}, 6 * 3),  # none grows
     ],
 )
 def test_the_bar_only_goes_forward(

@@ -28,6 +28,14 @@ def test_the_benchmark_ends_in_one_json_line():
         assert found[key] > 0, key
 
 
+def test_the_growth_rule_calls_nothing_in_weights_that_did_not_learn():
+    found = last_line("noise", "--draws", "1", bench="growth_power.py")
+    at = {(row["model"], row["smallest"], row["probes"]): row["grew or shrank"] for row in found}
+    for model in ("rounded", "jittered"):
+        assert at[model, 1.05, 64] == 0
+        assert at[model, 1.0, 64] > 10  # and would, without a smallest change
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [64, 512])
 def test_the_memory_budget_holds(prompt):

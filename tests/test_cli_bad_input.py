@@ -231,6 +231,7 @@ def test_a_hub_id_needs_an_output_folder(probes, tmp_path, capsys):
     assert_refused(capsys, tmp_path, *arguments, match=match)
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_is_one_line_in_a_process_too(tmp_path, probes):
     (tmp_path / "checkpoint-1").mkdir()
     before = listing(tmp_path)

@@ -104,6 +104,7 @@ main(sys.argv[1:])
 """The command line, killed while it writes."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, problems, tmp_path):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     command = [sys.executable, "-c", DYING, *map(str, options(model, problems, out))]

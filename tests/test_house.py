@@ -110,6 +110,7 @@ MAY_IMPORT = {
     "sign_flips": "",
     "calibration": "config errors intervals sign_flips",
     "timeline_input": "calibration config errors graph probes snapshot",
+    "growth": "config errors intervals",
     "timeline_states": "calibration growing",
     "timeline_numbers": "calibration intervals snapshot",
     "run_history": (

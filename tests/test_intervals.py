@@ -109,6 +109,7 @@ def test_percentiles_are_those_of_numpy(count):
     for level in (0.5, 0.9, 0.95):
         expected = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
         np.testing.assert_array_equal(percentiles(drawn, level=level), expected)
+        np.testing.assert_array_equal(percentiles(drawn[:, 0], level=level), expected[:, 0])
 
 
 def test_percentiles_cut_both_ends():

@@ -124,10 +124,8 @@ def check_same(assert_close: AssertClose, how: str, found: Snapshot, model: nn.M
         assert_close(how, *pair)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=pytest.mark.slow) if kind == "compiled" else kind for kind in KINDS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_is_measured_and_training_does_not_notice(tmp_path, assert_close, kind):
     outcomes, models = {}, []
     for name in ("alone", "watched"):

@@ -17,12 +17,15 @@ from sparks.callback import SparksCallback
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 
-pytestmark = pytest.mark.filterwarnings(
-    # transformers and trl among themselves, at the versions pinned.
-    "ignore:.*gradient_checkpointing.*:FutureWarning",
-    "ignore:.*is deprecated.*:FutureWarning",
-    "ignore:.*pin_memory.*:UserWarning",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        # transformers and trl among themselves, at the versions pinned.
+        "ignore:.*gradient_checkpointing.*:FutureWarning",
+        "ignore:.*is deprecated.*:FutureWarning",
+        "ignore:.*pin_memory.*:UserWarning",
+    ),
+]
 
 SITUATIONS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "sft": ("sft", dict),

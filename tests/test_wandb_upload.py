@@ -67,6 +67,7 @@ def uploaded(offline: Path, finished: Path) -> Logged:
     return read_back(Path(found))
 
 
+@pytest.mark.slow
 def test_rows_are_the_trainers_and_ours_in_order_of_step(uploaded: Logged):
     rows = [
         {

@@ -456,6 +456,7 @@ def logged(offline: Path, report: Path, files: list[Path]) -> Logged:
     return read_back(folder)
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_one_row_that_holds_the_trainers_step(logged: Logged):
     rows = logged.ours[:-1]
     assert [row["train/global_step"] for row in rows] == list(STORY)
