@@ -133,7 +133,7 @@ def resampled_counts(count: int, resamples: int = RESAMPLES) -> Int[np.ndarray, 
 def percentiles(
     values: Float[np.ndarray, "resamples ..."], *, level: float = LEVEL
 ) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
-    """Lower and upper end of what the resamples (first axis) gave; as `np.quantile`, without NaN.
+    """Lower and upper end of what the resamples (first axis) gave: those of `np.quantile`.
 
     Sorting whole is several times as fast as selecting.
     """
@@ -144,8 +144,9 @@ def percentiles(
         part = share * last - place
         below, above = ordered[place], ordered[min(place + 1, last)]
         gap = above - below
-        ends.append(above - gap * (1 - part) if part >= 0.5 else below + gap * part)
-    return np.asarray(ends[0]), np.asarray(ends[1])
+        end = above - gap * (1 - part) if part >= 0.5 else below + gap * part
+        ends.append(np.where(np.isnan(ordered[-1]), np.nan, end))  # NaN is sorted to the end
+    return ends[0], ends[1]
 
 
 def share_interval(

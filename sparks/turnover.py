@@ -114,22 +114,6 @@ class TurnoverMeter:
         )
 
 
-def turnover(
-    snapshots: Iterable[Snapshot], chosen: Int[np.ndarray, " chosen"] | None = None
-) -> list[Turnover]:
-    """The numbers of every checkpoint of a run.
-
-    Args:
-        snapshots: of the same probes, in order of step.
-        chosen: indices of the probes that count; None for all.
-
-    Raises:
-        SparksError: the snapshots are not in order.
-    """
-    meter = TurnoverMeter(chosen)
-    return [meter.add(snapshot) for snapshot in snapshots]
-
-
 def turnover_frame(rows: Iterable[Turnover]) -> pd.DataFrame:
     """A row a checkpoint: step, and of every number three columns: NAME, NAME_low, NAME_high."""
     columns: dict[str, list[float]] = {}
