@@ -16,7 +16,6 @@ from sparks.nulls import null_of, sentence
 from sparks.snapshot import Snapshot
 from sparks.text_page import count, inert, percent
 from sparks.timeline import Rule, Timeline
-from sparks.timeline_states import paper_states
 from sparks.turnover import Turnover, TurnoverMeter
 
 RULE_NAMES: dict[Rule, str] = {"calibrated": "calibrated rule", "paper": "paper's rule"}
@@ -88,11 +87,9 @@ def paper_counts(timeline: Timeline) -> pd.DataFrame:
 
     Columns: active (in the circuit of any probe), emergent, born, pruned.
     """
-    states = paper_states(timeline.frequency > 0)
-    columns = {"active": states.active, "emergent": states.emergent}
-    columns |= {kind: states.changes[kind] for kind in ("born", "pruned")}
+    names = ("active", "emergent", "born", "pruned")
     return pd.DataFrame(
-        {name: heads.sum(axis=(1, 2)) for name, heads in columns.items()},
+        {name: timeline.heads_counted(name, "paper") for name in names},
         index=pd.Index(timeline.steps, name="step"),
     )
 
@@ -187,8 +184,7 @@ def circuits_now(timeline: Timeline, snapshots: Iterable[Snapshot] | None = None
         snapshots: its first and last two, in order; None takes the timeline's. With them it costs
             the same at every length of a run.
     """
-    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
-    meter = TurnoverMeter(np.array([places[probe] for probe in timeline.probe_ids]))
+    meter = TurnoverMeter(timeline.chosen)
     rows = [meter.add(snapshot) for snapshot in snapshots or ends_of(timeline)]
     return rows[-1]
 

@@ -29,16 +29,17 @@ there and nothing is compared with it. The first checkpoint that has enough L ta
 first in 2, but its active heads are no base: they are active with no date of birth.
 
 A change of one head needs 2^-probes <= alpha_t: `fewest_probes`. With fewer, none is decided.
-The paper's rule (active = in any probe's circuit) is `timeline_states.paper_states`.
+The paper's rule (active = in any probe's circuit) is `timeline_states.PaperStates`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8, UInt8
+from jaxtyping import Bool, Float, Int8, Int32, UInt8
 
 from sparks.config import LEAST_LOSS, setting
 from sparks.errors import SparksError
@@ -109,7 +110,7 @@ class Decisions:
     state: Int8[np.ndarray, "checkpoints layers heads"]
     change: Int8[np.ndarray, "checkpoints layers heads"]
     """1 where an inactive head became active at this checkpoint, -1 the other way round, else 0."""
-    onset: Int[np.ndarray, "checkpoints layers heads"]
+    onset: Int32[np.ndarray, "checkpoints layers heads"]
     """Index of the checkpoint since which the inclusion is on the side of one half where it is."""
     old: Bool[np.ndarray, "layers heads"]
     """Active before any change: base, or active without a date of birth."""
@@ -139,96 +140,120 @@ def decide(
     """
     config = config or CalibrationConfig()
     times, probes, layers, heads = levels.shape
-    usable = np.ones(times, dtype=bool) if loss is None else ~too_little(loss, config)
-    flat = levels.reshape(times, probes, layers * heads)
-    inclusion = flat.mean(axis=1, dtype=np.float64) / settings
-    low, high = inclusion_interval(flat, settings, level=config.level)
-    reading = (low > HALF).astype(np.int8) - (high < HALF)
-    reading[~usable] = 0
-    state, change = np.zeros_like(reading), np.zeros_like(reading)
-    first, *later = np.flatnonzero(usable).tolist() or [0]
-    heads_now = _Heads(flat, first, reading[first], inclusion[first])
-    state[first] = reading[first]
-    for time in later:
-        state[time], change[time] = heads_now.advance(time, reading[time], config.alpha(time))
-    shape = (times, layers, heads)
+    little = np.zeros(times, dtype=bool) if loss is None else too_little(loss, config)
+    judge, flat = Judge(settings, config), levels.reshape(times, probes, layers * heads)
+    judged = [judge.judge(now, little=bool(no)) for now, no in zip(flat, little, strict=True)]
     return Decisions(
-        inclusion=inclusion.reshape(shape),
-        low=low.reshape(shape),
-        high=high.reshape(shape),
-        state=state.reshape(shape),
-        change=change.reshape(shape),
-        onset=_onset(inclusion >= HALF, usable).reshape(shape),
-        old=heads_now.old.reshape(layers, heads),
+        **{
+            name: np.stack([getattr(now, name) for now in judged]).reshape(times, layers, heads)
+            for name in Judged._fields
+        },
+        old=judge.old.reshape(layers, heads),
     )
 
 
-class _Heads:
-    """What every head is settled as, from one checkpoint to the next."""
+class Judged(NamedTuple):
+    """What the rule says of every head at one checkpoint: rows of `Decisions`."""
 
-    def __init__(
+    inclusion: Float[np.ndarray, " all"]
+    low: Float[np.ndarray, " all"]
+    high: Float[np.ndarray, " all"]
+    state: Int8[np.ndarray, " all"]
+    change: Int8[np.ndarray, " all"]
+    onset: Int32[np.ndarray, " all"]
+
+
+class Judge:
+    """Judges the checkpoints of a run one after the other; keeps what the next one needs alone.
+
+    Args:
+        settings: circuit settings that a level counts.
+        config: None takes the defaults.
+    """
+
+    old: Bool[np.ndarray, " all"]
+    """Active before any change."""
+    _begun = False
+    """A checkpoint had enough L."""
+    _settled: Int8[np.ndarray, " all"]
+    _first: UInt8[np.ndarray, "probes all"]
+    _then: UInt8[np.ndarray, "probes all"]
+    """Levels at the first checkpoint with enough L, and at the one where the head was settled."""
+    _unborn: Bool[np.ndarray, " all"]
+    """Undecided at first, more likely inactive: may still be born."""
+    _above: Bool[np.ndarray, " all"]
+    _onset: Int32[np.ndarray, " all"]
+
+    def __init__(self, settings: int, config: CalibrationConfig | None = None) -> None:
+        self._settings, self._config = settings, config or CalibrationConfig()
+        self._time = -1
+
+    def judge(self, levels: UInt8[np.ndarray, "probes all"], *, little: bool = False) -> Judged:
+        """What every head is at the next checkpoint; undecided where it has too `little` L."""
+        self._time += 1
+        inclusion = levels.mean(axis=0, dtype=np.float64) / self._settings
+        low, high = inclusion_interval(levels, self._settings, level=self._config.level)
+        above = inclusion >= HALF
+        if self._time == 0:
+            self.old = np.zeros(len(above), dtype=bool)
+            self._above, self._onset = above, np.zeros(len(above), dtype=np.int32)
+        if little:
+            nothing = np.zeros(len(above), dtype=np.int8)
+            return Judged(inclusion, low, high, nothing, nothing, self._onset)
+        reading = (low > HALF).astype(np.int8) - (high < HALF)
+        if self._begun:
+            state, change = self._advance(levels, reading)
+        else:
+            self._begin(levels, reading, inclusion)
+            state, change = reading, np.zeros_like(reading)
+        self._onset = np.where(above == self._above, self._onset, np.int32(self._time))
+        self._above = above
+        return Judged(inclusion, low, high, state, change, self._onset)
+
+    def _begin(
         self,
-        levels: UInt8[np.ndarray, "checkpoints probes all"],
-        first: int,
+        levels: UInt8[np.ndarray, "probes all"],
         reading: Int8[np.ndarray, " all"],
         inclusion: Float[np.ndarray, " all"],
     ) -> None:
-        self.levels, self.first = levels, first
-        self.settled = reading.copy()
-        self.since = np.full(len(reading), first, dtype=np.int64)
-        """Checkpoint at which it was settled."""
+        self._begun = True
+        self._first, self._then = levels.copy(), levels.copy()
+        self._settled = reading.copy()
         self.old = reading == 1
-        self.unborn = (reading == 0) & (inclusion < HALF)
-        """Undecided at first, more likely inactive: may still be born."""
+        self._unborn = (reading == 0) & (inclusion < HALF)
 
-    def advance(
-        self, time: int, reading: Int8[np.ndarray, " all"], alpha: float
+    def _advance(
+        self, levels: UInt8[np.ndarray, "probes all"], reading: Int8[np.ndarray, " all"]
     ) -> tuple[Int8[np.ndarray, " all"], Int8[np.ndarray, " all"]]:
-        """State and change of every head at the next checkpoint."""
-        fresh = (self.settled == 0) & (reading != 0)
-        self.settled[fresh], self.since[fresh] = reading[fresh], time
+        """State and change of every head."""
+        settled, unborn = self._settled, self._unborn
+        fresh = (settled == 0) & (reading != 0)
+        settled[fresh], self._then[:, fresh] = reading[fresh], levels[:, fresh]
         self.old |= fresh & (reading == 1)
-        self.unborn &= reading != -1
-        opposed = self.settled * reading == -1
-        rising = self.unborn & (self.settled == 1) & ~opposed
-        moved = self._moved(time, opposed, rising, rising & (reading == 1), alpha)
-        self.settled[moved], self.since[moved] = reading[moved], time
+        unborn &= reading != -1
+        opposed = settled * reading == -1
+        rising = unborn & (settled == 1) & ~opposed
+        moved = self._moved(levels, rising, opposed | (rising & (reading == 1)))
+        settled[moved], self._then[:, moved] = reading[moved], levels[:, moved]
         self.old[moved & rising] = False
-        self.unborn[moved] = False
+        unborn[moved] = False
         change = np.where(moved, reading, 0).astype(np.int8)
-        return np.where(opposed & ~moved, 0, self.settled).astype(np.int8), change
+        return np.where(opposed & ~moved, 0, settled).astype(np.int8), change
 
     def _moved(
         self,
-        time: int,
-        opposed: Bool[np.ndarray, " all"],
+        levels: UInt8[np.ndarray, "probes all"],
         rising: Bool[np.ndarray, " all"],
-        risen: Bool[np.ndarray, " all"],
-        alpha: float,
+        candidates: Bool[np.ndarray, " all"],
     ) -> Bool[np.ndarray, " all"]:
-        """Heads that differ from what they are held against by more than luck."""
-        moved = np.zeros_like(opposed)
-        if not (opposed | risen).any():
+        """Candidates that differ from what they are held against by more than luck."""
+        moved = np.zeros_like(candidates)
+        if not candidates.any():
             return moved
-        known = np.flatnonzero(self.settled)
-        against = np.where(rising[known], self.first, self.since[known])
-        before = self.levels[against, :, known].astype(np.int64)
-        now = self.levels[time][:, known].T.astype(np.int64)
-        towards = np.where(rising[known], 1, -self.settled[known].astype(np.int64))
-        candidates = (opposed | risen)[known]
-        moved[known] = changed((now - before) * towards[:, None], candidates, alpha)
+        known = np.flatnonzero(self._settled)
+        before = np.where(rising, self._first, self._then).astype(np.int64)
+        towards = np.where(rising, 1, -self._settled.astype(np.int64))
+        differences = ((levels - before) * towards)[:, known].T
+        alpha = self._config.alpha(self._time)
+        moved[known] = changed(differences, candidates[known], alpha)
         return moved
-
-
-def _onset(
-    above: Bool[np.ndarray, "checkpoints all"], usable: Bool[np.ndarray, " checkpoints"]
-) -> Int[np.ndarray, "checkpoints all"]:
-    """Index of the first checkpoint of the unbroken stretch on the same side.
-
-    One that is not usable is taken to be as the usable one before it.
-    """
-    times = np.arange(len(above))[:, None]
-    above = above[np.maximum.accumulate(np.where(usable, times[:, 0], 0))]
-    turned = np.ones_like(above)
-    turned[1:] = above[1:] != above[:-1]
-    return np.maximum.accumulate(np.where(turned, times, 0), axis=0)

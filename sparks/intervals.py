@@ -133,9 +133,20 @@ def resampled_counts(count: int, resamples: int = RESAMPLES) -> Int[np.ndarray, 
 def percentiles(
     values: Float[np.ndarray, "resamples ..."], *, level: float = LEVEL
 ) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
-    """Lower and upper end of what the resamples (first axis) gave."""
-    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return np.asarray(low), np.asarray(high)
+    """Lower and upper end of what the resamples (first axis) gave: those of `np.quantile`.
+
+    Sorting whole is several times as fast as selecting.
+    """
+    ordered, last = np.sort(values, axis=0), len(values) - 1
+    ends = []
+    for share in (0.5 - level / 2, 0.5 + level / 2):
+        place = int(share * last)
+        part = share * last - place
+        below, above = ordered[place], ordered[min(place + 1, last)]
+        gap = above - below
+        end = above - gap * (1 - part) if part >= 0.5 else below + gap * part
+        ends.append(np.where(np.isnan(ordered[-1]), np.nan, end))  # NaN is sorted to the end
+    return ends[0], ends[1]
 
 
 def share_interval(
@@ -149,7 +160,10 @@ def share_interval(
     total = sums.sum(axis=1, keepdims=True)
     usable = np.isfinite(total) & (total > 0)
     shares = np.divide(sums, total, out=np.zeros_like(sums), where=usable)
-    return percentiles(shares)
+    low, high = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    held = values.any(axis=0)  # many heads are in no circuit: theirs are 0
+    low[held], high[held] = percentiles(shares[:, held])
+    return low, high
 
 
 def mean_interval(

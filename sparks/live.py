@@ -10,16 +10,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.evaluation.folder import FOLDER as EVALUATIONS
+from sparks.run_history import Follower, History
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import FOLDER, RunContents, RunStore
 from sparks.timeline import Rule, Timeline
@@ -29,7 +28,7 @@ Mark = tuple[int, int, int]
 """Time of change in ns, size in bytes, inode."""
 
 _EVALUATION = re.compile(r"step-\d+\.(?:jsonl|failed)\Z")
-_READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|(?:metrics|null)\.json)\Z")
+_READ = re.compile(r"(?:step-(\d+)\.(?:safetensors|failed)|(?:metrics|null|run)\.json)\Z")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\Z")
 _INTERVALS = 5  # the pace is that of the last ones
 
@@ -83,39 +82,51 @@ class Changes:
 
 
 class RunFollower:
-    """Reads a run folder again and again, each snapshot once.
-
-    Edges are kept of the first snapshot and the last two alone: the timeline's `edges` read 0.
+    """Reads a run folder again and again, each snapshot once: what lands is added to what is known.
 
     Args:
         path: the run folder, or a trainer's output folder that holds one as `sparks`. Neither has
             to exist yet.
         group: count only the probes of this group.
         rule: how heads are judged.
+        followers: what is going to be asked of every snapshot (`run_history`).
 
     Raises:
         SparksError: `path` is a file.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        group: str | None = None,
+        rule: Rule = "calibrated",
+        followers: Sequence[Follower] = (),
     ) -> None:
-        self.path, self.group, self.rule = Path(path), group, rule
+        self.path, self.group, self.rule, self._followers = Path(path), group, rule, followers
         if self.path.is_file():
             raise SparksError(f"{path} is a file: give a run folder, or a trainer's output folder")
         self.folder: Path | None = None
         """Where the snapshots lie; None while there are none."""
         self._marks: dict[str, Mark] = {}
-        self._snapshots: dict[int, Snapshot] = {}
-        self._whole: dict[int, Snapshot] = {}
+        self._history: History | None = None
         self._damaged: dict[int, str] = {}
+        self._run_id = ""
+        self._others: dict[int, str] = {}
+        """Runs of the snapshots that are not of this one, by step."""
+        self._mixed: list[str] = []
         self._log: RunContents | None = None
         self._told: set[str] = set()
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """A line for each snapshot file that cannot be read, and one for those of another run."""
+        return (*self._damaged.values(), *self._mixed)
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """A line for each file that cannot be read, and each step without a snapshot."""
-        return (*self._damaged.values(), *(self._log.problems if self._log else ()))
+        return (*self.left_out, *(self._log.problems if self._log else ()))
 
     def poll(self) -> Changes | None:
         """Look once; None where nothing has changed.
@@ -131,15 +142,12 @@ class RunFollower:
             return None
         store = RunStore(folder)
         steps, before = _steps(store, found), _steps(store, self._marks)
-        landed, replaced = self._load(store, [s for s in steps if steps[s] != before.get(s)])
-        gone = [step for step in before if step not in steps]
-        for step in gone:
-            self._snapshots.pop(step, None)
-            self._whole.pop(step, None)
-            self._damaged.pop(step, None)
         logs = [{n: m for n, m in all_.items() if ".saf" not in n} for all_ in (found, self._marks)]
         if logs[0] != logs[1] or self._log is None:
-            self._log = _LogOnly(folder).read()
+            self._log = store.read_beside()
+        gone = [step for step in before if step not in steps]
+        fresh = [step for step in steps if steps[step] != before.get(step)]
+        landed, replaced = self._load(store, fresh, gone)
         aside = [s for s in gone if store.file(s).with_suffix(".safetensors.stale").exists()]
         self._marks, self.folder = found, folder if steps else None
         return Changes(
@@ -154,46 +162,55 @@ class RunFollower:
         folders = (self.path, self.path / FOLDER)
         return next((folder for folder in folders if RunStore(folder).steps()), None)
 
-    def _load(self, store: RunStore, steps: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Read these steps; returns those that landed and those that were replaced."""
-        landed: list[int] = []
-        replaced: list[int] = []
-        for step in steps:
-            known = self._snapshots.pop(step, None)
-            self._whole.pop(step, None)
+    def _load(
+        self, store: RunStore, fresh: Sequence[int], gone: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Read these steps and forget those; returns the steps that landed and were replaced."""
+        history = self._history or History.empty(
+            store.load, group=self.group, followers=self._followers, room=len(fresh)
+        )
+        known = set(history.steps)
+        history = history.without({*fresh, *gone})
+        for step in (*fresh, *gone):
             self._told.discard(self._damaged.pop(step, ""))
+            self._others.pop(step, None)
+        history = self._extended(store, history, fresh)
+        run_ids = self._others | {one.step: one.meta.run_id for one in history.outlines}
+        run_ids = dict(sorted(run_ids.items()))
+        self._run_id, others, self._mixed = store.run_of(run_ids)
+        back = self._others.keys() - {*others}  # the folder is theirs by now
+        self._others = {step: run_ids[step] for step in others}
+        history = self._extended(store, history.without(others), sorted(back))
+        self._history = history or None
+        now = set(history.steps)
+        return sorted(now - known), [step for step in fresh if step in now & known]
+
+    def _extended(self, store: RunStore, history: History, steps: Sequence[int]) -> History:
+        """With the snapshots of these steps; those known to be of another run are put aside."""
+        for step in steps:
             try:
                 snapshot = store.load(step)
+                if self._run_id and snapshot.meta.run_id not in ("", self._run_id):
+                    self._others[step] = snapshot.meta.run_id
+                else:
+                    history = history.extended(snapshot)
             except SparksError as error:
                 self._damaged[step] = str(error)
-            else:
-                self._keep(snapshot)
-                (replaced if known else landed).append(step)
-        return landed, replaced
-
-    def _keep(self, snapshot: Snapshot) -> None:
-        self._snapshots[snapshot.step] = without_edges(snapshot)
-        self._whole[snapshot.step] = snapshot
-        for step in self._whole.keys() - set(self._ends()):
-            del self._whole[step]
-
-    def _ends(self) -> list[int]:
-        """The first step and the last two."""
-        steps = sorted(self._snapshots)
-        return sorted({*steps[:1], *steps[-2:]})
+            except Exception as error:  # whatever a file holds: the others are shown
+                self._damaged[step] = f"{store.file(step)}: cannot be read ({reason(error)})"
+        return history
 
     def ends(self) -> list[Snapshot]:
-        """The first snapshot and the last two, each once, with their edges.
+        """The first snapshot and the last two, each once.
 
         Those that were not among them when they were read are read again.
 
         Raises:
             SparksError: such a file is gone or damaged by now.
         """
-        for step in self._ends():
-            if step not in self._whole and self.folder is not None:
-                self._whole[step] = RunStore(self.folder).load(step)
-        return [self._whole[step] for step in self._ends()]
+        history = self._history or ()
+        last = len(history) - 1
+        return [history[index] for index in sorted({0, last - 1, last} & {*range(last + 1)})]
 
     def _untold(self) -> tuple[str, ...]:
         fresh = tuple(problem for problem in self.problems if problem not in self._told)
@@ -206,10 +223,10 @@ class RunFollower:
         Raises:
             SparksError: the snapshots do not fit together, or no probe is in the group.
         """
-        if not self._snapshots or self.folder is None:
+        if not self._history or self.folder is None:
             return None
         return Timeline(
-            [self._snapshots[step] for step in sorted(self._snapshots)],
+            self._history,
             metrics=self._log.metrics if self._log else (),
             name=RunStore(self.folder).name,
             problems=self.problems,
@@ -220,29 +237,11 @@ class RunFollower:
         )
 
 
-class _LogOnly(RunStore):
-    """Reads the trainer's log, the failures and the null, and no snapshot."""
-
-    def steps(self) -> list[int]:
-        return []
-
-
 def _steps(store: RunStore, found: Mapping[str, Mark]) -> dict[int, Mark]:
     """Marks of the snapshots, by step, in order."""
     steps = {int(match[1]) for name in found if (match := _READ.match(name)) and match[1]}
     files = {step: store.file(step).name for step in sorted(steps)}
     return {step: found[name] for step, name in files.items() if name in found}
-
-
-def without_edges(snapshot: Snapshot) -> Snapshot:
-    """They are most of a snapshot, and a thousand are kept."""
-    return replace(
-        snapshot,
-        edge_offsets=np.zeros_like(snapshot.edge_offsets),
-        edge_source=snapshot.edge_source[:0].copy(),
-        edge_destination=snapshot.edge_destination[:0].copy(),
-        edge_score=snapshot.edge_score[:0].copy(),
-    )
 
 
 # -- pace ------------------------------------------------------------------------------------

@@ -367,7 +367,7 @@ class _Probes:
     @classmethod
     def of(cls, snapshot: Snapshot, group: str | None, beside: Sequence[Snapshot] = ()) -> _Probes:
         """Of the counted probes; without the grid where a snapshot beside has none or another."""
-        chosen = probes_of_group([snapshot], group)
+        chosen = probes_of_group(snapshot.probe_groups, group)
         active = snapshot.active[chosen]
         levels, settings = snapshot.levels
         if any(other.grid != snapshot.grid for other in beside):

@@ -28,11 +28,11 @@ from sparks.config import SnapshotConfig
 from sparks.errors import SparksError, printable, reason
 from sparks.evaluation.during import CheckpointEvaluator
 from sparks.evaluation.folder import StepEvaluation
-from sparks.live import without_edges
 from sparks.probes import ProbeSet
-from sparks.report import write_report
+from sparks.report import followers, write_report
+from sparks.run_history import History
 from sparks.run_lock import RunLock
-from sparks.snapshot import Snapshot
+from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 from sparks.timeline_input import steps_text
@@ -68,8 +68,8 @@ class Recorder:
         self.evaluator = evaluator
         self.measured: set[int] = set()
         """Steps that have a snapshot; the same in every process."""
-        self.snapshots: dict[int, Snapshot] = {}
-        """By step, with the edges of the first and the last two; in process 0 alone."""
+        self.snapshots = History.empty(store.load)
+        """Their numbers; whole, the first and the last two. In process 0 alone."""
         self.evaluated: set[int] = set()
         """Steps that have an evaluation; the same in every process."""
         self.evaluations: dict[int, StepEvaluation] = {}
@@ -104,7 +104,7 @@ class Recorder:
             if self.evaluator is not None:
                 self.evaluator.check(model, _tokenizer_of(processing_class))
             self._open_store(tokenized, state.global_step)
-            return tokenized, set(self.snapshots), set(self.evaluations)
+            return tokenized, set(self.snapshots.steps), set(self.evaluations)
 
         self._tokenizer = _tokenizer_of(processing_class)
         self._tokenized, self.measured, self.evaluated = processes.first_does(prepare)
@@ -140,9 +140,9 @@ class Recorder:
             if (earlier := store.begin(probes)) is not None:
                 _say(f"{store.path} held an earlier run, which is now in {earlier}")
             return
-        contents = store.read(until=step)
-        for snapshot in contents.snapshots:
-            self._refuse_other_run(snapshot, tokenized)
+        snapshots, contents = History.read(store, until=step)
+        for outline in snapshots.outlines:
+            self._refuse_other_run(outline.meta, tokenized)
         if self.evaluator is not None:
             store.evaluations.refuse_other_settings(
                 self.evaluator.task.hash,
@@ -154,29 +154,21 @@ class Recorder:
             warnings.warn(f"sparks: {problem}", stacklevel=3)
         store.set_aside_after(step, contents.strangers)
         store.go_on(contents.run_id, probes)
-        for snapshot in contents.snapshots:
-            self._hold(snapshot)
+        self.snapshots = snapshots
         self.evaluations = {item.step: item for item in contents.evaluations}
 
-    def _hold(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in memory; edges, which are most of it, of the first and last two."""
-        self.snapshots[snapshot.step] = snapshot
-        for step in sorted(self.snapshots)[1:-2]:
-            if len(self.snapshots[step].edge_score):
-                self.snapshots[step] = without_edges(self.snapshots[step])
-
-    def _refuse_other_run(self, snapshot: Snapshot, tokenized: TokenizedProbes) -> None:
-        if snapshot.meta.probes_hash != tokenized.hash:
+    def _refuse_other_run(self, meta: SnapshotMeta, tokenized: TokenizedProbes) -> None:
+        if meta.probes_hash != tokenized.hash:
             raise SparksError(
-                f"{self.store.path} holds snapshots of other probes (step {snapshot.step}, hash "
-                f"{snapshot.meta.probes_hash[:12]}, now {tokenized.hash[:12]}): resume "
+                f"{self.store.path} holds snapshots of other probes (step {meta.step}, hash "
+                f"{meta.probes_hash[:12]}, now {tokenized.hash[:12]}): resume "
                 f"with the same probes, or give another output_dir"
             )
-        held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
+        held = SnapshotConfig.from_dict(meta.config).measurement()
         for name, value in self.config.measurement().items():
             if held[name] != value:
                 raise SparksError(
-                    f"{self.store.path} holds a snapshot of step {snapshot.step} with {name}="
+                    f"{self.store.path} holds a snapshot of step {meta.step} with {name}="
                     f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
                     f"give another output_dir"
                 )
@@ -214,7 +206,7 @@ class Recorder:
 
     def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
         self.store.save(snapshot)
-        self._hold(snapshot)
+        self.snapshots = self.snapshots.without([snapshot.step]).extended(snapshot)
         self._fill_hole("snapshot", snapshot.step)
         try:
             self.store.write_metrics(state.log_history)
@@ -306,7 +298,7 @@ class Recorder:
     def show_end(self, state: TrainerState, report: Path | None) -> None:
         """Show what is known only at the end, while the trainer's runs are still open."""
         if self._trackers and self.snapshots:
-            files = self.store.kept_files(sorted(self.snapshots))
+            files = self.store.kept_files(self.snapshots.steps)
             self._trackers.finish(cache(lambda: self._timeline(state)), report, files)
 
     def close(self) -> None:
@@ -316,9 +308,8 @@ class Recorder:
             self._trackers.close()
 
     def _timeline(self, state: TrainerState) -> Timeline:
-        snapshots = [self.snapshots[step] for step in sorted(self.snapshots)]
         return Timeline(
-            snapshots,
+            self.snapshots,
             metrics=state.log_history,
             name=self.store.name,
             evaluations=list(self.evaluations.values()),
@@ -328,7 +319,7 @@ class Recorder:
         """The report of the run folder; None, and a warning, if it cannot be written."""
         path = self.store.path / REPORT
         try:
-            write_report([Timeline.from_run(self.store.path)], path)
+            write_report([Timeline.from_run(self.store.path, followers=followers(None))], path)
         except Exception as error:  # the trainer has its best model to load, and runs to close
             warnings.warn(f"sparks: no report ({reason(error)})", stacklevel=3)
             return None

@@ -54,6 +54,7 @@ from sparks.coupling import Coupling, Side, at_checkpoints, coupling
 from sparks.errors import SparksError
 from sparks.intervals import LEVEL, inclusion_interval
 from sparks.regime_words import evidence
+from sparks.run_history import Follower, History
 from sparks.small_samples import (
     NO_INTERVAL,
     Interval,
@@ -63,9 +64,10 @@ from sparks.small_samples import (
     rising,
     sign_test,
 )
+from sparks.snapshot import Snapshot
 from sparks.survival import Survival, fewest_subjects
 from sparks.timeline import Timeline
-from sparks.turnover import Turnover, turnover
+from sparks.turnover import Turnover, TurnoverMeter
 
 Verdict = Literal["accumulates", "searches", "undecided"]
 _COUPLINGS = ("reward", "reward_emergent", "loss")
@@ -216,9 +218,19 @@ def first_spells(timeline: Timeline) -> pd.DataFrame:
 
 def circuit_turnover(timeline: Timeline) -> list[Turnover]:
     """Of the edges and heads of the circuits of the timeline's probes (`sparks.turnover`)."""
-    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
-    chosen = np.array([places[probe] for probe in timeline.probe_ids])
-    return turnover(timeline.snapshots, chosen)
+    rows: list[Turnover] = timeline.snapshots.follow(CircuitTurnover(timeline.group))
+    return rows
+
+
+class CircuitTurnover(Follower):
+    """Reads `Turnover` off the snapshots of a run."""
+
+    _meter: TurnoverMeter | None = None
+
+    def read(self, history: History, snapshot: Snapshot) -> Turnover:
+        """As `TurnoverMeter.add`."""
+        self._meter = self._meter or TurnoverMeter(history.chosen(self.group))
+        return self._meter.add(snapshot)
 
 
 # -- a row a run -----------------------------------------------------------------------------------

@@ -16,21 +16,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from typing import TextIO
+from typing import Any, TextIO
 
-from sparks.errors import SparksError
-from sparks.live import marks
-from sparks.report import render_report
+from sparks.errors import SparksError, reason
+from sparks.live import RunFollower, marks
+from sparks.report import followers, render_report
 from sparks.store import RunStore
 from sparks.timeline import Rule, Timeline
 
@@ -89,7 +91,7 @@ async function look() {{
     }}
     shown = version;
     document.documentElement.dataset.version = version;
-    say(problem ? "Not up to date: " + problem : "Live: " + text);
+    say("Live: " + text + (problem ? "; " + problem : ""));
   }} catch (error) {{
     say("The server does not answer: this page stays as it was.");
   }}
@@ -195,12 +197,16 @@ class LiveReport:
         rule: Rule = "calibrated",
     ) -> None:
         self._folders = [RunStore.find(run).path for run in runs]
-        self._title, self._group, self._rule = title, group, rule
+        self._runs = [
+            RunFollower(path, group=group, rule=rule, followers=followers(group))
+            for path in self._folders
+        ]
+        self._title = title
         self._lock = threading.Lock()
         self._tried = self.version()
         self._page, self._tag, self._text = b"", "", ""
         self.problem = ""
-        """Why the page is older than the folders; nothing where it is not."""
+        """Why the page is older than the folders, or what it leaves out; else nothing."""
         self.renders = 0
         """Pages rendered."""
         self._render()
@@ -219,7 +225,8 @@ class LiveReport:
         try:
             return {"version": self.version(), "text": self._text, "problem": self.problem}
         except SparksError as error:
-            return {"version": self._tag, "text": self._text, "problem": str(error)}
+            problem = f"not up to date: {error}"
+            return {"version": self._tag, "text": self._text, "problem": problem}
 
     def page(self) -> tuple[bytes, str]:
         """The page and its tag. Where it cannot be rendered, the last one that could."""
@@ -230,19 +237,29 @@ class LiveReport:
                     self._tried = version  # before reading: what lands meanwhile is a change again
                     self._render()
             except SparksError as error:
-                self.problem = str(error)
+                self.problem = f"not up to date: {error}"
+            except Exception as error:  # whatever a file holds: the page that stands is shown
+                self.problem = f"not up to date: {reason(error)}"
             return self._page, self._tag
 
     def _render(self) -> None:
-        timelines = [
-            Timeline.from_run(folder, group=self._group, rule=self._rule)
-            for folder in self._folders
-        ]
+        timelines, unread = [], list[str]()
+        for run in self._runs:
+            run.poll()
+            timelines.append(self._timeline(run))
+            unread += run.left_out
         self._page = _with_bridge(render_report(timelines, title=self._title)).encode("ascii")
         steps = ", ".join(str(timeline.steps[-1]) for timeline in timelines)
         self._text = f"up to step {steps}" if len(timelines) == 1 else f"up to steps {steps}"
-        self._tag, self.problem = self._tried, ""
+        self._tag, self.problem = self._tried, "; ".join(unread)
         self.renders += 1
+
+    def _timeline(self, run: RunFollower) -> Timeline:
+        timeline = run.timeline()
+        if timeline is None:
+            RunStore.find(run.path)  # says that there is none
+            raise SparksError(f"no snapshot can be read: {' '.join(run.left_out[:1])}")
+        return timeline
 
 
 def _with_bridge(page: str) -> str:
@@ -301,14 +318,46 @@ class ReportServer(ThreadingHTTPServer):
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
+class _Asked(io.RawIOBase):
+    """What a reader sends. One who drips it has no more time for all of it than for a byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self.until = connection, 0.0
+
+    def readable(self) -> bool:
+        """For `io.BufferedReader`."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for the next bytes, until the time is over.
+
+        Raises:
+            TimeoutError: it is.
+        """
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "sparks", ""
-    timeout = 60  # seconds that a silent reader may hold a thread
+    timeout = 60  # seconds that a reader may take to ask, or to take the answer
 
     def __init__(self, *arguments: object, report: LiveReport, names: set[str]) -> None:
         self._report, self._names = report, names
         super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def setup(self) -> None:
+        super().setup()
+        self._asked = _Asked(self.connection)
+        self.rfile = io.BufferedReader(self._asked)
+
+    def handle_one_request(self) -> None:
+        self._asked.until = time.monotonic() + self.timeout
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         if not self._named_rightly():
@@ -364,6 +413,7 @@ class _Handler(BaseHTTPRequestHandler):
         tag: str = "",
         allow: str = "",
     ) -> None:
+        self.connection.settimeout(self.timeout)
         self.send_response(code)
         headers = {
             "Content-Security-Policy": policy,

@@ -57,7 +57,8 @@ def rising(values: Num[np.ndarray, " checkpoints"]) -> Trend:
         return Trend(rho=math.nan, p_value=math.nan)
     time = np.arange(len(ranks)) - (len(ranks) - 1) / 2
     found = float(ranks @ time)
-    sums = ranks[_orders(len(ranks))] @ time
+    orders = _orders(len(ranks))
+    sums = np.concatenate([ranks[part] @ time for part in np.array_split(orders, 16)])
     return Trend(
         rho=found / (size * float(np.sqrt((time**2).sum()))),
         p_value=float((sums >= found - 1e-9).mean()),
@@ -76,7 +77,7 @@ def _orders(count: int) -> Int[np.ndarray, "orders {count}"]:
     if count <= _ALL_ORDERS_UP_TO:
         return np.array(list(itertools.permutations(range(count))))
     rng = np.random.default_rng([_SEED, count])
-    order = np.tile(np.arange(count), (_RANDOM_ORDERS + 1, 1))
+    order = np.tile(np.arange(count, dtype=np.int32), (_RANDOM_ORDERS + 1, 1))
     rng.permuted(order[1:], axis=1, out=order[1:])
     return order
 

@@ -21,7 +21,7 @@ import operator
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -326,20 +326,45 @@ class RunStore:
         Args:
             until: read no more than what `set_aside_after` this step leaves.
         """
-        snapshots, problems = [], []
+        snapshots = list[Snapshot]()
+        contents = self.read_each(snapshots.append, until=until)
+        own = (found for found in snapshots if found.step not in contents.strangers)
+        return replace(contents, snapshots=tuple(own))
+
+    def read_each(
+        self, take: Callable[[Snapshot], None], *, until: int | None = None
+    ) -> RunContents:
+        """As `read`, but snapshots are handed to `take` one by one, and none is in it.
+
+        Those of another run too: `strangers` names them. One that `take` refuses with a SparksError
+        is a problem.
+        """
+        run_ids, problems = dict[int, str](), list[str]()
         for step in self.steps():
             if until is not None and step > until:
                 break
             try:
-                snapshots.append(self.load(step))
+                snapshot = self.load(step)
+                take(snapshot)
+                run_ids[step] = snapshot.meta.run_id
             except SparksError as error:
                 problems.append(str(error))
-        problems += [
+        run_id, others, mixed = self.run_of(run_ids)
+        beside = self.read_beside(until=until)
+        return replace(
+            beside,
+            problems=(*problems, *mixed, *beside.problems),
+            run_id=run_id,
+            strangers=tuple(others),
+        )
+
+    def read_beside(self, *, until: int | None = None) -> RunContents:
+        """As `read`, but for the snapshots, of which there are none in it, and what they tell."""
+        problems = [
             f"step {step}: no snapshot ({why})"
             for step, why in read_failures(self.path)
             if until is None or step < until
         ]
-        run_id, others = self._run_of(snapshots, problems)
         metrics, faults = self._read_log()
         problems += faults
         nulls: tuple[NullBand, ...] = ()
@@ -350,32 +375,32 @@ class RunStore:
         evaluations, unread = self.evaluations.read(until=until)
         return RunContents(
             path=self.path,
-            snapshots=tuple(found for found in snapshots if found.step not in others),
+            snapshots=(),
             metrics=metrics,
             problems=(*problems, *unread),
             nulls=nulls,
             evaluations=evaluations,
-            run_id=run_id,
-            strangers=tuple(others),
         )
 
-    def _run_of(
-        self, snapshots: Sequence[Snapshot], problems: list[str]
-    ) -> tuple[str, Sequence[int]]:
-        """The id of the run, and the steps whose snapshots are of another, which is a problem."""
-        named = ""
+    def run_of(self, run_ids: Mapping[int, str]) -> tuple[str, list[int], list[str]]:
+        """The id of the run, steps whose snapshots are of another, and a line for what is wrong.
+
+        Args:
+            run_ids: of the snapshots, by step, in order.
+        """
+        named, problems = "", list[str]()
         try:
             named = read_id(self.path)
         except SparksError as error:
             problems.append(str(error))
-        run_id, others = strangers({s.step: s.meta.run_id for s in snapshots}, named)
+        run_id, others = strangers(run_ids, named)
         if others:
             shown = ", ".join(map(str, others[:6])) + (", ..." if len(others) > 6 else "")
             problems.append(
                 f"{self.path}: left out {len(others)} snapshots of another run than {run_id} "
                 f"(steps {shown}): keep each run in a folder of its own"
             )
-        return run_id, others
+        return run_id, others, problems
 
     def _read_log(self) -> tuple[tuple[dict[str, Any], ...], list[str]]:
         """Rows of the trainer's log, and a line for what is wrong with it."""

@@ -35,45 +35,34 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from sparks.calibration import HALF, CalibrationConfig, decide, too_little
+from sparks.calibration import CalibrationConfig, too_little
 from sparks.errors import SparksError
 from sparks.evaluation.folder import StepEvaluation
 from sparks.graph import Graph
-from sparks.intervals import share_interval
 from sparks.null_bands import NullBand
 from sparks.probes import CONTROL_GROUP
+from sparks.run_history import Follower, History
 from sparks.snapshot import Snapshot, SnapshotMeta
 from sparks.store import RunStore
 from sparks.timeline_input import (
     caveats,
-    check_comparable,
+    check_group,
     doubts,
     floor_caveat,
-    levels_of,
     little_in_words,
     metric_frame,
     probes_of_group,
     rows_of_snapshots,
 )
 from sparks.timeline_numbers import (
-    circuit_heads,
+    PER_CHECKPOINT,
     component_totals,
     effect_of,
     frozen,
+    importance_interval,
     interval_of_levels,
-    measurements,
-    median_loss,
-    shares,
 )
-from sparks.timeline_states import (
-    EVENT_KINDS,
-    Event,
-    EventKind,
-    States,
-    calibrated_states,
-    paper_states,
-    specificity,
-)
+from sparks.timeline_states import EVENT_KINDS, Event, EventKind, States, specificity
 
 __all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
 
@@ -96,11 +85,16 @@ class Timeline:
     """What `sparks null` found and the run folder keeps; `nulls.null_of` picks."""
     evaluations: tuple[StepEvaluation, ...]
     """Of checkpoints that were evaluated, in order of step: see `evaluation.history`."""
-    snapshots: tuple[Snapshot, ...]
-    """In order of step; all their probes, whatever the group."""
+    damage: tuple[str, ...]
+    """Those of `problems` that tell of files that could not be read, and of missing snapshots."""
+    snapshots: History
+    """In order of step; all their probes, whatever the group. One that lies in a file is read when
+    it is asked for."""
     metas: tuple[SnapshotMeta, ...]
     probe_ids: tuple[str, ...]
     """Probes that were counted."""
+    chosen: Int[np.ndarray, " probes"]
+    """Their indices in the snapshots."""
     groups: tuple[str, ...]
     """Groups that the snapshots hold, sorted; `""` where a probe has none."""
     steps: Int[np.ndarray, " checkpoints"]
@@ -114,9 +108,6 @@ class Timeline:
     """Circuit settings of `levels`: 9 of the grid, or 1 where snapshots have none."""
     inclusion: Float32[np.ndarray, "checkpoints layers heads"]
     """Mean of `levels` over probes, as a share of the settings."""
-    inclusion_low: Float32[np.ndarray, "checkpoints layers heads"]
-    inclusion_high: Float32[np.ndarray, "checkpoints layers heads"]
-    """Ends of its 95 % interval over probes (`intervals`)."""
     loss: Float[np.ndarray, " checkpoints"]
     """L, nats: median over the probes."""
     too_little: Bool[np.ndarray, " checkpoints"]
@@ -170,27 +161,28 @@ class Timeline:
                 "a timeline needs at least one snapshot, got none: take one with SparksCallback "
                 "or `sparks replay`"
             )
-        ordered = sorted(snapshots, key=lambda snapshot: snapshot.step)
-        check_comparable(ordered)
-        chosen = probes_of_group(ordered, group)
-        first = ordered[0]
+        history = History.of(snapshots)
+        history.check()
+        outlines = history.outlines
+        first = outlines[0]
+        chosen = probes_of_group(first.probe_groups, group)
+        if group is not None:
+            check_group(outlines, group)
         self.name, self.group, self.graph = name, group, first.graph
         self.rule, self.calibration = rule, calibration or CalibrationConfig()
         self.nulls = tuple(nulls)
         self.evaluations = tuple(sorted(evaluations, key=lambda evaluation: evaluation.step))
         self.groups = tuple(sorted(set(first.probe_groups)))
-        self.snapshots = tuple(ordered)
-        self.metas = tuple(snapshot.meta for snapshot in ordered)
-        self.probe_ids = tuple(first.probe_ids[index] for index in chosen)
-        self.steps = frozen(np.array([snapshot.step for snapshot in ordered], dtype=np.int64))
-        self._read_states(ordered, chosen)
-        self._per_checkpoint = measurements(ordered, chosen)
-        self._node_totals = frozen(
-            np.stack([s.node_totals[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
-        )
+        self.snapshots = history
+        self.metas = tuple(outline.meta for outline in outlines)
+        probe_ids = history[0].probe_ids
+        self.chosen, self.probe_ids = frozen(chosen), tuple(probe_ids[index] for index in chosen)
+        self.steps = frozen(np.array(history.steps, dtype=np.int64))
+        self._read_states()
         self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
-        self._given, self._logged = tuple(problems), tuple(metrics)
-        self.problems = (*problems, *caveats(ordered, chosen))
+        self.damage, self._logged = tuple(problems), tuple(metrics)
+        measured = caveats(outlines, self._measured("is_finite"), self._measured("gap"))
+        self.problems = (*problems, *measured)
         if self.too_little.any():
             self.problems += (floor_caveat(self.little_in_words(), rule),)
         if rule == "calibrated":
@@ -205,22 +197,23 @@ class Timeline:
         group: str | None = None,
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
+        followers: Sequence[Follower] = (),
     ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
         Files that cannot be read are skipped and named in `problems`; `group`, `rule` and
-        `calibration` as for `Timeline`.
+        `calibration` as for `Timeline`, `followers` as for `History.read`.
 
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
         """
         store = RunStore.find(path)
-        run = store.read()
-        if not run.snapshots:
+        history, run = History.read(store, group=group, followers=followers)
+        if not history:
             more = f" (and {len(run.problems) - 1} more)" if len(run.problems) > 1 else ""
             raise SparksError(f"no snapshot can be read: {run.problems[0]}{more}")
         return cls(
-            run.snapshots,
+            history,
             metrics=run.metrics,
             name=store.name,
             problems=run.problems,
@@ -240,7 +233,7 @@ class Timeline:
             self.snapshots,
             metrics=self._logged,
             name=self.name,
-            problems=self._given,
+            problems=self.damage,
             group=group,
             rule=rule,
             calibration=self.calibration,
@@ -254,30 +247,48 @@ class Timeline:
         beside = CONTROL_GROUP in self.groups and len(self.groups) > 1
         return self.by(self.rule, group=CONTROL_GROUP) if beside and self.group is None else None
 
-    def _read_states(self, ordered: Sequence[Snapshot], chosen: np.ndarray) -> None:
-        held = np.stack([snapshot.active[chosen].mean(axis=0) for snapshot in ordered])
-        raw = np.stack([s.importance[chosen].sum(axis=0, dtype=np.float64) for s in ordered])
-        self.frequency = frozen(held.astype(np.float32))
-        self.importance = frozen(shares(raw).astype(np.float32))
-        levels, self.num_settings = levels_of(ordered, chosen)
-        self.levels = frozen(levels)
-        self.loss = frozen(median_loss(ordered, chosen))
+    def _read_states(self) -> None:
+        self._measured = self.snapshots.measured(self.group)
+        self.frequency = self._measured("frequency")
+        self.importance = self._measured("importance")
+        self.levels, self.num_settings = self._measured("levels"), self.snapshots.settings
+        self.inclusion = self._measured("inclusion")
+        self.loss = self._measured("loss")
         self.too_little = frozen(too_little(self.loss, self.calibration))
-        if self.rule == "calibrated":
-            decisions = decide(levels, self.num_settings, self.calibration, loss=self.loss)
-            inclusion, low, high = decisions.inclusion, decisions.low, decisions.high
-            self.states = calibrated_states(decisions)
-        else:
-            inclusion = levels.mean(axis=1, dtype=np.float64) / self.num_settings
-            low, high = interval_of_levels(levels, self.num_settings)
-            self.states = paper_states(held > 0)
-        self.inclusion, self.inclusion_low, self.inclusion_high = (
-            frozen(values.astype(np.float32)) for values in (inclusion, low, high)
-        )
-        self._raw = frozen(np.stack([s.importance[chosen] for s in ordered]))
-        states = self.states
+        states, self._rows = self.snapshots.states(self.rule, self.group, self.calibration)
+        self.states = states
         self.active, self.undecided, self.base = states.active, states.undecided, states.base
         self.emergent, self.retained, self.cohort = states.emergent, states.retained, states.cohort
+
+    @property
+    def inclusion_low(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """Lower end of the 95 % interval of `inclusion` over probes (`intervals`)."""
+        return self._inclusion_ends[0]
+
+    @property
+    def inclusion_high(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """Upper end of the 95 % interval of `inclusion` over probes (`intervals`)."""
+        return self._inclusion_ends[1]
+
+    @cached_property
+    def _inclusion_ends(self) -> Sequence[Float32[np.ndarray, "checkpoints layers heads"]]:
+        if self.rule == "calibrated":
+            return self._rows("low"), self._rows("high")
+        ends = [interval_of_levels(now, self.num_settings) for now in self.levels]
+        return [frozen(np.stack(end).astype(np.float32)) for end in zip(*ends, strict=True)]
+
+    def per_checkpoint(self, name: str) -> np.ndarray:
+        """A number, or an array, a checkpoint: of those of `timeline_numbers.checkpoint`."""
+        return self._measured(name)
+
+    def heads_counted(self, name: str, rule: Rule) -> Int[np.ndarray, " checkpoints"]:
+        """Heads that are `active`, `emergent`, ... or `born`, `pruned` ... by a rule.
+
+        Args:
+            name: of an array of `States`, or a kind of change.
+            rule: whatever the timeline's own.
+        """
+        return self.snapshots.states(rule, self.group, self.calibration)[1](f"num_{name}")
 
     # -- sizes -------------------------------------------------------------------------------
 
@@ -369,18 +380,16 @@ class Timeline:
         of the training's time that snapshots had taken, NaN where unknown); peak_memory_gib.
         """
         frame = pd.DataFrame({"step": self.steps})
-        frame["active"] = self.active.sum(axis=(1, 2))
-        frame["undecided"] = self.undecided.sum(axis=(1, 2))
-        frame["likely"] = (self.inclusion >= HALF).sum(axis=(1, 2)) * ~self.too_little
+        frame["active"] = self._rows("num_active")
+        frame["undecided"] = self._rows("num_undecided")
+        frame["likely"] = self._measured("likely") * ~self.too_little
         frame["base"] = int(self.base.sum())
-        frame["emergent"] = self.emergent.sum(axis=(1, 2))
-        frame["retained"] = self.retained.sum(axis=(1, 2))
-        kinds: tuple[EventKind, ...] = ("born", "pruned", "revived", "silenced", "returned")
+        kinds = ("emergent", "retained", "born", "pruned", "revived", "silenced", "returned")
         for kind in kinds:
-            frame[kind] = self.changes(kind).sum(axis=(1, 2))
-        for name, values in self._per_checkpoint.items():
-            frame[name] = values
-        for name, values in self._circuits.items():
+            frame[kind] = self._rows(f"num_{kind}")
+        for name in PER_CHECKPOINT:
+            frame[name] = self._measured(name)
+        for name, values in self.snapshots.circuits(self.group, self.calibration).items():
             frame[name] = values
         frame["seconds"] = [float(meta.seconds) for meta in self.metas]
         frame["overhead"] = [
@@ -388,10 +397,6 @@ class Timeline:
         ]
         frame["peak_memory_gib"] = [float(meta.peak_memory_gib) for meta in self.metas]
         return frame
-
-    @cached_property
-    def _circuits(self) -> dict[str, Float[np.ndarray, " checkpoints"]]:
-        return circuit_heads(self.levels, self.num_settings, self.too_little)
 
     def cohorts(self) -> pd.DataFrame:
         """Active heads of each cohort (paper Fig. 2A). Index: step.
@@ -438,7 +443,7 @@ class Timeline:
             "importance_last": self.importance[-1],
             "effect_mean": mean,
             "active_at_end": self.active[-1],
-            "state": self.state_names()[-1],
+            "state": _state_names(self.active[-1], self.undecided[-1]),
             "inclusion": self.inclusion[-1],
             "inclusion_low": self.inclusion_low[-1],
             "inclusion_high": self.inclusion_high[-1],
@@ -450,9 +455,7 @@ class Timeline:
 
     def state_names(self) -> np.ndarray:
         """`active`, `inactive` or `undecided`; [checkpoints, layers, heads], of strings."""
-        names = np.where(self.active, "active", "inactive").astype(object)
-        names[self.undecided] = "undecided"
-        return names
+        return _state_names(self.active, self.undecided)
 
     def specificity(self) -> np.ndarray:
         """Whether a born head is specific to the behaviour; [layers, heads], of strings.
@@ -472,9 +475,7 @@ class Timeline:
         Args:
             checkpoint: its index; -1 is the last one.
         """
-        low, high = share_interval(self._raw[checkpoint].reshape(self.num_probes, -1))
-        shape = self.base.shape
-        return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
+        return importance_interval(self.snapshots[checkpoint], self.chosen)
 
     def effect(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
         """E = (I_t - I_pre) / (I_t + I_pre + 1e-6), pre = first checkpoint (A.6); in [-1, 1]."""
@@ -521,7 +522,7 @@ class Timeline:
         embed), share (sums to 1 over a checkpoint, 0 if there is no score), effect (of the share,
         as in A.6, against the first checkpoint).
         """
-        return component_totals(self.steps, self._node_totals, self.graph.num_layers)
+        return component_totals(self.steps, self._measured("node_totals"), self.graph.num_layers)
 
     def _head_names(self) -> np.ndarray:
         return np.array(self.graph.sources, dtype=object)[self.graph.head_sources]
@@ -534,3 +535,11 @@ class Timeline:
     def _cohort_steps(self, cohort: Int[np.ndarray, " rows"]) -> Any:
         """Steps of cohort indices, as a nullable column."""
         return pd.arrays.IntegerArray(self.steps[cohort], cohort < 0)
+
+
+def _state_names(
+    active: Bool[np.ndarray, "*any heads"], undecided: Bool[np.ndarray, "*any heads"]
+) -> np.ndarray:
+    names = np.where(active, "active", "inactive").astype(object)
+    names[undecided] = "undecided"
+    return names

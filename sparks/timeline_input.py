@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 from sparks.calibration import CalibrationConfig
 from sparks.config import SnapshotConfig
 from sparks.errors import SparksError
+from sparks.graph import Graph
 from sparks.probes import members
 from sparks.snapshot import Snapshot, SnapshotMeta
 
@@ -23,7 +25,48 @@ COARSE_GAP = 0.2
 """Median completeness gap above which a reader is told that the path has too few points."""
 
 
-def check_comparable(ordered: Sequence[Snapshot]) -> None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outline:
+    """What a timeline keeps of a snapshot beside the numbers of its probes."""
+
+    meta: SnapshotMeta
+    graph: Graph
+    probe_groups: tuple[str, ...]
+    grid: tuple[tuple[float, float], ...]
+    alike: object
+    """Equal where two snapshots of a run may stand on one timeline."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, first: Outline | None) -> Outline:
+        """Of a snapshot; what is equal to that of the first one is held once."""
+        groups = snapshot.probe_groups
+        if first is not None and first.probe_groups == groups:
+            groups = first.probe_groups
+        settings: tuple[Any, ...]
+        try:
+            settings = tuple(sorted(_measurement(snapshot).items()))
+        except SparksError:
+            settings = (object(),)  # like no other: `check_comparable` says why
+        return cls(
+            meta=snapshot.meta,
+            graph=snapshot.graph,
+            probe_groups=groups,
+            grid=snapshot.grid,
+            alike=(snapshot.meta.probes_hash, snapshot.num_probes, snapshot.graph, settings),
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer step of the checkpoint."""
+        return self.meta.step
+
+    @property
+    def num_probes(self) -> int:
+        """Probes measured."""
+        return len(self.probe_groups)
+
+
+def check_comparable(ordered: Sequence[Outline]) -> None:
     """Snapshots may stand on one timeline.
 
     Raises:
@@ -43,48 +86,55 @@ def check_comparable(ordered: Sequence[Snapshot]) -> None:
         _refuse_mixed("settings", ordered, [f"{name}={values[name]!r}" for values in settings])
 
 
-def probes_of_group(ordered: Sequence[Snapshot], group: str | None) -> Int[np.ndarray, " chosen"]:
+def probes_of_group(groups: Sequence[str], group: str | None) -> Int[np.ndarray, " chosen"]:
     """Indices of the probes of `group`, or of all but the control probes.
 
     A set of control probes alone is counted.
 
+    Args:
+        groups: of the probes.
+        group: None for all but the control probes.
+
     Raises:
-        SparksError: there are no probes, none is in the group, or snapshots disagree on who is.
+        SparksError: there are no probes, or none is in the group.
     """
-    groups = ordered[0].probe_groups
     if not groups:
         raise SparksError("a timeline needs probes, got snapshots without any: take them again")
-    chosen = np.array(members(groups, group), dtype=np.int64)
-    if group is None:
-        return chosen
-    everywhere = [np.flatnonzero(np.array(snapshot.probe_groups) == group) for snapshot in ordered]
+    return np.array(members(groups, group), dtype=np.int64)
+
+
+def check_group(ordered: Sequence[Outline], group: str) -> None:
+    """The same probes are in the group at every checkpoint.
+
+    Raises:
+        SparksError: they are not.
+    """
+    if all(one.probe_groups is ordered[0].probe_groups for one in ordered):
+        return
+    everywhere = [np.flatnonzero(np.array(one.probe_groups) == group) for one in ordered]
     texts = [f"probes {', '.join(map(str, indices))} (from 0)" for indices in everywhere]
     _refuse_mixed(f"probes in group {group!r}", ordered, texts)
-    return chosen
 
 
-def levels_of(
-    ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]
-) -> tuple[UInt8[np.ndarray, "checkpoints chosen layers heads"], int]:
-    """In how many circuit settings each probe's circuit holds the head, and of how many.
+def caveats(
+    ordered: Sequence[Outline],
+    is_finite: Bool[np.ndarray, " checkpoints"],
+    gap: Float[np.ndarray, " checkpoints"],
+) -> list[str]:
+    """What a reader must know before believing the numbers, a line each.
 
-    The one setting of `Snapshot.active` where not all snapshots have the same grid.
+    Args:
+        ordered: the checkpoints.
+        is_finite: all scores of the counted probes are.
+        gap: median over these of the completeness gap.
     """
-    if ordered[0].grid and len({snapshot.grid for snapshot in ordered}) == 1:
-        levels = [snapshot.levels[0][chosen] for snapshot in ordered]
-        return np.stack(levels), len(ordered[0].grid)
-    return np.stack([snapshot.active[chosen] for snapshot in ordered]).astype(np.uint8), 1
-
-
-def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> list[str]:
-    """What a reader must know before believing the numbers, a line each."""
     lines = []
     if (first := ordered[0].step) != 0:
         lines.append(
             f"there is no snapshot of step 0: base heads are those of step {first}, "
             "which training has already changed"
         )
-    if broken := [s.step for s in ordered if not np.isfinite(s.importance[chosen]).all()]:
+    if broken := [s.step for s, fine in zip(ordered, is_finite, strict=True) if not fine]:
         lines.append(f"scores are not finite at {steps_text(broken)}: importance there reads 0")
     precisions = sorted({snapshot.meta.precision for snapshot in ordered})
     if len(precisions) > 1:
@@ -92,7 +142,7 @@ def caveats(ordered: Sequence[Snapshot], chosen: Int[np.ndarray, " chosen"]) -> 
             f"the model ran in different precisions ({', '.join(precisions)}): part of the change "
             "between checkpoints is rounding"
         )
-    gaps = {s.step: float(np.median(s.completeness_gap[chosen])) for s in ordered}
+    gaps = {s.step: value for s, value in zip(ordered, gap.tolist(), strict=True)}
     if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP]:
         worst = max(coarse, key=lambda step: gaps[step])
         points = ordered[0].meta.config.get("steps", "?")
@@ -193,7 +243,7 @@ def steps_text(steps: Sequence[int]) -> str:
     return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown)}"
 
 
-def _refuse_mixed(what: str, ordered: Sequence[Snapshot], values: Sequence[str]) -> None:
+def _refuse_mixed(what: str, ordered: Sequence[Outline], values: Sequence[str]) -> None:
     """All values are the same; `values` are texts that an error can show."""
     steps_of: dict[str, list[int]] = {}
     for snapshot, value in zip(ordered, values, strict=True):
@@ -207,11 +257,11 @@ def _refuse_mixed(what: str, ordered: Sequence[Snapshot], values: Sequence[str])
         )
 
 
-def _probes_text(snapshot: Snapshot) -> str:
+def _probes_text(snapshot: Outline) -> str:
     return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash!r}"
 
 
-def _measurement(snapshot: Snapshot) -> dict[str, Any]:
+def _measurement(snapshot: Snapshot | Outline) -> dict[str, Any]:
     try:
         return SnapshotConfig.from_dict(snapshot.meta.config).measurement()
     except (SparksError, TypeError) as error:

@@ -2,47 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
-from sparks.intervals import inclusion_interval, mean_interval
+from sparks.calibration import HALF
+from sparks.intervals import inclusion_interval, mean_interval, share_interval
 from sparks.snapshot import Snapshot
 
 EPSILON = 1e-6
 """Of the paper's A.6."""
 
 
-def measurements(
-    ordered: Sequence[Snapshot], chosen: np.ndarray
-) -> dict[str, Float[np.ndarray, " checkpoints"]]:
-    """Numbers of each checkpoint that are not about heads."""
-    gaps = [_numbers(snapshot.completeness_gap[chosen]) for snapshot in ordered]
-    points = np.stack([np.asarray(snapshot.points)[chosen] for snapshot in ordered])
+PER_CHECKPOINT = (
+    "edges", "loss_corrupted", "faithfulness", "completeness_gap_median", "completeness_gap_max",
+    "points_min", "points_median", "points_max",
+)  # fmt: skip
+"""Numbers of `checkpoint` that are columns of `Timeline.counts()`."""
+
+CIRCUIT_COLUMNS = (
+    "circuit_heads", "circuit_heads_low", "circuit_heads_high",
+    "circuit_growth", "circuit_growth_low", "circuit_growth_high",
+)  # fmt: skip
+"""What `circuit_heads` gives."""
+
+
+def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[str, Any]:
+    """What the chosen probes say at one checkpoint, which no rule and no other one changes.
+
+    Args:
+        snapshot: of the checkpoint.
+        chosen: indices of the probes.
+        graded: count the circuit settings of the grid; else whether the circuit holds the head.
+
+    Returns:
+        levels (uint8, probes x layers x heads), frequency, importance and inclusion (float32,
+        layers x heads), node_totals (sources), sizes (sum of the levels of a probe), likely (heads
+        whose inclusion is at least one half), grid_half and grid_any (a setting: heads in at least
+        half of the probes' circuits, in any), is_finite (all scores), loss and gap (medians, NaN
+        where a probe has none), and those of `PER_CHECKPOINT`.
+    """
+    levels, settings = snapshot.levels if graded else (snapshot.active.astype(np.uint8), 1)
+    levels, scores = levels[chosen], snapshot.importance[chosen]
+    inclusion = (levels.mean(axis=0, dtype=np.float64) / settings).astype(np.float32)
+    gap, loss = snapshot.completeness_gap[chosen], snapshot.loss_corrupted[chosen]
+    loss = loss.astype(np.float64)
+    gaps, points = _numbers(gap), np.asarray(snapshot.points)[chosen]
     return {
-        "edges": np.array([np.diff(s.edge_offsets)[chosen].mean() for s in ordered]),
-        "loss_corrupted": np.array(
-            [s.loss_corrupted[chosen].mean(dtype=np.float64) for s in ordered]
-        ),
-        "faithfulness": np.array(
-            [np.median(_numbers(snapshot.faithfulness[chosen])) for snapshot in ordered]
-        ),
-        "completeness_gap_median": np.array([np.median(gap) for gap in gaps]),
-        "completeness_gap_max": np.array([np.max(gap) for gap in gaps]),
-        "points_min": points.min(axis=1),
-        "points_median": np.median(points, axis=1),
-        "points_max": points.max(axis=1),
+        "levels": levels,
+        "frequency": snapshot.active[chosen].mean(axis=0).astype(np.float32),
+        "importance": shares(scores.sum(axis=0, dtype=np.float64)[None])[0].astype(np.float32),
+        "inclusion": inclusion,
+        "likely": (inclusion >= HALF).sum(),
+        "node_totals": snapshot.node_totals[chosen].sum(axis=0, dtype=np.float64),
+        "sizes": levels.sum(axis=(1, 2), dtype=np.int64),
+        **_of_settings(snapshot, chosen, graded),
+        "is_finite": np.isfinite(scores).all(),
+        "loss": np.median(loss),
+        "gap": np.median(gap),
+        "edges": np.diff(snapshot.edge_offsets)[chosen].mean(),
+        "loss_corrupted": loss.mean(),
+        "faithfulness": np.median(_numbers(snapshot.faithfulness[chosen])),
+        "completeness_gap_median": np.median(gaps),
+        "completeness_gap_max": np.max(gaps),
+        "points_min": points.min(),
+        "points_median": np.median(points),
+        "points_max": points.max(),
     }
 
 
-def median_loss(
-    ordered: Sequence[Snapshot], chosen: np.ndarray
-) -> Float[np.ndarray, " checkpoints"]:
-    """L, nats: median over the probes. NaN where that of a probe is no number."""
-    return np.array([np.median(s.loss_corrupted[chosen].astype(np.float64)) for s in ordered])
+def _of_settings(snapshot: Snapshot, chosen: np.ndarray, graded: bool) -> dict[str, Any]:
+    """Heads in at least half of the probes' circuits, and in any, under each circuit setting."""
+    grid = np.asarray(snapshot.grid_active)[:, chosen] if graded else np.zeros((0, 1, 1, 1), bool)
+    held = grid.view(np.uint8).sum(axis=1, dtype=np.uint32)
+    return {
+        "grid_half": (2 * held >= len(chosen)).sum(axis=(1, 2)),
+        "grid_any": (held > 0).sum(axis=(1, 2)),
+    }
 
 
 def _numbers(values: np.ndarray) -> Float[np.ndarray, " rest"]:
@@ -64,11 +102,21 @@ def effect_of(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, 
 
 
 def interval_of_levels(
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"], settings: int
-) -> list[Float[np.ndarray, "checkpoints layers heads"]]:
+    levels: UInt8[np.ndarray, "probes layers heads"], settings: int
+) -> list[Float[np.ndarray, "layers heads"]]:
     """Lower and upper end of each head's inclusion."""
-    ends = inclusion_interval(levels.reshape(*levels.shape[:2], -1), settings)
-    return [end.reshape(len(levels), *levels.shape[2:]) for end in ends]
+    ends = inclusion_interval(levels.reshape(len(levels), -1), settings)
+    return [end.reshape(levels.shape[1:]) for end in ends]
+
+
+def importance_interval(
+    snapshot: Snapshot, chosen: np.ndarray
+) -> tuple[Float32[np.ndarray, "layers heads"], Float32[np.ndarray, "layers heads"]]:
+    """Ends of the 95 % bootstrap interval of the importance over the chosen probes."""
+    scores = snapshot.importance[chosen]
+    low, high = share_interval(scores.reshape(len(scores), -1))
+    shape = scores.shape[1:]
+    return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
 
 
 def component_totals(
@@ -97,24 +145,28 @@ def component_totals(
 
 
 def circuit_heads(
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"],
+    sizes: Int[np.ndarray, " probes"],
+    first: Int[np.ndarray, " probes"],
     settings: int,
-    little: Bool[np.ndarray, " checkpoints"],
-) -> dict[str, Float[np.ndarray, " checkpoints"]]:
+    *,
+    little: bool,
+) -> dict[str, float]:
     """Heads of a circuit, the mean over probes and settings, and what they gained since the first.
 
     No head is judged, so small rises of many heads show that no single test could settle. Ends are
-    95 % bootstrap intervals; the gain is that of each probe. It is NaN where this checkpoint or the
-    first has too `little` L.
+    95 % bootstrap intervals; the gain is that of each probe.
+
+    Args:
+        sizes: sums of the levels of each probe.
+        first: the same at the first checkpoint.
+        settings: circuit settings that a level counts.
+        little: this checkpoint or the first has too little L: the gain is NaN.
     """
-    sizes = levels.sum(axis=(2, 3), dtype=np.int64) / settings
-    columns: dict[str, Float[np.ndarray, " checkpoints"]] = {}
-    for name, values in (("circuit_heads", sizes), ("circuit_growth", sizes - sizes[0])):
-        low, high = mean_interval(values.T)
-        columns |= {name: values.mean(axis=1), f"{name}_low": low, f"{name}_high": high}
-    for end in ("", "_low", "_high"):
-        columns[f"circuit_growth{end}"][little | little[0]] = np.nan
-    return columns
+    now, then = sizes / settings, np.nan if little else first / settings
+    values = np.stack([now, now - then], axis=1)
+    low, high = mean_interval(values)
+    found = np.stack([values.mean(axis=0), low, high], axis=1).ravel()
+    return dict(zip(CIRCUIT_COLUMNS, found.tolist(), strict=True))
 
 
 def frozen(values: Any) -> Any:

@@ -200,7 +200,7 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     curves = timeline.metrics()
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
-        columns[name] = [number(_latest(curves[name], step)) for step in counts["step"]]
+        columns[name] = [number(value) for value in _latest(curves[name], counts["step"])]
     columns["active"] = list(map(head_range, counts["active"], counts["undecided"]))
     if timeline.rule != "paper":
         columns["likely"] = [str(value) for value in counts["likely"]]
@@ -238,11 +238,12 @@ def _grid(
         yield "".join(f"  {cell:>{size}}" for cell, size in zip(row, sizes.values(), strict=True))
 
 
-def _latest(curve: pd.Series, step: int) -> float:
-    """The last number logged up to `step`."""
+def _latest(curve: pd.Series, steps: pd.Series) -> list[float]:
+    """The last number logged up to each step; NaN before the first."""
     known = curve.dropna()
-    known = known[known.index <= step]
-    return float(known.iloc[-1]) if len(known) else math.nan
+    places = np.searchsorted(known.index.to_numpy(), steps.to_numpy(), side="right")
+    found: list[float] = np.concatenate([[math.nan], known.to_numpy(np.float64)])[places].tolist()
+    return found
 
 
 def _problems(page: Page, timeline: Timeline) -> None:

@@ -7,7 +7,8 @@ is a set of kept edges, and the set of heads in it. J(A, B) = |A and B| / |A or 
 1. Turnover, from the checkpoint before and from the first: mean over probes of 1 - J of the probe's
    circuit then and now. The same probes are measured each time, so that this is not their noise.
 2. Stability at a checkpoint: mean of J over all pairs of probes. 1 means that every probe finds the
-   same circuit.
+   same circuit. Of more than 64 probes those pairs count whose two are in one of the random blocks
+   of at most 64 that all are dealt into: the cost grows with the probes, not with their square.
 3. Intervals: 95 % percentile bootstrap over probes, with the same draws at every checkpoint. For
    stability the pairs of a draw count, without those of a probe with itself, which always agree.
 
@@ -21,8 +22,9 @@ takes snapshots as they come.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,10 @@ from sparks.intervals import NO_INTERVAL, Interval, resampled_counts
 from sparks.small_samples import middle_of
 from sparks.snapshot import Snapshot
 
+MOST_TOGETHER = 64
+"""Probes of which all pairs are looked at for stability."""
 _COLUMNS_AT_ONCE = 1 << 15
+_SEED = 2509_25758
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,22 +114,6 @@ class TurnoverMeter:
         )
 
 
-def turnover(
-    snapshots: Iterable[Snapshot], chosen: Int[np.ndarray, " chosen"] | None = None
-) -> list[Turnover]:
-    """The numbers of every checkpoint of a run.
-
-    Args:
-        snapshots: of the same probes, in order of step.
-        chosen: indices of the probes that count; None for all.
-
-    Raises:
-        SparksError: the snapshots are not in order.
-    """
-    meter = TurnoverMeter(chosen)
-    return [meter.add(snapshot) for snapshot in snapshots]
-
-
 def turnover_frame(rows: Iterable[Turnover]) -> pd.DataFrame:
     """A row a checkpoint: step, and of every number three columns: NAME, NAME_low, NAME_high."""
     columns: dict[str, list[float]] = {}
@@ -169,10 +158,11 @@ def _head_entries(
     return np.flatnonzero(held)
 
 
-def _per_probe(
+def _starts(
     entries: Int[np.ndarray, " entries"], kinds: int, probes: int
-) -> Float[np.ndarray, " chosen"]:
-    return np.bincount(entries // kinds, minlength=probes).astype(np.float64)
+) -> Int[np.ndarray, " chosen_plus_one"]:
+    """Where the entries of each probe begin, and where all end."""
+    return np.searchsorted(entries, kinds * np.arange(probes + 1))
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -183,8 +173,12 @@ def _moved(
 ) -> Interval:
     """Mean over probes of the Jaccard distance."""
     both = np.sort(np.concatenate([then, now]), kind="stable")  # merges two sorted runs
-    shared = _per_probe(both[1:][np.diff(both) == 0], kinds, probes)
-    union = _per_probe(then, kinds, probes) + _per_probe(now, kinds, probes) - shared
+    twice = both[1:][both[1:] == both[:-1]]
+    shared, before, after = (
+        np.diff(_starts(entries, kinds, probes)).astype(np.float64)
+        for entries in (twice, then, now)
+    )
+    union = before + after - shared
     known = union > 0
     distance = 1 - shared[known] / union[known]
     if not len(distance):
@@ -195,27 +189,44 @@ def _moved(
 
 def _stability(entries: Int[np.ndarray, " entries"], kinds: int, probes: int) -> Interval:
     """Mean over pairs of probes of the Jaccard similarity."""
-    shared = _shared(entries, kinds, probes)
-    sizes = np.diag(shared)
-    union = sizes[:, None] + sizes - shared
-    pairs = (union > 0) & ~np.eye(probes, dtype=bool)
-    similarity = np.divide(shared, union, out=np.zeros_like(shared), where=pairs)
-    if not pairs.any():
-        return NO_INTERVAL
+    starts = _starts(entries, kinds, probes)
     counts = resampled_counts(probes).astype(np.float64)
-    sums = ((counts @ similarity) * counts).sum(axis=1)
-    weights = ((counts @ pairs) * counts).sum(axis=1)
-    drawn = np.divide(sums, weights, out=np.full(len(sums), np.nan), where=weights > 0)
-    return _interval(float(similarity.sum() / pairs.sum()), drawn, probes > 2)
+    sums, weights = np.zeros(len(counts)), np.zeros(len(counts))
+    total, num_pairs = 0.0, 0
+    for block in _blocks(probes):
+        shared = _shared([entries[starts[i] : starts[i + 1]] % kinds for i in block])
+        sizes = np.diag(shared)
+        union = sizes[:, None] + sizes - shared
+        pairs = (union > 0) & ~np.eye(len(block), dtype=bool)
+        similarity = np.divide(shared, union, out=np.zeros_like(shared), where=pairs)
+        drawn = counts[:, block]
+        sums += ((drawn @ similarity) * drawn).sum(axis=1)
+        weights += ((drawn @ pairs) * drawn).sum(axis=1)
+        total, num_pairs = total + float(similarity.sum()), num_pairs + int(pairs.sum())
+    if not num_pairs:
+        return NO_INTERVAL
+    means = np.divide(sums, weights, out=np.full(len(sums), np.nan), where=weights > 0)
+    return _interval(total / num_pairs, means, probes > 2)
 
 
-def _shared(
-    entries: Int[np.ndarray, " entries"], kinds: int, probes: int
-) -> Float[np.ndarray, "chosen chosen"]:
-    """How many codes each two probes share: a matrix product, some columns at a time."""
-    code = entries % kinds
-    order = np.argsort(code, kind="stable")
-    probe, code = entries[order] // kinds, code[order]
+@cache
+def _blocks(probes: int) -> list[Int[np.ndarray, " block"]]:
+    """Probes in as few blocks of even size as there must be: all in one, or drawn at random."""
+    order = np.arange(probes)
+    if probes > MOST_TOGETHER:
+        order = np.random.default_rng([_SEED, probes]).permutation(probes)
+    return np.array_split(order, math.ceil(probes / MOST_TOGETHER))
+
+
+def _shared(codes: Sequence[Int[np.ndarray, " kept"]]) -> Float[np.ndarray, "block block"]:
+    """How many codes each two probes share: a matrix product, some columns at a time.
+
+    Args:
+        codes: of each probe, no code twice.
+    """
+    probes = len(codes)
+    keys = np.sort(np.concatenate([kept * probes + i for i, kept in enumerate(codes)]))
+    code, probe = keys // probes, keys % probes
     column = np.cumsum(np.diff(code, prepend=code[:1]) > 0)
     out = np.zeros((probes, probes))
     for start in range(0, int(column[-1:].sum()) + 1, _COLUMNS_AT_ONCE):

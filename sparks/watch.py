@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TextIO
 
 from sparks.beside import circuits_now
-from sparks.errors import SparksError
+from sparks.errors import SparksError, reason
 from sparks.live import Changes, RunFollower, max_steps_of
 from sparks.store import RunStore
 from sparks.text_page import Page, inert
@@ -105,10 +105,10 @@ class _Watched:
         changes, unlisted = None, ""
         try:
             changes = self.follower.poll()
-        except SparksError as error:
+        except Exception as error:  # whatever the folder holds: what was there before is shown
             if self.view is None:
                 raise
-            unlisted = str(error)
+            unlisted = reason(error)
         if changes is not None:
             self._unshown = self._show()
         trouble = unlisted or self._unshown
@@ -122,13 +122,17 @@ class _Watched:
         """Take up what was read; returns why it cannot be shown, or nothing."""
         try:
             timeline = self.follower.timeline()
+            if timeline is None or self.follower.folder is None:
+                return "no snapshot is left" if self.view else "no snapshot can be read so far"
+            self.view = View(timeline, max_steps_of(self.follower.folder), self._circuits(timeline))
         except SparksError as error:
             if self.view is None:
                 raise
             return str(error)
-        if timeline is None or self.follower.folder is None:
-            return "no snapshot is left" if self.view else "no snapshot can be read so far"
-        self.view = View(timeline, max_steps_of(self.follower.folder), self._circuits(timeline))
+        except Exception as error:  # whatever the files hold: what was there before is shown
+            if self.view is None:
+                raise SparksError(f"what was read cannot be shown ({reason(error)})") from error
+            return reason(error)
         return ""
 
     def _circuits(self, timeline: Timeline) -> Turnover | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
 from sparks.circuit_grid import GRID
 from sparks.config import SnapshotConfig
@@ -153,6 +154,15 @@ def large_run(
             )
         )
     return run
+
+
+def write_unshowable(store: RunStore, step: int) -> Path:
+    """A snapshot whose file is whole, and one of whose numbers is none; returns the file."""
+    arrays, metadata = make_snapshot(step).to_arrays()
+    text = metadata["sparks"].replace('"seconds": 1.5', '"seconds": "x"')
+    path = store.file(step)
+    path.write_bytes(save(arrays, metadata | {"sparks": text}))
+    return path
 
 
 def make_metrics(steps: Iterable[int], *, seed: int = 0) -> list[dict[str, float]]:

@@ -61,3 +61,12 @@ def test_the_share_of_the_training_that_snapshots_take():
         expected = one["snapshot_seconds"] / (one["snapshot_seconds"] + 10 * one["step_seconds"])
         assert one["share_at_10"] == pytest.approx(expected, rel=0.1)
     assert [one["tokens_a_step"] for one in found] == [256, 32]
+
+
+def test_the_growth_of_a_run_is_measured_a_view_at_a_time(tmp_path):
+    sizes = ["--snapshots", "3", "--probes", "20", "--shapes", "28x12", "--folder"]
+    found = last_line(*sizes, str(tmp_path), bench="timeline_growth.py")
+    assert [(row["snapshots"], row["probes"]) for row in found] == [(3, 16)] * 4 + [(10, 20)] * 4
+    assert [row["what"] for row in found] == ["timeline", "report", "watch", "landing"] * 2
+    assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0 for row in found)
+    assert list(tmp_path.iterdir()) == []

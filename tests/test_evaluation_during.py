@@ -109,7 +109,7 @@ def test_training_is_untouched_to_the_bit(tmp_path, watched, trained):
 
 def test_the_time_is_told(watched):
     recorder = watched[1].recorder
-    taken = sum(snapshot.meta.seconds for snapshot in recorder.snapshots.values())
+    taken = sum(snapshot.meta.seconds for snapshot in recorder.snapshots)
     assert recorder._spent >= taken + recorder._spent_evaluating
     assert 0 < recorder._spent_evaluating < recorder._spent < recorder.seconds
     assert recorder.summary().endswith("s of it on 3 evaluations")

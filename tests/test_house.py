@@ -105,24 +105,27 @@ MAY_IMPORT = {
     "run_identity": "errors files schema",
     "store": "errors evaluation.folder files null_bands run_identity schema snapshot",
     # Reading.
+    "growing": "",
     "intervals": "",
     "sign_flips": "",
     "calibration": "config errors intervals sign_flips",
-    "timeline_input": "calibration config errors probes snapshot",
+    "timeline_input": "calibration config errors graph probes snapshot",
     "growth": "config errors intervals",
-    "timeline_states": "calibration",
-    "timeline_numbers": "intervals snapshot",
+    "timeline_states": "calibration growing",
+    "timeline_numbers": "calibration intervals snapshot",
+    "run_history": (
+        "calibration growing probes snapshot store timeline_input timeline_numbers timeline_states"
+    ),
     "timeline": (
-        "calibration errors evaluation.folder graph intervals null_bands probes snapshot store "
-        "timeline_input "
-        "timeline_numbers timeline_states"
+        "calibration errors evaluation.folder graph null_bands probes run_history snapshot store "
+        "timeline_input timeline_numbers timeline_states"
     ),
     "null_bands": "errors schema",
     "nulls": "calibration config errors null_bands snapshot timeline timeline_input",
     "text_page": "errors",
-    "beside": "nulls snapshot text_page timeline timeline_states turnover",
+    "beside": "nulls snapshot text_page timeline turnover",
     "timeline_text": "beside config errors evaluation.history_text regimes text_page timeline",
-    "live": "errors evaluation.folder snapshot store timeline trainer_log",
+    "live": "errors evaluation.folder run_history snapshot store timeline trainer_log",
     "watch_text": (
         "beside evaluation.history intervals live nulls text_page timeline timeline_text turnover"
     ),
@@ -136,7 +139,8 @@ MAY_IMPORT = {
     "turnover": "errors intervals small_samples snapshot",
     "regime_words": "coupling intervals text_page",
     "regimes": (
-        "config coupling errors intervals regime_words small_samples survival timeline turnover"
+        "config coupling errors intervals regime_words run_history small_samples snapshot survival "
+        "timeline turnover"
     ),
     "regime_tables": "errors regimes timeline turnover",
     "regimes_text": "coupling intervals regime_tables regimes text_page turnover",
@@ -145,11 +149,9 @@ MAY_IMPORT = {
     "report.evaluation": (
         "evaluation.folder evaluation.history report.packing report.words timeline"
     ),
-    "report.cells": "intervals report.packing timeline",
-    "report.edges": "graph report.packing snapshot timeline",
-    "report.circuits": (
-        "calibration regimes report.cells report.edges report.packing timeline turnover"
-    ),
+    "report.cells": ("intervals report.packing run_history snapshot timeline timeline_numbers"),
+    "report.edges": "calibration graph report.packing run_history snapshot timeline",
+    "report.circuits": ("regimes report.cells report.packing timeline turnover"),
     "report.looks": (
         "cohort_groups null_bands nulls regimes report.cells report.packing report.words timeline"
     ),
@@ -159,7 +161,8 @@ MAY_IMPORT = {
     ),
     "report.compared": "comparison errors report.words timeline",
     "report": (
-        "errors files report.compared report.data report.packing report.words store timeline"
+        "calibration errors files regimes report.cells report.compared report.data report.edges "
+        "report.packing report.words run_history store timeline"
     ),
     # Figures for papers.
     "figure_kinds": "errors",
@@ -193,8 +196,8 @@ MAY_IMPORT = {
     # Shells, which do not know each other but for the command line.
     "adapters": "",
     "recorder": (
-        "adapters anatomy beside config errors evaluation.during evaluation.folder live probes "
-        "processes report run_lock snapshot store timeline timeline_input "
+        "adapters anatomy beside config errors evaluation.during evaluation.folder probes "
+        "processes report run_history run_lock snapshot store timeline timeline_input "
         "token_pairs track trackers trainer_log"
     ),
     "callback": "adapters config errors evaluation.during probes recorder sharding store",
@@ -334,7 +337,7 @@ MAY_IMPORT = {
     ),
     "cli.paper": "cli.shared errors figure_kinds figures store",
     "cli.null": "cli.shared errors null_bands null_measuring nulls store text_page timeline",
-    "cli.publish": "cli.shared wandb_upload",
+    "cli.publish": "cli.shared timeline wandb_upload",
     "cli": (
         "cli.ablate cli.effects cli.evaluate cli.faithfulness cli.look cli.measure cli.null "
         "cli.paper cli.publish cli.shared cli.think errors version"

@@ -103,6 +103,16 @@ def test_importance_of_nothing_is_zero():
     assert not high.any()
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 400])
+def test_percentiles_are_those_of_numpy(count):
+    drawn = np.random.default_rng(count).normal(size=(count, 50))
+    drawn[0, 3] = np.nan
+    for level in (0.5, 0.9, 0.95):
+        expected = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        np.testing.assert_array_equal(percentiles(drawn, level=level), expected)
+        np.testing.assert_array_equal(percentiles(drawn[:, 0], level=level), expected[:, 0])
+
+
 def test_percentiles_cut_both_ends():
     low, high = percentiles(np.arange(1001.0)[:, None], level=0.9)
     assert (low[0], high[0]) == pytest.approx((50, 950))

@@ -196,10 +196,14 @@ import os, sys
 from pathlib import Path
 from sparks.run_lock import RunLock
 RunLock(Path(sys.argv[1])).take()
-if sys.argv[2] == "worker" and not os.fork():
-    os.closerange(1, 3)  # lives on, and holds nothing of its parent
-    sys.stdin.read()
-    os._exit(0)
+if sys.argv[2] == "worker":
+    begun, told = os.pipe()
+    if not os.fork():
+        os.closerange(1, 3)  # lives on, and holds nothing of its parent
+        os.write(told, b"x")
+        sys.stdin.read()
+        os._exit(0)
+    os.read(begun, 1)
 print("held", flush=True)
 sys.stdin.read()
 """

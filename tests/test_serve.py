@@ -18,12 +18,12 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
-from factories import STORY, make_run, make_snapshot, write_run
+from factories import STORY, make_run, make_snapshot, write_run, write_unshowable
 from started import started
 
 from sparks.errors import SparksError
 from sparks.report import render_report
-from sparks.serve import _OUTER, LiveReport, ReportServer, _with_bridge, make_server
+from sparks.serve import _OUTER, LiveReport, ReportServer, _Handler, _with_bridge, make_server
 from sparks.store import RunStore
 from sparks.timeline import Timeline
 
@@ -183,6 +183,45 @@ def test_the_last_page_stays_where_the_folder_is_of_no_use(run, start):
     assert state(server)["problem"] == ""
 
 
+def test_a_snapshot_that_cannot_be_read_is_named_and_the_others_are_shown(run, start):
+    server = start(run)
+    RunStore(run).file(50).write_bytes(b"\x00" * 99)
+    ask(server, "/report")
+    assert "step-00000050.safetensors: damaged" in state(server)["problem"]
+    assert state(server)["text"] == "up to step 40"
+    RunStore(run).save(make_snapshot(60))
+    assert ask(server, "/report")[1]["ETag"] == f'"{state(server)["version"]}"'
+    assert "step-00000050.safetensors: damaged" in state(server)["problem"]
+    assert state(server)["text"] == "up to step 60"
+    RunStore(run).save(make_snapshot(50))
+    ask(server, "/report")
+    assert state(server)["problem"] == ""
+
+
+def test_a_snapshot_that_cannot_be_shown_is_told(run, start):
+    server = start(run)
+    path = write_unshowable(RunStore(run), 50)
+    status, _, page = ask(server, "/report")
+    assert status == 200
+    assert page.endswith(b"</html>\n")
+    assert state(server)["problem"] != ""
+    path.unlink()
+    RunStore(run).save(make_snapshot(60))
+    ask(server, "/report")
+    assert (state(server)["problem"], state(server)["text"]) == ("", "up to step 60")
+
+
+def test_a_landing_is_one_reading(run, start, monkeypatch):
+    read, load = [], RunStore.load
+    monkeypatch.setattr(RunStore, "load", lambda self, step: read.append(step) or load(self, step))
+    server = start(run)
+    assert read == list(STORY)
+    read.clear()
+    RunStore(run).save(make_snapshot(50, ["L2H2"]))
+    ask(server, "/report")
+    assert read == [50]
+
+
 def test_a_folder_that_cannot_be_listed_is_told(run, start, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
@@ -213,6 +252,31 @@ def test_a_port_in_use_is_told(run, start):
     port = start(run).server_port
     with pytest.raises(SparksError, match=rf"port {port} \(Address already in use\): .* --port 0"):
         make_server([run], port=port)
+
+
+def drip(server: ReportServer, text: bytes, most: int) -> int:
+    """Send byte after byte; returns how many until the server has hung up, at most `most`."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=0.02) as line:
+        for count in range(most):
+            try:
+                line.send(text[count % len(text)].to_bytes())
+                if line.recv(1) == b"":
+                    return count
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return count
+    return most
+
+
+@pytest.mark.parametrize(
+    "text", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 999]
+)
+def test_a_reader_who_drips_its_request_is_dropped(run, start, monkeypatch, text):
+    monkeypatch.setattr(_Handler, "timeout", 0.3)
+    server = start(run)
+    assert drip(server, text, 500) < 100
+    assert ask(server, "/")[0] == 200
 
 
 # -- strangers -------------------------------------------------------------------------------------

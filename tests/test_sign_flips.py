@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sparks.sign_flips import changed, tails
+from sparks.sign_flips import _by_convolution, changed, tails
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -20,6 +20,59 @@ def test_tails_agree_with_full_enumeration(seed):
     sums = signs @ sizes.T
     expected = np.stack([(sums >= cut).mean(axis=0) for cut in range(41)], axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_probes_by_frequencies_agree_with_the_convolution(seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 10, (7, 120)) * rng.integers(0, 2, (7, 120))
+    sizes[0], sizes[1, 3:] = 0, 0
+    for most in (30, 400, 2000):
+        expected = _by_convolution(sizes, most)
+        np.testing.assert_allclose(tails(sizes, most), expected, atol=1e-12)
+
+
+def test_the_cost_of_many_probes_does_not_grow_with_their_square(monkeypatch):
+    """Numbers that are transformed: 10 times the probes, at most 20 times as many."""
+    lengths, work = [], np.fft.irfft
+    monkeypatch.setattr(np.fft, "irfft", lambda *a, n, **k: lengths.append(n) or work(*a, n=n, **k))
+    for probes in (100, 1000, 10_000):
+        tails(np.ones((1, probes), dtype=np.int64), probes)
+    assert len(lengths) == 3
+    assert all(later <= 20 * earlier for earlier, later in itertools.pairwise(lengths))
+
+
+def plainly(differences: np.ndarray, candidates: np.ndarray, alpha: float) -> np.ndarray:
+    """The procedure of the module's text over all heads, with nothing left out."""
+    sums = differences.sum(axis=1)
+    highest = int(sums[candidates].max(initial=0))
+    chance = tails(np.abs(differences), max(highest, 0))
+    for first in range(1, highest + 1):
+        odds = (chance[:, first] / (1 - chance[:, first])).sum()
+        if odds > alpha * len(differences):
+            continue
+        for cut in range(first, highest + 1):
+            false = (chance[:, cut] / (1 - chance[:, first])).sum()
+            if false <= alpha * (candidates & (sums >= cut)).sum():
+                return candidates & (sums >= cut)
+        break
+    return np.zeros(len(differences), dtype=bool)
+
+
+def test_heads_that_are_not_worked_out_change_no_answer():
+    rng, named = np.random.default_rng(5), 0
+    for _ in range(60):
+        heads, probes = 400, 14
+        differences = rng.integers(-3, 4, (heads, probes)) * (rng.random((heads, 1)) < 0.4)
+        rise = rng.choice(heads, int(rng.integers(0, 12)), replace=False)
+        differences[rise] = rng.integers(0, 10, (len(rise), probes))
+        candidates = rng.random(heads) < 0.1
+        candidates[rise] = True
+        alpha = float(rng.choice([5e-4, 0.01, 0.05]))
+        found = changed(differences, candidates, alpha)
+        np.testing.assert_array_equal(found, plainly(differences, candidates, alpha))
+        named += int(found.any())
+    assert 20 < named < 58  # both kinds of answer were asked for
 
 
 def rising(heads: int, probes: int, *, changed_heads: int, size: int = 9) -> np.ndarray:

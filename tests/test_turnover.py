@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from factories import SMALL, large_run, make_run, make_snapshot
 from sparks.errors import SparksError
 from sparks.intervals import resampled_counts
 from sparks.snapshot import Snapshot
-from sparks.turnover import Turnover, TurnoverMeter, turnover, turnover_frame
+from sparks.turnover import Turnover, TurnoverMeter, turnover_frame
 
 Edge = tuple[str, str]
 A, B, C, D = ("embed", "L0H0.q"), ("L0H0", "logits"), ("L0H0", "L1H1.q"), ("L1H1", "logits")
@@ -67,6 +67,12 @@ def plainly(run: Sequence[Snapshot], chosen: Sequence[int]) -> pd.DataFrame:
             row[f"{kind}_stability"] = np.nanmean(pairs)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def turnover(run: Iterable[Snapshot], chosen: np.ndarray | None = None) -> list[Turnover]:
+    """Of every checkpoint."""
+    meter = TurnoverMeter(chosen)
+    return [meter.add(one) for one in run]
 
 
 # -- by hand ---------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from sparks import pictures, trackers_data, wandb_view
 from sparks.beside import paper_counts
 from sparks.errors import SparksError
 from sparks.graph import Graph
+from sparks.regimes import circuit_turnover
 from sparks.timeline import Timeline
-from sparks.turnover import turnover
 
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("matplotlib")
@@ -74,7 +74,7 @@ MEASURED = {
 
 def test_numbers_of_every_checkpoint_by_hand():
     run = make_run(STORY, gap=[0.25, 0.5, 4.0, 0.75] * 4, seconds=2.5)
-    circuits = turnover(run)
+    circuits = circuit_turnover(Timeline(run))
     for moved, snapshot, timeline in zip(circuits, run, timelines(run), strict=True):
         found = trackers_data.scalars(timeline)
         expected = {key: values[snapshot.step] for key, values in WORKED.items()}

@@ -53,11 +53,17 @@ A damaged snapshot is named on standard error and left out; the exit code is the
 
 
 def _run_timeline(arguments: argparse.Namespace) -> int:
+    from sparks.regimes import CircuitTurnover
     from sparks.timeline import Timeline
     from sparks.timeline_text import render
 
     table = table_of(arguments)
-    timeline = Timeline.from_run(arguments.run_folder, group=arguments.group, rule=arguments.rule)
+    timeline = Timeline.from_run(
+        arguments.run_folder,
+        group=arguments.group,
+        rule=arguments.rule,
+        followers=[CircuitTurnover(arguments.group)] if table is None else (),
+    )
     if table is None:
         most = {"max_events": arguments.max_events, "max_heads": arguments.max_heads}
         print(render(timeline, color=wants_color(), **most), end="")
@@ -68,7 +74,7 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
         print_frame(getattr(history, _EVALUATED[table])(), arguments.format)
     else:
         print_frame(getattr(timeline, table)(), arguments.format)
-    return report_damage(arguments.run_folder)
+    return report_damage([timeline])
 
 
 # -- watch -----------------------------------------------------------------------------------------
@@ -148,7 +154,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     from sparks.comparison_text import render
 
     table = table_of(arguments)
-    names, folders, timelines = named_timelines(arguments)
+    names, _, timelines = named_timelines(arguments)
     comparison = Comparison.of(timelines, names)
     if table is None:
         print(render(comparison, color=wants_color()), end="")
@@ -156,7 +162,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
         for warning in comparison.warnings:
             say(f"sparks: warning: {warning}", aside=True)
         print_frame(getattr(comparison, table)(), arguments.format)
-    return max(report_damage(folder) for folder in folders)
+    return report_damage(timelines)
 
 
 # -- regimes ---------------------------------------------------------------------------------------
@@ -200,14 +206,14 @@ def _run_regimes(arguments: argparse.Namespace) -> int:
     from sparks.regimes_text import render
 
     table = table_of(arguments)
-    names, folders, timelines = named_timelines(arguments)
+    names, _, timelines = named_timelines(arguments)
     settings = RegimeSettings(reward=arguments.reward)
     tables = RegimeTables(timelines, distinct_names(timelines, names), settings)
     if table is None:
         print(render(tables, color=wants_color()), end="")
     else:
         print_frame(getattr(tables, table)(), arguments.format)
-    return max(report_damage(folder) for folder in folders)
+    return report_damage(timelines)
 
 
 # -- report ----------------------------------------------------------------------------------------
@@ -248,21 +254,24 @@ From afar: ssh -L 8765:localhost:8765 MACHINE, then open http://localhost:8765/.
 
 
 def _run_report(arguments: argparse.Namespace) -> int:
-    from sparks.report import write_report
+    from sparks.report import followers, write_report
     from sparks.store import RunStore
     from sparks.timeline import Timeline
 
     runs = arguments.run_folders
     if _is_served(arguments):
         return _serve_report(arguments)
-    timelines = [Timeline.from_run(run, group=arguments.group, rule=arguments.rule) for run in runs]
+    reading: dict[str, Any] = {"group": arguments.group, "rule": arguments.rule}
+    timelines = [
+        Timeline.from_run(run, followers=followers(arguments.group), **reading) for run in runs
+    ]
     if arguments.output is None and len(runs) > 1:
         raise SparksError(f"{len(runs)} runs in one report: say where with --output FILE")
     out = (
         Path(arguments.output) if arguments.output else RunStore.find(runs[0]).path / "report.html"
     )
     say(write_report(timelines, out, title=arguments.title))
-    return max(report_damage(run) for run in runs)
+    return report_damage(timelines)
 
 
 def _is_served(arguments: argparse.Namespace) -> bool:

@@ -106,7 +106,7 @@ def _run_null(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_page(timeline, found)))
         say(f"Kept in {path}: the views show it.")
-    return report_damage(arguments.run_folder)
+    return report_damage([Timeline.from_run(arguments.run_folder)])  # with what was written now
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -97,4 +97,4 @@ def _run_figures(arguments: argparse.Namespace) -> int:
         say(f"sparks: {line}", aside=True)
     for path in written.paths:
         say(path)
-    return max(report_damage(folder) for folder in folders)
+    return report_damage(timelines)

@@ -60,4 +60,6 @@ def _run_wandb(arguments: argparse.Namespace) -> int:
         say(said)
     if arguments.only_workspace or not (arguments.no_workspace or is_offline(arguments.mode)):
         say(save_workspace(project=project, entity=entity, metric=metric))
-    return report_damage(arguments.run_folder)
+    from sparks.timeline import Timeline
+
+    return report_damage([Timeline.from_run(arguments.run_folder)])

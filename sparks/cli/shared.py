@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
@@ -100,11 +100,9 @@ def print_frame(frame: Any, form: str) -> None:
         print(frame.to_json(orient="records", double_precision=15))
 
 
-def report_damage(run: str) -> int:
-    """Name the files of a run that could not be read; 2 if there are any."""
-    from sparks.store import RunStore
-
-    problems = RunStore.find(run).read().problems
+def report_damage(timelines: Iterable[Timeline]) -> int:
+    """Name the files of runs that could not be read; 2 if there are any."""
+    problems = [problem for timeline in timelines for problem in timeline.damage]
     for problem in problems:
         say(f"sparks: warning: {problem}", aside=True)
     return 2 if problems else 0
@@ -149,14 +147,8 @@ def named_timelines(
     from sparks.timeline import Timeline
 
     names, folders = zip(*named_runs(arguments.runs), strict=True)
-    return (
-        names,
-        folders,
-        [
-            Timeline.from_run(folder, group=arguments.group, rule=arguments.rule)
-            for folder in folders
-        ],
-    )
+    reading: dict[str, Any] = {"group": arguments.group, "rule": arguments.rule}
+    return names, folders, [Timeline.from_run(folder, **reading) for folder in folders]
 
 
 def add_settings(

@@ -26,16 +26,21 @@ from typing import Any
 
 import numpy as np
 
+from sparks.calibration import CalibrationConfig
 from sparks.errors import SparksError
 from sparks.files import write_atomically
+from sparks.regimes import CircuitTurnover
+from sparks.report.cells import ImportanceEnds
 from sparks.report.compared import compared_by_rule
 from sparks.report.data import run_data
+from sparks.report.edges import EdgeCandidates
 from sparks.report.packing import packed
 from sparks.report.words import clean_text
+from sparks.run_history import Follower
 from sparks.store import refuse_file_of_run
 from sparks.timeline import Timeline
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["followers", "render_report", "write_report"]
 
 LOADER = ("inflate.js", "load.js")
 """Parts of the script that starts the page."""
@@ -60,6 +65,19 @@ SCRIPTS = (
 """Parts of the script that draws the page, in this order."""
 EVALUATED = (*SCRIPTS[:-1], "evaluation.js", SCRIPTS[-1])
 """Those of a page of which a run was evaluated: the others need not carry its weight."""
+
+
+def followers(group: str | None) -> list[Follower]:
+    """What a report asks of every snapshot of a run that is going to be read for it.
+
+    Args:
+        group: whose probes are counted, as for `Timeline`.
+    """
+    return [
+        CircuitTurnover(group),
+        EdgeCandidates(group, CalibrationConfig()),
+        ImportanceEnds(group),
+    ]
 
 
 def render_report(timelines: Sequence[Timeline], *, title: str | None = None) -> str:

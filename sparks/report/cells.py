@@ -24,7 +24,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from sparks.intervals import is_graded, quantile, wilson
 from sparks.report.packing import differences, packed, packed_planes
+from sparks.run_history import Follower, History
+from sparks.snapshot import Snapshot
 from sparks.timeline import Timeline
+from sparks.timeline_numbers import importance_interval
 
 MOST_LEVELS = 254
 """Steps of activation frequency that are told apart, where there are more probes."""
@@ -89,13 +92,27 @@ def _importance_ends(
 ) -> UInt8[np.ndarray, "two cells"]:
     """Of the held cells."""
     times = [len(timeline) - 1] if is_large else list(range(len(timeline)))
-    ends = [timeline.importance_interval(time) for time in times]
+    known = [None] if is_large else timeline.snapshots.follow(ImportanceEnds(timeline.group))
+    ends = [
+        found or timeline.importance_interval(time)
+        for time, found in zip(times, known, strict=True)
+    ]
     middle = by_head(timeline.importance[times].astype(np.float64))
     low, high = (by_head(np.stack(values).astype(np.float64)) for values in zip(*ends, strict=True))
     down = np.sqrt(np.divide(low, middle, out=np.zeros_like(low), where=middle > 0))
     up = np.sqrt(np.divide(middle, high, out=np.ones_like(low), where=high > 0))
     ends_of = [np.rint(end.clip(0, 1) * END_UNIT)[held[:, times]] for end in (down, up)]
     return np.stack(ends_of).astype(np.uint8)
+
+
+class ImportanceEnds(Follower):
+    """Reads the ends of the interval of importance off the snapshots of a run that is not large."""
+
+    def read(self, history: History, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray] | None:
+        """None where the last checkpoint's are going to be enough."""
+        if history.expected * snapshot.graph.num_layers * snapshot.graph.num_heads > MOST_CELLS:
+            return None
+        return importance_interval(snapshot, history.chosen(self.group))
 
 
 def _inclusion(timeline: Timeline, is_large: bool) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparks.calibration import HALF
 from sparks.regimes import circuit_turnover
 from sparks.report.cells import packed_shares
-from sparks.report.edges import counted_probes
 from sparks.report.packing import packed_planes
 from sparks.timeline import Timeline
 from sparks.turnover import turnover_frame
@@ -46,19 +44,12 @@ def grid_data(timeline: Timeline) -> dict[str, Any] | None:
         probes' circuits, and `any`: in any of them, each a row a setting, uint16 one checkpoint
         after another.
     """
-    grid = timeline.snapshots[0].grid
+    grid = timeline.snapshots.outlines[0].grid
     if timeline.num_settings == 1 or not grid:
         return None
-    chosen = counted_probes(timeline)
-    share = np.stack(
-        [
-            np.asarray(snapshot.grid_active)[:, chosen].mean(axis=1)
-            for snapshot in timeline.snapshots
-        ],
-        axis=1,
-    )
+    half, any_ = (timeline.per_checkpoint(name) for name in ("grid_half", "grid_any"))
     return {
         "settings": [list(setting) for setting in grid],
-        "half": packed_planes((share >= HALF).sum(axis=(2, 3)).astype("<u2")),
-        "any": packed_planes((share > 0).sum(axis=(2, 3)).astype("<u2")),
+        "half": packed_planes(half.T.astype("<u2")),
+        "any": packed_planes(any_.T.astype("<u2")),
     }

@@ -13,17 +13,19 @@ Keys and values are shared by a group of heads: an edge into `L5KV0.k` is an edg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sparks.calibration import CalibrationConfig
 from sparks.graph import Graph
 from sparks.report.packing import differences, packed, packed_planes
+from sparks.run_history import Follower, History
 from sparks.snapshot import Snapshot
-from sparks.timeline import Timeline
+from sparks.timeline import RULES, Timeline
 
 FEWEST_EDGES = 40
 MOST_EDGES = 250
@@ -70,12 +72,6 @@ def consensus(snapshot: Snapshot, chosen: Int[np.ndarray, " probes"]) -> Consens
     )
 
 
-def counted_probes(timeline: Timeline) -> Int[np.ndarray, " probes"]:
-    """Indices of the probes that were counted."""
-    places = {probe: place for place, probe in enumerate(timeline.snapshots[0].probe_ids)}
-    return np.array([places[probe] for probe in timeline.probe_ids])
-
-
 def most_edges(checkpoints: int) -> int:
     """How many of a checkpoint's strongest edges are sent."""
     return int(np.clip(EDGES_TOGETHER // max(1, checkpoints), FEWEST_EDGES, MOST_EDGES))
@@ -95,11 +91,19 @@ def edge_data(by_rule: Sequence[Timeline]) -> dict[str, Any]:
         `share` (uint8, in 1 / 255).
     """
     timeline = by_rule[0]
-    most = most_edges(len(timeline))
-    found, parts = [], []
-    for at, edges in enumerate(_consensus_of_run(timeline)):
-        found.append(len(edges.source))
-        parts.append(_chosen(edges, _sent(edges, by_rule, at, most)))
+    most, last = most_edges(len(timeline)), len(timeline) - 1
+    rows: list[Candidates] = timeline.snapshots.follow(
+        EdgeCandidates(timeline.group, timeline.calibration)
+    )
+    cohorts = [seen.cohort for seen in by_rule]
+    parts = []
+    for at, row in enumerate(rows):
+        heads = np.logical_or.reduce([cohort == at for cohort in cohorts])
+        edges = row.edges
+        if at in (0, last):  # what heads that are active then need beside the candidates
+            heads = np.logical_or.reduce([heads, *(seen.active[at] for seen in by_rule)])
+            edges = consensus(timeline.snapshots[at], timeline.chosen)
+        parts.append(_chosen(edges, _sent(edges, timeline.graph, heads, most)))
     whole = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("source", "destination", "strength", "balance", "share")
@@ -109,7 +113,7 @@ def edge_data(by_rule: Sequence[Timeline]) -> dict[str, Any]:
     return {
         "most": most,
         "of_a_head": EDGES_OF_A_HEAD,
-        "found": found,
+        "found": [row.found for row in rows],
         "counts": [len(part.source) for part in parts],
         "source": packed_planes(differences(whole["source"].astype("<u2"))),
         "destination": packed_planes(whole["destination"].astype("<u2")),
@@ -120,25 +124,55 @@ def edge_data(by_rule: Sequence[Timeline]) -> dict[str, Any]:
     }
 
 
-def _consensus_of_run(timeline: Timeline) -> Iterator[Consensus]:
-    chosen = counted_probes(timeline)
-    for snapshot in timeline.snapshots:
-        yield consensus(snapshot, chosen)
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Edges of one checkpoint that may be sent, however long the run gets."""
+
+    edges: Consensus
+    found: int
+    """In the whole consensus."""
+
+
+class EdgeCandidates(Follower):
+    """Reads `Candidates` off the snapshots of a run: the most that can be sent of each.
+
+    Args:
+        group: whose probes count.
+        calibration: of the rule by which heads are born.
+    """
+
+    def __init__(self, group: str | None, calibration: CalibrationConfig) -> None:
+        super().__init__(group)
+        self._calibration = calibration
+
+    def anew(self) -> EdgeCandidates:
+        """One that has read nothing."""
+        return EdgeCandidates(self.group, self._calibration)
+
+    @property
+    def key(self) -> Hashable:
+        """Group and rule."""
+        return self.group, self._calibration
+
+    def read(self, history: History, snapshot: Snapshot) -> Candidates:
+        """Of the last snapshot of the history."""
+        edges = consensus(snapshot, history.chosen(self.group))
+        at = len(history) - 1
+        states = [history.states(rule, self.group, self._calibration)[0] for rule in RULES]
+        born = np.logical_or.reduce([one.cohort == at for one in states])
+        sent = _sent(edges, snapshot.graph, born, MOST_EDGES)
+        return Candidates(edges=_chosen(edges, sent), found=len(edges.source))
 
 
 def _sent(
-    edges: Consensus, by_rule: Sequence[Timeline], at: int, most: int
+    edges: Consensus, graph: Graph, heads: Bool[np.ndarray, "layers heads"], most: int
 ) -> Int[np.ndarray, " sent"]:
-    """Indices of the edges that are sent, in their order."""
+    """Indices of the edges that are sent, in their order, with those of some heads."""
     strongest = np.argsort(-edges.strength, kind="stable")
     keep = np.zeros(len(strongest), dtype=bool)
     keep[strongest[:most]] = True
-    graph = by_rule[0].graph
     touches = _touch_heads(edges, graph)
     keep[strongest[touches[strongest]][:most]] = True
-    heads = np.logical_or.reduce([timeline.cohort == at for timeline in by_rule])
-    if at in (0, len(by_rule[0]) - 1):
-        heads = np.logical_or.reduce([heads, *(timeline.active[at] for timeline in by_rule)])
     for out_of, into in _edges_of_heads(edges, graph, np.argwhere(heads)):
         for mine in (out_of, into):
             keep[strongest[mine[strongest]][:EDGES_OF_A_HEAD]] = True
