@@ -473,11 +473,7 @@ def ever_called(path: np.ndarray, even: bool) -> int:
 
 
 def skewed(arguments: argparse.Namespace) -> Iterator[Row]:
-<<<<<<< HEAD
     """270 unchanged heads, lognormal differences; with the correction of point 4 and without."""
-=======
-    """One checkpoint, 270 unchanged heads, lognormal differences, corrected or not."""
->>>>>>> merged
     for sigma in (0.3, 0.5, 0.8):
         for size in (16, 32, 64):
             row: Row = {
