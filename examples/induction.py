@@ -58,12 +58,12 @@ from train_induction import SIZES, Sequences, Size, head_norms, right_share
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparks import ProbeSet, Timeline, TokenPair, edge_attribution, node_attribution
-from sparks.figures.style import axes_at, module, new_figure, render, styled
-from sparks.files import write_atomically
-from sparks.head_rules import matched_random, select_heads
-from sparks.heads import Head, head_name, names
-from sparks.intervals import mean_interval, percentiles, resampled_counts
-from sparks.interventions import intervene
+from sparks.effects.choose_heads import matched_random, select_heads
+from sparks.effects.interventions import intervene
+from sparks.ground.files import write_atomically
+from sparks.models.heads import Head, head_name, names
+from sparks.stats.intervals import mean_interval, percentiles, resampled_counts
+from sparks.views.figures.style import axes_at, module, new_figure, render, styled
 
 KINDS = {"previous": "previous-token head", "induction": "induction head", "other": "other head"}
 CARRIES = 0.05

@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from sparks import ProbeSet, SparksCallback
-from sparks.files import write_atomically
+from sparks.ground.files import write_atomically
 
 IGNORED = -100
 SPECIAL = ("<pad>", "<s>")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparks.files import write_atomically
+from sparks.ground.files import write_atomically
 
 DEFAULT_OUTPUT = Path(".cache/reasoning")
 

@@ -18,7 +18,7 @@ from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 from sparks import SparksCallback
-from sparks.loading import load_model, load_tokenizer
+from sparks.models.loading import load_model, load_tokenizer
 
 
 def main() -> None:

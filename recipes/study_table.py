@@ -5,7 +5,7 @@
 Reads FOLDER/REGIME-seedN, whatever is there so far, by the calibrated rule and by the paper's, and
 writes into FOLDER:
 
-    study.csv     a row a run and rule: every number of `sparks.regimes.regime_row`, the ends of
+    study.csv     a row a run and rule: every number of `regimes.regime_row`, the ends of
                   the curves, births that the control probes share, those of an unchanged model
     study.json    the same, with the spread over seeds and the sentences
     study.md      the table that is printed
@@ -31,11 +31,11 @@ from typing import Any
 import pandas as pd
 
 from sparks import SparksError, Timeline
-from sparks.csv_text import csv_text
-from sparks.files import write_atomically
-from sparks.nulls import exceeds, null_of
-from sparks.regimes import regime_row, spread
-from sparks.timeline import RULES, Rule
+from sparks.ground.csv_text import csv_text
+from sparks.ground.files import write_atomically
+from sparks.timeline.nulls import exceeds, null_of
+from sparks.timeline.regimes import regime_row, spread
+from sparks.timeline.timeline import RULES, Rule
 
 NAMES = {"sft": "SFT", "distill": "distillation", "grpo": "GRPO"}
 CLAIMED = {"sft": "accumulates", "distill": "accumulates", "grpo": "searches"}

@@ -47,8 +47,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sparks.files import write_atomically
-from sparks.probes import CONTROL_GROUP
+from sparks.ground.files import write_atomically
+from sparks.probes.probes import CONTROL_GROUP
 
 DEFAULT_OUTPUT = Path(".cache/tiny")
 SHARE_WRONG = 0.5

@@ -13,110 +13,110 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparks.version import __version__
+from sparks.ground.version import __version__
 
 if TYPE_CHECKING:
-    from sparks.arguments import SparksArguments
-    from sparks.attribution import edge_attribution, estimate_memory, node_attribution
-    from sparks.calibration import CalibrationConfig
-    from sparks.callback import SparksCallback
-    from sparks.circuit import Circuit, extract_circuit
-    from sparks.comparison import Comparison
-    from sparks.config import SnapshotConfig
+    from sparks.attribution.circuit import Circuit, extract_circuit
+    from sparks.attribution.eap_ig import edge_attribution, estimate_memory, node_attribution
+    from sparks.attribution.faithfulness.measuring import faithfulness_curves
+    from sparks.attribution.faithfulness.mib import write_mib
+    from sparks.attribution.faithfulness.results import FaithfulnessCurves
+    from sparks.attribution.faithfulness.settings import CurveConfig
+    from sparks.attribution.patching import patch_edges
+    from sparks.attribution.scores import EdgeScores, NodeScores
+    from sparks.attribution.snapshot import Snapshot
+    from sparks.attribution.take_snapshot import take_snapshot
+    from sparks.effects.choose_heads import HeadSet, matched_random, select_heads
+    from sparks.effects.export import export_model
+    from sparks.effects.head_means import HeadMeans, measure_head_means
+    from sparks.effects.interventions import intervene
     from sparks.effects.records import EffectTable
     from sparks.effects.study import read_study
-    from sparks.errors import SparksError
-    from sparks.evaluation.history import EvaluationHistory
     from sparks.evaluation.records import Task, TaskProblem
     from sparks.evaluation.results import Evaluation
     from sparks.evaluation.run import evaluate
     from sparks.evaluation.settings import EvaluationConfig
     from sparks.evaluation.tasks import load_task
-    from sparks.export import export_model
-    from sparks.faithfulness.measuring import faithfulness_curves
-    from sparks.faithfulness.mib import write_mib
-    from sparks.faithfulness.results import FaithfulnessCurves
-    from sparks.faithfulness.settings import CurveConfig
-    from sparks.figures import write_figures
-    from sparks.graph import Graph
-    from sparks.head_means import HeadMeans, measure_head_means
-    from sparks.head_rules import HeadSet, matched_random, select_heads
-    from sparks.heads import parse_heads
-    from sparks.interventions import intervene
-    from sparks.null_bands import NullBand
-    from sparks.nulls import null_of
-    from sparks.patching import patch_edges
-    from sparks.probe_building import ProbeBuildingConfig, build_probes
-    from sparks.probes import Probe, ProbeSet
-    from sparks.regimes import Regime
-    from sparks.replay import replay_checkpoints
-    from sparks.report import write_report
-    from sparks.scores import EdgeScores, NodeScores
-    from sparks.snapshot import Snapshot
-    from sparks.store import RunStore
-    from sparks.think.comparison import ThinkComparison
-    from sparks.think.config import ThinkConfig
-    from sparks.think.measuring import measure_think
-    from sparks.timeline import Timeline
-    from sparks.token_pairs import TokenizedProbes, TokenPair
-    from sparks.track import take_snapshot
+    from sparks.ground.config import SnapshotConfig
+    from sparks.ground.errors import SparksError
+    from sparks.models.graph import Graph
+    from sparks.models.heads import parse_heads
+    from sparks.probes.building import ProbeBuildingConfig, build_probes
+    from sparks.probes.pairs import TokenizedProbes, TokenPair
+    from sparks.probes.probes import Probe, ProbeSet
+    from sparks.runs.null_band import NullBand
+    from sparks.runs.run_folder import RunStore
+    from sparks.thinking.comparison import ThinkComparison
+    from sparks.thinking.measuring import measure_think
+    from sparks.thinking.settings import ThinkConfig
+    from sparks.timeline.answers import EvaluationHistory
+    from sparks.timeline.calibration import CalibrationConfig
+    from sparks.timeline.comparison import Comparison
+    from sparks.timeline.nulls import null_of
+    from sparks.timeline.regimes import Regime
+    from sparks.timeline.timeline import Timeline
+    from sparks.training.arguments import SparksArguments
+    from sparks.training.callback import SparksCallback
+    from sparks.training.replay import replay_checkpoints
+    from sparks.views.figures import write_figures
+    from sparks.views.report import write_report
 
 _HOMES = {
-    "CalibrationConfig": "calibration",
-    "Circuit": "circuit",
-    "Comparison": "comparison",
-    "CurveConfig": "faithfulness.settings",
-    "EdgeScores": "scores",
+    "CalibrationConfig": "timeline.calibration",
+    "Circuit": "attribution.circuit",
+    "Comparison": "timeline.comparison",
+    "CurveConfig": "attribution.faithfulness.settings",
+    "EdgeScores": "attribution.scores",
     "EffectTable": "effects.records",
     "Evaluation": "evaluation.results",
     "EvaluationConfig": "evaluation.settings",
-    "EvaluationHistory": "evaluation.history",
-    "FaithfulnessCurves": "faithfulness.results",
-    "Graph": "graph",
-    "HeadMeans": "head_means",
-    "HeadSet": "head_rules",
-    "NodeScores": "scores",
-    "NullBand": "null_bands",
-    "Probe": "probes",
-    "ProbeBuildingConfig": "probe_building",
-    "ProbeSet": "probes",
-    "Regime": "regimes",
-    "RunStore": "store",
-    "Snapshot": "snapshot",
-    "SnapshotConfig": "config",
-    "SparksArguments": "arguments",
-    "SparksCallback": "callback",
-    "SparksError": "errors",
+    "EvaluationHistory": "timeline.answers",
+    "FaithfulnessCurves": "attribution.faithfulness.results",
+    "Graph": "models.graph",
+    "HeadMeans": "effects.head_means",
+    "HeadSet": "effects.choose_heads",
+    "NodeScores": "attribution.scores",
+    "NullBand": "runs.null_band",
+    "Probe": "probes.probes",
+    "ProbeBuildingConfig": "probes.building",
+    "ProbeSet": "probes.probes",
+    "Regime": "timeline.regimes",
+    "RunStore": "runs.run_folder",
+    "Snapshot": "attribution.snapshot",
+    "SnapshotConfig": "ground.config",
+    "SparksArguments": "training.arguments",
+    "SparksCallback": "training.callback",
+    "SparksError": "ground.errors",
     "Task": "evaluation.records",
     "TaskProblem": "evaluation.records",
-    "ThinkComparison": "think.comparison",
-    "ThinkConfig": "think.config",
-    "Timeline": "timeline",
-    "TokenPair": "token_pairs",
-    "TokenizedProbes": "token_pairs",
-    "build_probes": "probe_building",
-    "edge_attribution": "attribution",
-    "estimate_memory": "attribution",
+    "ThinkComparison": "thinking.comparison",
+    "ThinkConfig": "thinking.settings",
+    "Timeline": "timeline.timeline",
+    "TokenPair": "probes.pairs",
+    "TokenizedProbes": "probes.pairs",
+    "build_probes": "probes.building",
+    "edge_attribution": "attribution.eap_ig",
+    "estimate_memory": "attribution.eap_ig",
     "evaluate": "evaluation.run",
-    "export_model": "export",
-    "extract_circuit": "circuit",
-    "faithfulness_curves": "faithfulness.measuring",
-    "intervene": "interventions",
+    "export_model": "effects.export",
+    "extract_circuit": "attribution.circuit",
+    "faithfulness_curves": "attribution.faithfulness.measuring",
+    "intervene": "effects.interventions",
     "load_task": "evaluation.tasks",
-    "matched_random": "head_rules",
-    "measure_head_means": "head_means",
-    "measure_think": "think.measuring",
-    "node_attribution": "attribution",
-    "null_of": "nulls",
-    "parse_heads": "heads",
-    "patch_edges": "patching",
+    "matched_random": "effects.choose_heads",
+    "measure_head_means": "effects.head_means",
+    "measure_think": "thinking.measuring",
+    "node_attribution": "attribution.eap_ig",
+    "null_of": "timeline.nulls",
+    "parse_heads": "models.heads",
+    "patch_edges": "attribution.patching",
     "read_study": "effects.study",
-    "replay_checkpoints": "replay",
-    "select_heads": "head_rules",
-    "take_snapshot": "track",
-    "write_figures": "figures",
-    "write_mib": "faithfulness.mib",
-    "write_report": "report",
+    "replay_checkpoints": "training.replay",
+    "select_heads": "effects.choose_heads",
+    "take_snapshot": "attribution.take_snapshot",
+    "write_figures": "views.figures",
+    "write_mib": "attribution.faithfulness.mib",
+    "write_report": "views.report",
 }
 
 __all__ = [

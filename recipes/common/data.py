@@ -21,8 +21,8 @@ from accelerate import PartialState
 from build_reasoning_data import SYSTEM_PROMPT, answer_in, completion_text
 from datasets import Dataset, load_dataset
 
-from sparks.errors import SparksError
-from sparks.problems import one_line
+from sparks.ground.errors import SparksError
+from sparks.probes.problems import one_line
 
 from .settings import RecipeArguments
 

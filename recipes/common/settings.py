@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import yaml
 from trl import TrlParser
 
-from sparks.errors import SparksError
-from sparks.problems import one_line
+from sparks.ground.errors import SparksError
+from sparks.probes.problems import one_line
 
 
 def _option(default: Any, help: str) -> Any:

@@ -15,9 +15,9 @@ from transformers import TrainingArguments as Training
 from trl import ModelConfig
 
 from sparks import SparksArguments, SparksCallback
-from sparks.errors import SparksError
-from sparks.loading import load_model, load_tokenizer
-from sparks.probe_building import ProbeBuildingConfig, write_probes
+from sparks.ground.errors import SparksError
+from sparks.models.loading import load_model, load_tokenizer
+from sparks.probes.building import ProbeBuildingConfig, write_probes
 
 from .data import system_prompt
 from .settings import RecipeArguments
@@ -98,7 +98,7 @@ def watch(
             _build_probes(path, recipe, training, model, sparks)
         else:
             wait_for(path)
-    return sparks.callback()
+    return sparks.training.callback()
 
 
 def _build_probes(

@@ -18,8 +18,8 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from sparks.anatomy import own_settings
-from sparks.errors import SparksError
+from sparks.ground.errors import SparksError
+from sparks.models.anatomy import own_settings
 
 from .rewards import is_right
 

@@ -19,12 +19,12 @@ from sparks.cli.faithfulness import add_faithfulness
 from sparks.cli.look import add_compare, add_regimes, add_report, add_timeline, add_watch
 from sparks.cli.measure import add_probes, add_replay
 from sparks.cli.null import add_null
+from sparks.cli.options import close_output, say
 from sparks.cli.paper import add_figures
 from sparks.cli.publish import add_wandb
-from sparks.cli.shared import close_output, say
 from sparks.cli.think import add_think
-from sparks.errors import SparksError, one_line
-from sparks.version import __version__
+from sparks.ground.errors import SparksError, one_line
+from sparks.ground.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

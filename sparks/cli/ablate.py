@@ -13,7 +13,7 @@ from sparks.cli.head_options import (
     in_words,
     means_of,
 )
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     command_parser,
     model_of,
@@ -57,8 +57,8 @@ its logits are those of the hooked model. To see what heads do to answers: spark
 
 
 def _run_ablate(arguments: argparse.Namespace) -> int:
-    from sparks.export import check_output, export_model
-    from sparks.loading import split_revision
+    from sparks.effects.export import check_output, export_model
+    from sparks.models.loading import split_revision
 
     heads = chosen_heads(arguments)
     assert heads is not None  # --heads is needed

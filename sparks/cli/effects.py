@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sparks.cli.effects_study import studied
 from sparks.cli.evaluation_options import add_check, add_sampling
 from sparks.cli.head_options import HEADS_HELP
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     add_reading,
     add_settings,
@@ -18,8 +18,8 @@ from sparks.cli.shared import (
     wants_color,
 )
 from sparks.effects.settings import FORMATS, EffectConfig
-from sparks.errors import SparksError
-from sparks.figure_kinds import FORMATS as FIGURE_FORMATS
+from sparks.ground.errors import SparksError
+from sparks.views.figures.kinds import FORMATS as FIGURE_FORMATS
 
 if TYPE_CHECKING:
     from sparks.effects.records import EffectTable
@@ -120,7 +120,7 @@ def _run_effects(arguments: argparse.Namespace) -> int:
     table, folder = _again(arguments) if _is_study(arguments) else studied(arguments)
     figures = _figures(table, arguments.figures)
     if arguments.format == "text":
-        from sparks.effects.text import render
+        from sparks.views.text.effects import render
 
         print(render(table, color=wants_color()), end="")
     else:
@@ -174,8 +174,8 @@ def _figures(table: EffectTable, formats: list[Any]) -> dict[str, bytes]:
     """Files of the scaling curves; drawn before anything is printed."""
     if not formats:
         return {}
-    from sparks.figures.head_effects import curves_of, effect_curves
-    from sparks.figures.style import render
+    from sparks.views.figures.head_effects import curves_of, effect_curves
+    from sparks.views.figures.style import render
 
     over = curves_of(table)
     if not over:
@@ -190,7 +190,7 @@ def _figures(table: EffectTable, formats: list[Any]) -> dict[str, bytes]:
 
 
 def _write_figures(figures: dict[str, bytes], folder: Path) -> None:
-    from sparks.files import write_atomically
+    from sparks.ground.files import write_atomically
 
     for name, content in figures.items():
         say(write_atomically(folder / name, content), aside=True)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from sparks.cli.evaluation_options import sampling
 from sparks.cli.head_options import check_doing, in_words, means_of
-from sparks.cli.shared import model_of, quiet_libraries, say, settings, tokenizer_of
+from sparks.cli.options import model_of, quiet_libraries, say, settings, tokenizer_of
 from sparks.effects.settings import EffectConfig
-from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
     from sparks.effects.plan import Plan
     from sparks.effects.records import EffectTable
     from sparks.effects.sets import ChosenSets, Runs
     from sparks.evaluation.records import Task
-    from sparks.timeline import Timeline
+    from sparks.timeline.timeline import Timeline
 
 _SETS = ("emergent", "base")
 """Where none are named, and a run is there."""
@@ -32,7 +32,7 @@ def studied(arguments: argparse.Namespace) -> tuple[EffectTable, Path]:
         SparksError: an option is wrong, or as `run_plan`.
     """
     from sparks.evaluation.tasks import load_task
-    from sparks.files import check_writable
+    from sparks.ground.files import check_writable
 
     judged, config = settings(arguments, EffectConfig), sampling(arguments)
     _check(arguments, judged, config)
@@ -64,7 +64,7 @@ def _check(arguments: argparse.Namespace, judged: EffectConfig, config: Evaluati
 
 def _runs(arguments: argparse.Namespace) -> Runs:
     from sparks.effects.sets import Runs
-    from sparks.timeline import Timeline
+    from sparks.timeline.timeline import Timeline
 
     def read(folder: str, group: str | None = arguments.group) -> Timeline:
         return Timeline.from_run(folder, group=group, rule=arguments.rule)

@@ -15,7 +15,7 @@ from sparks.cli.head_options import (
     in_words,
     intervention,
 )
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     command_parser,
     model_of,
@@ -25,13 +25,13 @@ from sparks.cli.shared import (
     tokenizer_of,
     wants_color,
 )
-from sparks.errors import SparksError
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
+    from sparks.effects.choose_heads import HeadSet
     from sparks.evaluation.records import Task
     from sparks.evaluation.results import Evaluation
     from sparks.evaluation.settings import EvaluationConfig
-    from sparks.head_rules import HeadSet
 
 
 def add_evaluate(commands: Any) -> None:
@@ -82,7 +82,7 @@ What heads do is told by a comparison with random heads that match them: sparks 
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
-    from sparks.evaluation.metrics import check_k
+    from sparks.evaluation.pass_at_k import check_k
     from sparks.evaluation.tasks import load_task
 
     config = sampling(arguments)
@@ -118,8 +118,8 @@ def _evaluated(
     backend = _backend(arguments, config, heads)
     tokenizer = tokenizer_of(arguments)
     if backend == "vllm":
-        from sparks.evaluation.vllm_backend import evaluate_with_vllm
-        from sparks.loading import split_revision
+        from sparks.evaluation.vllm_sampler import evaluate_with_vllm
+        from sparks.models.loading import split_revision
 
         return evaluate_with_vllm(
             *split_revision(arguments.model),
@@ -146,8 +146,8 @@ def _backend(arguments: argparse.Namespace, config: EvaluationConfig, heads: Hea
     Raises:
         SparksError: it is asked for and cannot.
     """
-    from sparks.evaluation.vllm_backend import is_installed
-    from sparks.loading import device_of
+    from sparks.evaluation.vllm_sampler import is_installed
+    from sparks.models.loading import device_of
 
     if config.backend == "vllm" and heads is not None:
         raise SparksError(
@@ -162,7 +162,7 @@ def _backend(arguments: argparse.Namespace, config: EvaluationConfig, heads: Hea
 
 
 def _show(found: Evaluation, arguments: argparse.Namespace) -> None:
-    from sparks.evaluation.page import render
+    from sparks.views.text.evaluation import render
 
     if arguments.format == "text":
         print(render(found, arguments.k, color=wants_color()))

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     add_settings,
     add_tables,
@@ -20,13 +20,13 @@ from sparks.cli.shared import (
     tokenizer_of,
     wants_color,
 )
-from sparks.config import SnapshotConfig
-from sparks.errors import SparksError
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
-    from sparks.faithfulness.results import FaithfulnessCurves
-    from sparks.probes import ProbeSet
-    from sparks.scores import EdgeScores
+    from sparks.attribution.faithfulness.results import FaithfulnessCurves
+    from sparks.attribution.scores import EdgeScores
+    from sparks.probes.probes import ProbeSet
 
 _MEASURED_BY = (
     "steps",
@@ -43,7 +43,7 @@ _FILES = ("faithfulness.json", "faithfulness-curve.csv", "faithfulness-areas.csv
 
 def add_faithfulness(commands: Any) -> None:
     """`sparks faithfulness`."""
-    from sparks.faithfulness.settings import METRICS, CurveConfig
+    from sparks.attribution.faithfulness.settings import METRICS, CurveConfig
 
     command = command_parser(
         commands,
@@ -95,9 +95,9 @@ Control probes (group `control`) are left out; --group control takes them alone.
 
 
 def _run_faithfulness(arguments: argparse.Namespace) -> int:
-    from sparks.faithfulness.settings import CurveConfig
-    from sparks.files import check_writable
-    from sparks.probes import ProbeSet, members
+    from sparks.attribution.faithfulness.settings import CurveConfig
+    from sparks.ground.files import check_writable
+    from sparks.probes.probes import ProbeSet, members
 
     table = table_of(arguments)
     config = SnapshotConfig(**{name: getattr(arguments, name) for name in _MEASURED_BY})
@@ -119,7 +119,7 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     if arguments.figure:
         _draw(found, arguments)
     if table is None:
-        from sparks.faithfulness.text import render
+        from sparks.views.text.faithfulness import render
 
         print(render(found, metric=arguments.metric, color=wants_color()), end="")
     else:
@@ -130,7 +130,7 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
 def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
-    from sparks.faithfulness.measuring import faithfulness_curves, score_probes
+    from sparks.attribution.faithfulness.measuring import faithfulness_curves, score_probes
 
     if curve.held_out and len(probes) < 2:
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
@@ -149,7 +149,7 @@ def _measure(
 
 def _check_mib(path: str) -> None:
     """Told before the model is measured: another name, or a file that holds something else."""
-    from sparks.faithfulness.mib import read_mib
+    from sparks.attribution.faithfulness.mib import read_mib
 
     if Path(path).suffix != ".json":
         raise SparksError(f"MIB reads scores from a .json file, got {path}: name it so")
@@ -163,16 +163,16 @@ def _check_mib(path: str) -> None:
 
 
 def _write_mib(path: str, scores: EdgeScores, curve: Any, d_model: int) -> None:
-    from sparks.faithfulness.curve import strengths
-    from sparks.faithfulness.mib import write_mib
+    from sparks.attribution.faithfulness.curve import strengths
+    from sparks.attribution.faithfulness.mib import write_mib
 
     ranked = strengths(scores.scores.numpy(), curve.ranking)
     write_mib(path, ranked, scores.graph, d_model=d_model)
 
 
 def _write(found: FaithfulnessCurves, files: list[Path]) -> None:
-    from sparks.csv_text import csv_text
-    from sparks.files import write_atomically
+    from sparks.ground.csv_text import csv_text
+    from sparks.ground.files import write_atomically
 
     found.save(files[0])
     for path, table in zip(files[1:], (found.points(), found.areas()), strict=True):
@@ -181,8 +181,8 @@ def _write(found: FaithfulnessCurves, files: list[Path]) -> None:
 
 def _check_figure(path: str) -> None:
     """Told before the model is measured: a file name that says no format, or no matplotlib."""
-    from sparks.figure_kinds import FORMATS
-    from sparks.figures.style import module
+    from sparks.views.figures.kinds import FORMATS
+    from sparks.views.figures.style import module
 
     if Path(path).suffix.removeprefix(".") not in FORMATS:
         raise SparksError(f"a figure's file must end in .{', .'.join(FORMATS)}, got {path}")
@@ -190,9 +190,9 @@ def _check_figure(path: str) -> None:
 
 
 def _draw(found: FaithfulnessCurves, arguments: argparse.Namespace) -> None:
-    from sparks.figures.faithfulness import curves
-    from sparks.figures.style import render
-    from sparks.files import write_atomically
+    from sparks.ground.files import write_atomically
+    from sparks.views.figures.faithfulness import curves
+    from sparks.views.figures.style import render
 
     form: Any = Path(arguments.figure).suffix.removeprefix(".")
     figure = curves(found, metric=arguments.metric)

@@ -6,13 +6,13 @@ import argparse
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.shared import add_reading
-from sparks.errors import SparksError
+from sparks.cli.options import add_reading
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
-    from sparks.head_means import HeadMeans
-    from sparks.head_rules import HeadSet
-    from sparks.timeline import Timeline
+    from sparks.effects.choose_heads import HeadSet
+    from sparks.effects.head_means import HeadMeans
+    from sparks.timeline.timeline import Timeline
 
 HEADS_HELP = """heads: a list such as L5H1,L7H2 (layer and head, from 0), or with --run a rule:
   active, active@40       active at the end (at step 40)
@@ -90,7 +90,7 @@ def chosen_heads(arguments: argparse.Namespace) -> HeadSet | None:
     Raises:
         SparksError: options that do not fit, or as `choose_heads`.
     """
-    from sparks.head_rules import HeadSet, choose_heads, strongest
+    from sparks.effects.choose_heads import HeadSet, choose_heads, strongest
 
     if arguments.heads is None:
         _refuse_without_heads(arguments)
@@ -117,9 +117,9 @@ def for_model(arguments: argparse.Namespace, heads: HeadSet, model: Any) -> Head
     Raises:
         SparksError: the model does not have them, or has too few others.
     """
-    from sparks.anatomy import find
-    from sparks.head_rules import HeadSet, matched_random
-    from sparks.heads import check_heads
+    from sparks.effects.choose_heads import HeadSet, matched_random
+    from sparks.models.anatomy import find
+    from sparks.models.heads import check_heads
 
     graph = find(model).graph
     check_heads(heads.heads, num_layers=graph.num_layers, num_heads=graph.num_heads)
@@ -147,8 +147,8 @@ def means_of(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> HeadM
     """
     if arguments.mean is None:
         return None
-    from sparks.head_means import measure_head_means
-    from sparks.references import reference_rows
+    from sparks.effects.head_means import measure_head_means
+    from sparks.effects.references import reference_rows
 
     context = getattr(model.config, "max_position_embeddings", None)
     rows = reference_rows(arguments.mean, tokenizer, max_tokens=context)
@@ -159,7 +159,7 @@ def intervention(
     arguments: argparse.Namespace, heads: HeadSet, model: Any, tokenizer: Any
 ) -> AbstractContextManager[None]:
     """`intervene`, as the options ask for."""
-    from sparks.interventions import intervene
+    from sparks.effects.interventions import intervene
 
     means = means_of(arguments, model, tokenizer)
     return intervene(model, heads.heads, scale=arguments.scale, means=means)
@@ -176,7 +176,7 @@ def in_words(arguments: argparse.Namespace) -> str:
 
 
 def _timeline(arguments: argparse.Namespace, run: str) -> Timeline:
-    from sparks.timeline import Timeline
+    from sparks.timeline.timeline import Timeline
 
     return Timeline.from_run(run, group=arguments.group, rule=arguments.rule)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_reading,
     add_tables,
     command_parser,
@@ -17,7 +17,7 @@ from sparks.cli.shared import (
     table_of,
     wants_color,
 )
-from sparks.errors import SparksError
+from sparks.ground.errors import SparksError
 
 _TABLES = ("counts", "events", "cohorts", "heads", "metrics")
 _EVALUATED = {"evaluation": "progress", "problems": "problems"}
@@ -53,9 +53,9 @@ A damaged snapshot is named on standard error and left out; the exit code is the
 
 
 def _run_timeline(arguments: argparse.Namespace) -> int:
-    from sparks.regimes import CircuitTurnover
-    from sparks.timeline import Timeline
-    from sparks.timeline_text import render
+    from sparks.timeline.regimes import CircuitTurnover
+    from sparks.timeline.timeline import Timeline
+    from sparks.views.text.timeline import render
 
     table = table_of(arguments)
     timeline = Timeline.from_run(
@@ -68,7 +68,7 @@ def _run_timeline(arguments: argparse.Namespace) -> int:
         most = {"max_events": arguments.max_events, "max_heads": arguments.max_heads}
         print(render(timeline, color=wants_color(), **most), end="")
     elif table in _EVALUATED:
-        from sparks.evaluation.history import EvaluationHistory
+        from sparks.timeline.answers import EvaluationHistory
 
         history = EvaluationHistory.of(timeline)
         print_frame(getattr(history, _EVALUATED[table])(), arguments.format)
@@ -109,7 +109,7 @@ where a snapshot is damaged.""",
 
 
 def _run_watch(arguments: argparse.Namespace) -> int:
-    from sparks.watch import watch
+    from sparks.views.live.terminal import watch
 
     return watch(
         arguments.run_folder,
@@ -150,8 +150,8 @@ end. A warning, and a damaged snapshot (exit code 2), is named on standard error
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from sparks.comparison import Comparison
-    from sparks.comparison_text import render
+    from sparks.timeline.comparison import Comparison
+    from sparks.views.text.comparison import render
 
     table = table_of(arguments)
     names, _, timelines = named_timelines(arguments)
@@ -200,10 +200,10 @@ snapshot is named on standard error (exit code 2).""",
 
 
 def _run_regimes(arguments: argparse.Namespace) -> int:
-    from sparks.comparison import distinct_names
-    from sparks.regime_tables import RegimeTables
-    from sparks.regimes import RegimeSettings
-    from sparks.regimes_text import render
+    from sparks.timeline.comparison import distinct_names
+    from sparks.timeline.regime_tables import RegimeTables
+    from sparks.timeline.regimes import RegimeSettings
+    from sparks.views.text.regimes import render
 
     table = table_of(arguments)
     names, _, timelines = named_timelines(arguments)
@@ -254,9 +254,9 @@ From afar: ssh -L 8765:localhost:8765 MACHINE, then open http://localhost:8765/.
 
 
 def _run_report(arguments: argparse.Namespace) -> int:
-    from sparks.report import followers, write_report
-    from sparks.store import RunStore
-    from sparks.timeline import Timeline
+    from sparks.runs.run_folder import RunStore
+    from sparks.timeline.timeline import Timeline
+    from sparks.views.report import followers, write_report
 
     runs = arguments.run_folders
     if _is_served(arguments):
@@ -285,7 +285,7 @@ def _is_served(arguments: argparse.Namespace) -> bool:
 
 
 def _serve_report(arguments: argparse.Namespace) -> int:
-    from sparks.serve import serve
+    from sparks.views.live.server import serve
 
     where = {name: getattr(arguments, name) for name in ("host", "port")}
     where = {name: value for name, value in where.items() if value is not None}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparks.cli.evaluation_options import add_check, add_sampling, sampling
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     add_settings,
     command_parser,
@@ -17,9 +17,9 @@ from sparks.cli.shared import (
     say,
     settings,
 )
-from sparks.config import SnapshotConfig
-from sparks.errors import SparksError
 from sparks.evaluation.settings import EvaluationConfig
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
     from sparks.evaluation.records import Task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def add_probes(commands: Any) -> None:
     """`sparks probes`."""
-    from sparks.probe_building import ProbeBuildingConfig
+    from sparks.probes.building import ProbeBuildingConfig
 
     command = command_parser(
         commands,
@@ -48,10 +48,13 @@ def add_probes(commands: Any) -> None:
 
 
 def _run_probes(arguments: argparse.Namespace) -> int:
-    from sparks.probe_building import ProbeBuildingConfig, write_probes
+    from sparks.probes.building import ProbeBuildingConfig, write_probes
+    from sparks.runs.run_folder import refuse_file_of_run
 
     quiet_libraries()
-    built = write_probes(settings(arguments, ProbeBuildingConfig))
+    config = settings(arguments, ProbeBuildingConfig)
+    refuse_file_of_run(config.output)
+    built = write_probes(config)
     for reason in built.skipped:
         say(f"sparks: passed over {reason}", aside=True)
     if built.control_right is not None and built.control_right < arguments.control:
@@ -144,7 +147,7 @@ def _evaluation(arguments: argparse.Namespace) -> tuple[str | Task, EvaluationCo
 
 
 def _run_replay(arguments: argparse.Namespace) -> int:
-    from sparks.replay import replay_checkpoints, resolve_checkpoints
+    from sparks.training.replay import replay_checkpoints, resolve_checkpoints
 
     task, evaluation = _evaluation(arguments) or (None, None)
     quiet_libraries()
@@ -172,7 +175,7 @@ def _run_replay(arguments: argparse.Namespace) -> int:
 
 
 def _replay_folder(first: str) -> Path:
-    from sparks.store import FOLDER
+    from sparks.runs.run_folder import FOLDER
 
     if not Path(first).is_dir():
         raise SparksError(f"where to write? {first} is not a folder: give --output FOLDER")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     command_parser,
     loading,
@@ -15,12 +15,12 @@ from sparks.cli.shared import (
     say,
     wants_color,
 )
-from sparks.errors import SparksError
+from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
-    from sparks.null_bands import NullBand
-    from sparks.null_measuring import NullMeasurements
-    from sparks.timeline import Timeline
+    from sparks.runs.null_band import NullBand
+    from sparks.timeline.timeline import Timeline
+    from sparks.training.null import NullMeasurements
 
 
 def add_null(commands: Any) -> None:
@@ -79,10 +79,10 @@ model differ because probes do: births within the band say nothing about the tra
 
 
 def _run_null(arguments: argparse.Namespace) -> int:
-    from sparks.null_bands import to_json
-    from sparks.nulls import merged, refuse_too_little
-    from sparks.store import RunStore
-    from sparks.timeline import Timeline
+    from sparks.runs.null_band import to_json
+    from sparks.runs.run_folder import RunStore
+    from sparks.timeline.nulls import merged, refuse_too_little
+    from sparks.timeline.timeline import Timeline
 
     _check(arguments)
     store = RunStore.find(arguments.run_folder)
@@ -129,7 +129,7 @@ def _measured(arguments: argparse.Namespace) -> NullMeasurements | None:
     """What needs the model; None where nothing does."""
     if not _needs_model(arguments):
         return None
-    from sparks.null_measuring import measure
+    from sparks.training.null import measure
 
     quiet_libraries()
     measured = measure(
@@ -153,7 +153,7 @@ def _bands(
     measured: NullMeasurements | None,
 ) -> Iterator[NullBand]:
     """All nulls of the timeline's rule that were asked for."""
-    from sparks import nulls
+    from sparks.timeline import nulls
 
     drawn = {"draws": arguments.resamples, "seed": arguments.seed}
     if (band := nulls.resampled(timeline, **drawn)) is not None:
@@ -170,8 +170,9 @@ def _bands(
 
 
 def _page(timeline: Timeline, found: Sequence[NullBand]) -> list[str]:
-    from sparks.nulls import sentence
-    from sparks.text_page import Page, column_sizes, count, inert
+    from sparks.ground.plain_text import count, inert
+    from sparks.timeline.nulls import sentence
+    from sparks.views.text.page import Page, column_sizes
 
     page = Page(None, wants_color())
     page.labelled(

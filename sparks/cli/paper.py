@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_reading,
     command_parser,
     named_timelines,
     report_damage,
     say,
 )
-from sparks.errors import SparksError
-from sparks.figure_kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
+from sparks.ground.errors import SparksError
+from sparks.views.figures.kinds import DATA_FORMATS, FIGURES, FORMATS, NOT_DRAWN, WIDTHS
 
 
 def add_figures(commands: Any) -> None:
@@ -77,8 +77,8 @@ A figure that a run cannot give is named on standard error. The same run gives t
 
 
 def _run_figures(arguments: argparse.Namespace) -> int:
-    from sparks.figures import write_figures
-    from sparks.store import RunStore
+    from sparks.runs.run_folder import RunStore
+    from sparks.views.figures import write_figures
 
     names, folders, timelines = named_timelines(arguments)
     if arguments.output is None and len(folders) > 1:

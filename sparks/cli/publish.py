@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparks.cli.shared import add_reading, command_parser, report_damage, say
+from sparks.cli.options import add_reading, command_parser, report_damage, say
 
 
 def add_wandb(commands: Any) -> None:
@@ -43,7 +43,7 @@ Needs the extra wandb, and for the workspace wandb-workspaces.""",
 
 
 def _run_wandb(arguments: argparse.Namespace) -> int:
-    from sparks.wandb_upload import is_offline, metric_of, save_workspace, upload
+    from sparks.views.trackers.wandb_upload import is_offline, metric_of, save_workspace, upload
 
     project, entity = arguments.project, arguments.entity
     metric = metric_of(arguments.run_folder)
@@ -60,6 +60,6 @@ def _run_wandb(arguments: argparse.Namespace) -> int:
         say(said)
     if arguments.only_workspace or not (arguments.no_workspace or is_offline(arguments.mode)):
         say(save_workspace(project=project, entity=entity, metric=metric))
-    from sparks.timeline import Timeline
+    from sparks.timeline.timeline import Timeline
 
     return report_damage([Timeline.from_run(arguments.run_folder)])

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.shared import (
+from sparks.cli.options import (
     add_loading,
     add_settings,
     add_tables,
@@ -19,19 +19,19 @@ from sparks.cli.shared import (
     table_of,
     wants_color,
 )
-from sparks.config import SnapshotConfig
-from sparks.errors import SparksError
-from sparks.figure_kinds import FORMATS
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError
+from sparks.views.figures.kinds import FORMATS
 
 if TYPE_CHECKING:
-    from sparks.think.comparison import ThinkComparison
+    from sparks.thinking.comparison import ThinkComparison
 
 TABLES = ("heads", "counts", "overlap")
 
 
 def add_think(commands: Any) -> None:
     """`sparks think`."""
-    from sparks.think.config import ThinkConfig
+    from sparks.thinking.settings import ThinkConfig
 
     command = command_parser(
         commands,
@@ -79,7 +79,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
 
 
 def _run_think(arguments: argparse.Namespace) -> int:
-    from sparks.think.comparison import ThinkComparison
+    from sparks.thinking.comparison import ThinkComparison
 
     table = table_of(arguments)
     if arguments.model is not None:
@@ -92,15 +92,15 @@ def _run_think(arguments: argparse.Namespace) -> int:
     if table is not None:
         print_frame(getattr(comparison, table)(), arguments.format)
     else:
-        from sparks.think.text import render
+        from sparks.views.text.thinking import render
 
         print(render(comparison, arguments.out, color=wants_color()), end="")
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from sparks.think.config import ThinkConfig
-    from sparks.think.measuring import measure_think
+    from sparks.thinking.measuring import measure_think
+    from sparks.thinking.settings import ThinkConfig
 
     quiet_libraries()
     record = measure_think(
@@ -116,10 +116,10 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _draw(comparison: ThinkComparison, arguments: argparse.Namespace) -> None:
-    from sparks.figures import render
-    from sparks.figures.think_heads import FILE, think_heads
-    from sparks.files import write_atomically
-    from sparks.timeline import RULES
+    from sparks.ground.files import write_atomically
+    from sparks.timeline.timeline import RULES
+    from sparks.views.figures import render
+    from sparks.views.figures.think_heads import FILE, think_heads
 
     for rule in RULES:
         figure = think_heads(comparison, rule=rule)

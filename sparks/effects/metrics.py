@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sparks.errors import SparksError
-from sparks.evaluation.metrics import check_k, pass_values
+from sparks.evaluation.pass_at_k import check_k, pass_values
 from sparks.evaluation.results import default_ks
+from sparks.ground.errors import SparksError
 
 _NAME = re.compile(r"(pass|success)@(\d+)\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """pass@k or success@k (`sparks.evaluation.metrics`); larger is better."""
+    """pass@k or success@k (`evaluation.pass_at_k`); larger is better."""
 
     kind: str
     """`pass` or `success`."""

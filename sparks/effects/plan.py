@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparks.effects.choose_heads import HeadSet, matched_random
 from sparks.effects.sets import ChosenSets
 from sparks.effects.settings import FEWEST_DRAWS
-from sparks.errors import SparksError
-from sparks.files import read_file, why, write_atomically
-from sparks.head_rules import HeadSet, matched_random
-from sparks.heads import Head, check_heads, names, parse_heads
-from sparks.schema import LIMITS, Count, LongText, Number, Scalar, Versioned, decode
+from sparks.ground.errors import SparksError
+from sparks.ground.files import read_file, why, write_atomically
+from sparks.ground.schema import LIMITS, Count, LongText, Number, Scalar, Versioned, decode
+from sparks.models.heads import Head, check_heads, names, parse_heads
 
 KIND, SCHEMA = "sparks effects", 1
 FILE = "study.json"

@@ -21,11 +21,11 @@ from sparks.effects.metrics import Metric, beside
 from sparks.effects.plan import PlannedSet
 from sparks.effects.settings import ALPHA, FEWEST_DRAWS, EffectConfig
 from sparks.effects.verdicts import Judgement, holm, judge
-from sparks.errors import SparksError
-from sparks.evaluation.metrics import mean_with_interval
-from sparks.heads import Head, names
-from sparks.intervals import Interval
-from sparks.paired import Contrast, contrast, effect, random_effect
+from sparks.evaluation.pass_at_k import mean_with_interval
+from sparks.ground.errors import SparksError
+from sparks.models.heads import Head, names
+from sparks.stats.intervals import Interval
+from sparks.stats.paired import Contrast, contrast, effect, random_effect
 
 Answers = Bool[np.ndarray, "problems samples"]
 """Which samples are right."""

@@ -1,7 +1,7 @@
 """Answers the problems of a task under every condition of a plan.
 
-1. The intact model first, then each set and its random heads (`interventions.intervene`): the same
-   problems, settings and seeds.
+1. The intact model first, then each set and its random heads (`effects.interventions.intervene`):
+   the same problems, settings and seeds.
 2. Answers are written as they come. A condition that is finished is passed over, one that was
    killed goes on (`evaluation.samples_file`); a file of another model or of other settings is
    refused.
@@ -19,21 +19,21 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from sparks.anatomy import find
+from sparks.effects.head_means import HeadMeans
+from sparks.effects.interventions import intervene
 from sparks.effects.plan import INTACT, Condition, Plan
 from sparks.effects.records import EffectTable
 from sparks.effects.study import load, read_answers
 from sparks.effects.tables import to_json
-from sparks.errors import SparksError
 from sparks.evaluation.records import Task
 from sparks.evaluation.run import evaluate_with
-from sparks.evaluation.sampling import Sampler, TransformersSampler
+from sparks.evaluation.samplers import Sampler, TransformersSampler
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.files import write_atomically
-from sparks.guard import undisturbed
-from sparks.head_means import HeadMeans
-from sparks.interventions import intervene
-from sparks.sampling import Continuation
+from sparks.ground.errors import SparksError
+from sparks.ground.files import write_atomically
+from sparks.models.anatomy import find
+from sparks.models.generation import Continuation
+from sparks.models.guard import undisturbed
 
 TABLE = "table.json"
 

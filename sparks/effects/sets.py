@@ -2,7 +2,7 @@
 
 A set is written as
 
-    emergent, base, top:10 ...     a rule on the run (`head_rules`)
+    emergent, base, top:10 ...     a rule on the run (`choose_heads`)
     L5H1,L7H2                      heads by hand
     control, control:top:10 ...    heads of the control task: all that are active there at the end,
                                    or a rule on its timeline
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparks.errors import SparksError
-from sparks.head_rules import HeadSet, NoHeads, by_importance, choose_heads
-from sparks.heads import Head, is_head_list
-from sparks.timeline import Timeline
+from sparks.effects.choose_heads import HeadSet, NoHeads, by_importance, choose_heads
+from sparks.ground.errors import SparksError
+from sparks.models.heads import Head, is_head_list
+from sparks.timeline.timeline import Timeline
 
 CONTROL = "control"
 _NAME = re.compile(r"[\w.+ -]{1,40}\Z")

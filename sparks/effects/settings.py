@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparks.config import setting
-from sparks.errors import SparksError
+from sparks.ground.config import setting
+from sparks.ground.errors import SparksError
 
 FEWEST_DRAWS = 2
 """One draw does not say how much draws differ."""

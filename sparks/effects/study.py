@@ -17,8 +17,8 @@ from pathlib import Path
 
 from sparks.effects.plan import INTACT, Condition, Plan
 from sparks.effects.records import Answers, EffectTable, Measured
-from sparks.errors import SparksError
 from sparks.evaluation.results import Evaluation, Unfinished
+from sparks.ground.errors import SparksError
 
 _Found = Mapping[str, Evaluation | None]
 """File of a condition -> its answers; None where they are not finished."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from sparks.csv_text import csv_text
 from sparks.effects.records import EffectTable, Row
-from sparks.heads import names
-from sparks.intervals import Interval
-from sparks.text_page import inert
+from sparks.ground.csv_text import csv_text
+from sparks.ground.plain_text import inert
+from sparks.models.heads import names
+from sparks.stats.intervals import Interval
 
 INTACT = "no ablation"
 _MINUS = "−"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparks.effects.settings import ALPHA
-from sparks.intervals import Interval
+from sparks.stats.intervals import Interval
 
 Verdict = Literal["beyond matched random heads", "no more than matched random heads", "undecided"]
 BEYOND: Verdict = "beyond matched random heads"

@@ -28,7 +28,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
-from sparks.optional import import_optional
+from sparks.ground.optional import import_optional
 
 CheckName = Literal["math", "exact", "contains", "choice"]
 

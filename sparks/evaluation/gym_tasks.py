@@ -14,10 +14,10 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from sparks.errors import SparksError, reason
 from sparks.evaluation.checks import Verdict, bare, final_answer
 from sparks.evaluation.records import Task, TaskProblem
-from sparks.optional import import_optional
+from sparks.ground.errors import SparksError, reason
+from sparks.ground.optional import import_optional
 
 PREFIX = "gym:"
 RIGHT = 0.99

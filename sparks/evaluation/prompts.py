@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparks.errors import SparksError
 from sparks.evaluation.records import TaskProblem
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.problems import with_system
-from sparks.think.modes import Mode, Switch, find_switch
-from sparks.token_pairs import PairEncoder, opened_thinking
+from sparks.ground.errors import SparksError
+from sparks.probes.pairs import PairEncoder, opened_thinking
+from sparks.probes.problems import with_system
+from sparks.probes.thinking_switch import Mode, Switch, find_switch
 
 
 @dataclass(frozen=True)

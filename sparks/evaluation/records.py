@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from sparks.errors import SparksError
 from sparks.evaluation.checks import CheckName, Verdict, judge
-from sparks.token_pairs import Message
+from sparks.ground.errors import SparksError
+from sparks.probes.pairs import Message
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from sparks.errors import SparksError
-from sparks.evaluation.metrics import pass_at, success_at
+from sparks.evaluation.pass_at_k import pass_at, success_at
 from sparks.evaluation.samples_file import Header, SampleLine, read_samples
-from sparks.intervals import Interval
+from sparks.ground.errors import SparksError
+from sparks.stats.intervals import Interval
 
 __all__ = ["Evaluation", "ProblemResult", "of_samples"]
 
@@ -62,7 +62,7 @@ class Evaluation:
     task_hash: str = ""
     model: str = ""
     fingerprint: str = ""
-    """Of the model's weights (`track.fingerprint`)."""
+    """Of the model's weights (`models.fingerprint`)."""
     intervention: str = ""
     """What was done to the model while it was sampled from; empty where nothing was."""
     backend: str = "transformers"

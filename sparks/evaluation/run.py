@@ -7,8 +7,8 @@
    was killed ends with the samples of one that was not.
 3. Each text is checked by the task, with the `<think>` that the template opened before it.
 
-The model runs AS IT IS: hooks on it work (`interventions.intervene`). It and all random states are
-left as found (`guard.undisturbed`).
+The model runs AS IT IS: hooks on it work (`effects.interventions.intervene`). It and all random
+states are left as found (`models.guard.undisturbed`).
 
 Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758: temperature 0.6, top-p 0.95, 4 to 64
 samples a problem.
@@ -26,15 +26,15 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from sparks.errors import SparksError
 from sparks.evaluation.prompts import Prompt, encode_prompts
 from sparks.evaluation.records import Task, TaskProblem
 from sparks.evaluation.results import Evaluation, of_samples
+from sparks.evaluation.samplers import Sampler, TransformersSampler
 from sparks.evaluation.samples_file import Header, SampleLine, SamplesFile
-from sparks.evaluation.sampling import Sampler, TransformersSampler
 from sparks.evaluation.settings import EvaluationConfig
-from sparks.guard import undisturbed
-from sparks.sampling import Continuation, text_after
+from sparks.ground.errors import SparksError
+from sparks.models.generation import Continuation, text_after
+from sparks.models.guard import undisturbed
 
 Unit = tuple[int, int]
 """Problem and sample, both from 0."""

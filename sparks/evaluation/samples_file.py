@@ -17,9 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
 
-from sparks.errors import SparksError
-from sparks.files import check_writable, read_file, why
-from sparks.schema import LIMITS, Amount, Count, LongText, Positive, Scalar, Versioned, decode
+from sparks.ground.errors import SparksError
+from sparks.ground.files import check_writable, read_file, why
+from sparks.ground.schema import (
+    LIMITS,
+    Amount,
+    Count,
+    LongText,
+    Positive,
+    Scalar,
+    Versioned,
+    decode,
+)
 
 KIND = "sparks samples"
 SCHEMA = 1

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from sparks.config import check_share, refuse_unknown, setting
-from sparks.errors import SparksError
+from sparks.ground.config import check_share, refuse_unknown, setting
+from sparks.ground.errors import SparksError
 
 Backend = Literal["auto", "transformers", "vllm"]
 

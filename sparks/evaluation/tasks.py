@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparks.errors import SparksError
 from sparks.evaluation.checks import CheckName, is_mathematics
 from sparks.evaluation.gym_tasks import PREFIX, gym_task
 from sparks.evaluation.hub_tasks import HUB_TASKS
 from sparks.evaluation.records import Task, TaskProblem
-from sparks.jsonl import read_jsonl
-from sparks.problems import answer_text, hub_rows, is_local, one_line, read_prompt
+from sparks.ground.errors import SparksError
+from sparks.ground.jsonl import read_jsonl
+from sparks.probes.problems import answer_text, hub_rows, is_local, one_line, read_prompt
 
 __all__ = ["HUB_TASKS", "Task", "TaskProblem", "load_task"]
 

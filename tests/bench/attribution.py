@@ -34,9 +34,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from sparks.attribution import edge_attribution, estimate_memory
-from sparks.memory import peak_process_gib
-from sparks.token_pairs import TokenPair
+from sparks.attribution.eap_ig import edge_attribution, estimate_memory
+from sparks.models.memory import peak_process_gib
+from sparks.probes.pairs import TokenPair
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ Two parts, each a table; the last line is JSON.
    Also how often the interval of a head's inclusion holds that of the whole pool, against a
    percentile bootstrap (probes drawn with replacement).
 2. `planted`: heads are silenced, revived, grown and shrunk by weight edits at known checkpoints
-   (`tests/planted.py`); recall and precision of the events at the right checkpoint.
+   (`tests/helpers/planted.py`); recall and precision of the events at the right checkpoint.
 
     python tests/bench/calibration.py null --model .cache/smollm2-135m-instruct \\
         --probes POOL.jsonl --keep .cache/calibration
@@ -32,17 +32,17 @@ from jaxtyping import Int
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparks.calibration import HALF, decide
-from sparks.config import SnapshotConfig
-from sparks.intervals import inclusion_interval, percentiles, resampled_counts
-from sparks.probes import ProbeSet
-from sparks.snapshot import Snapshot
-from sparks.store import RunStore
-from sparks.timeline import Timeline
-from sparks.token_pairs import TokenizedProbes
-from sparks.track import take_snapshot
+from sparks.attribution.snapshot import Snapshot
+from sparks.attribution.take_snapshot import take_snapshot
+from sparks.ground.config import SnapshotConfig
+from sparks.probes.pairs import TokenizedProbes
+from sparks.probes.probes import ProbeSet
+from sparks.runs.run_folder import RunStore
+from sparks.stats.intervals import inclusion_interval, percentiles, resampled_counts
+from sparks.timeline.calibration import HALF, decide
+from sparks.timeline.timeline import Timeline
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from models import tiny_model, token_pair
 from planted import STORIES, Planted, clear_heads, judge
 

@@ -12,8 +12,8 @@ import time
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparks.attribution import edge_attribution
-from sparks.probes import ProbeSet
+from sparks.attribution.eap_ig import edge_attribution
+from sparks.probes.probes import ProbeSet
 
 SETTINGS = [
     {"steps": 32},

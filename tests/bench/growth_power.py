@@ -1,4 +1,4 @@
-"""Does the growth rule see what moved, and nothing else? Power and errors of `sparks.growth`.
+"""Does the growth rule see what moved, and nothing else? Power and errors of it.
 
 Parts, each prints its tables; the last line is JSON. Without a model, on what is stored in
 `tests/data/growth-smollm2.npz` (SmolLM2-135M before and after the quickstart's 32 steps of SFT,
@@ -41,14 +41,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from sparks.calibration import decide
-from sparks.config import SnapshotConfig
-from sparks.growth import GrowthConfig, growth, log_shares
-from sparks.intervals import student_below, student_quantile
-from sparks.snapshot import Snapshot
-from sparks.timeline_states import calibrated_states
+from sparks.attribution.snapshot import Snapshot
+from sparks.ground.config import SnapshotConfig
+from sparks.stats.intervals import student_below, student_quantile
+from sparks.timeline.calibration import decide
+from sparks.timeline.growth import GrowthConfig, growth, log_shares
+from sparks.timeline.states import calibrated_states
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 STORED = Path(__file__).parents[1] / "data" / "growth-smollm2.npz"
 FACTORS = (1.1, 1.2, 1.3, 1.5, 2.0)
@@ -465,9 +465,9 @@ def unmoved(
 def ever_called(path: np.ndarray, even: bool) -> int:
     """Heads ever called, of log shares as drawn, which need not sum to 1."""
     with ExitStack() as stack:
-        stack.enter_context(patch("sparks.growth.log_shares", np.asarray))
+        stack.enter_context(patch("sparks.timeline.growth.log_shares", np.asarray))
         if not even:
-            stack.enter_context(patch("sparks.growth._z", students))
+            stack.enter_context(patch("sparks.timeline.growth._z", students))
         found = growth(path, np.ones(path.shape[:2]), GrowthConfig(smallest=1.0))
     return int((found.moved != 0).any(axis=0).sum())
 
@@ -520,7 +520,7 @@ def random(arguments: argparse.Namespace) -> Iterator[Row]:
     from models import tiny_model
     from planted import scaled
 
-    from sparks.track import take_snapshot
+    from sparks.attribution.take_snapshot import take_snapshot
 
     config = SnapshotConfig(steps=4, faithfulness=False)
     shape = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}
@@ -581,8 +581,8 @@ def collect(arguments: argparse.Namespace) -> Iterator[Row]:
     from planted import scaled
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sparks.probes import ProbeSet
-    from sparks.track import take_snapshot
+    from sparks.attribution.take_snapshot import take_snapshot
+    from sparks.probes.probes import ProbeSet
 
     def load(folder: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -655,7 +655,7 @@ def numbers(measured: Snapshot) -> dict[str, np.ndarray]:
 
 
 def part(probes: Any, chosen: slice) -> Any:
-    from sparks.token_pairs import TokenizedProbes
+    from sparks.probes.pairs import TokenizedProbes
 
     return TokenizedProbes(
         pairs=probes.pairs[chosen],

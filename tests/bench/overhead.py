@@ -28,11 +28,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer, Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from sparks.callback import SparksCallback
-from sparks.probes import ProbeSet
-from sparks.store import RunStore
+from sparks.probes.probes import ProbeSet
+from sparks.runs.run_folder import RunStore
+from sparks.training.callback import SparksCallback
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 
 

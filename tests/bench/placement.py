@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparks.attribution import _EdgeRun
-from sparks.config import SnapshotConfig
-from sparks.destinations import AttentionReader
-from sparks.guard import undisturbed
-from sparks.passes import GRADIENT_SCALE
-from sparks.probes import ProbeSet
-from sparks.schedule import Schedule
+from sparks.attribution.batches import Schedule
+from sparks.attribution.eap_ig import _EdgeRun
+from sparks.attribution.head_gradients import AttentionReader
+from sparks.attribution.model_runs import GRADIENT_SCALE
+from sparks.ground.config import SnapshotConfig
+from sparks.models.guard import undisturbed
+from sparks.probes.probes import ProbeSet
 
 FORWARD = 0.45  # CPU time of a row's forward by that of its forward, backward and reading: measured
 EVEN = 0.3

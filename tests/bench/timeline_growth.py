@@ -31,16 +31,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from sparks.circuit_grid import GRID
-from sparks.config import SnapshotConfig
-from sparks.graph import Graph
-from sparks.regimes import CircuitTurnover
-from sparks.report import followers, render_report
-from sparks.snapshot import Snapshot, SnapshotMeta
-from sparks.store import RunStore
-from sparks.timeline import Timeline
-from sparks.timeline_text import render
-from sparks.watch import _Watched, watch
+from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.snapshot import Snapshot, SnapshotMeta
+from sparks.ground.config import SnapshotConfig
+from sparks.models.graph import Graph
+from sparks.runs.run_folder import RunStore
+from sparks.timeline.regimes import CircuitTurnover
+from sparks.timeline.timeline import Timeline
+from sparks.views.live.terminal import _Watched, watch
+from sparks.views.report import followers, render_report
+from sparks.views.text.timeline import render
 
 SHAPES = {
     "28x12": Graph(num_layers=28, num_heads=12, num_kv_heads=2),
@@ -109,7 +109,7 @@ def in_a_process(what: str, run: Path) -> dict[str, float]:
 
 def measured(what: str, run: Path) -> dict[str, float]:
     seconds = WORK[what](run)
-    status = Path("/proc/self/status").read_text()  # `sparks.memory` would bring torch
+    status = Path("/proc/self/status").read_text()  # `sparks.models.memory` would bring torch
     peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
     return {"cpu_seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
 

@@ -1,0 +1,118 @@
+"""How pairs and steps are split into runs that fit a memory budget.
+
+The pair that needs most is prepared first: what one row of it holds is measured (`models.memory`),
+once a model and shape, and the split follows. Pairs whose continuations have one length run
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from torch import nn
+
+from sparks.attribution.model_runs import Endpoints, Passes
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError
+from sparks.models.anatomy import Anatomy
+from sparks.models.anatomy_proof import take_apart
+from sparks.models.memory import GIB, RowBytes, SavedBytes, plan
+from sparks.probes.pairs import TokenPair, check_pair
+
+_MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
+"""More tokens a run gain nothing: on two CPU cores, larger runs fall out of the cache."""
+
+
+class Schedule:
+    """How the pairs and steps are split into runs that fit the memory budget."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: Sequence[TokenPair],
+        config: SnapshotConfig,
+    ) -> None:
+        self.anatomy = take_apart(model)
+        _check_pairs(self.anatomy, pairs)
+        self.pairs, self.positions = pairs, config.positions
+        self.budget = int(config.memory_gib * GIB)
+        # The pair that needs most is prepared first: its row is measured, and its runs are kept.
+        self._largest = max(range(len(pairs)), key=self._size)
+        self._prepared: tuple[Passes, Endpoints] | None = None
+        row = self._measure_row()
+        self._packed = row.packed
+        suffix = len(pairs[self._largest].clean)
+        device = self.anatomy.device.type
+        self.estimate = plan(
+            self.anatomy.graph,
+            d_model=self.anatomy.d_model,
+            suffix=suffix,
+            row=row,
+            steps=config.first_steps,
+            most_steps=config.most_steps,
+            budget_bytes=self.budget,
+            max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
+        )
+
+    def _size(self, index: int) -> int:
+        pair = self.pairs[index]
+        return len(pair.prefix) + 8 * len(pair.clean)
+
+    def _measure_row(self) -> RowBytes:
+        pair = self.pairs[self._largest]
+        shape = (len(pair.prefix), len(pair.clean), self.positions)
+        if shape not in self.anatomy.row_bytes:
+            passes, ends = self._prepared = self.prepare([self._largest])
+            # Few rows, so that measuring needs little itself; more would share more of the prefix.
+            rows = min(passes.most_packed, 4)
+            with SavedBytes(list(self.anatomy.root.parameters())) as saved:
+                trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
+            self.anatomy.row_bytes[shape] = RowBytes(
+                saved=saved.total // rows,
+                logits=trace.logits.numel() * 4 // rows,
+                prefix=passes.prefix_bytes,
+                packed=passes.most_packed,
+            )
+        return self.anatomy.row_bytes[shape]
+
+    def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
+        """Run the prefix and the endpoints of some pairs."""
+        if self._prepared is not None and indices == [self._largest]:
+            prepared, self._prepared = self._prepared, None
+            return prepared
+        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
+        return passes, passes.endpoints()
+
+    def batches(self) -> Iterator[list[int]]:
+        """Indices of pairs that run together: continuations of one length, prefixes alike."""
+        pairs = self.pairs
+        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+            alike = list(same)
+            for start in range(0, len(alike), self.estimate.pairs):
+                yield alike[start : start + self.estimate.pairs]
+
+    def chunks(self, alphas: list[float], indices: list[int]) -> Iterator[list[float]]:
+        """Points in runs that fit."""
+        size = max(1, self.estimate.rows // len(indices))
+        if size > self._packed:
+            size -= size % self._packed  # whole sequences
+        for start in range(0, len(alphas), size):
+            yield alphas[start : start + size]
+
+
+def _check_pairs(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> None:
+    if isinstance(pairs, TokenPair):
+        raise SparksError("pairs must be a sequence of TokenPair, got one: give [pair]")
+    if not isinstance(pairs, Sequence):
+        raise SparksError(f"pairs must be a list of TokenPair, got {type(pairs).__name__}")
+    if not pairs:
+        raise SparksError("pairs is empty: give at least one TokenPair")
+    for number, pair in enumerate(pairs):
+        check_pair(
+            pair,
+            f"pair {number}",
+            vocab_size=anatomy.vocab_size,
+            max_positions=anatomy.max_positions,
+        )

@@ -1,0 +1,450 @@
+"""Builds probes from problems: reference answers or one model's beginnings against another's.
+
+1. Problems come from a JSONL file or a data set of the Hugging Face hub, in their order.
+2. Corrupted: the beginning that `model`, the model before training, samples after the prompt.
+   Clean: the beginning of the reference answer, or what `clean_model` samples.
+3. A pair that no attribution could use (empty, equal, longer than the context) makes room for the
+   next problem, and its reason is kept.
+4. Control probes, where asked for, stand behind them in the group `control`: plain recall and
+   copying (`control_probes.py`), or the user's own.
+
+A model whose chat template opens `<think>` is recorded with that `<think>`, so that the text stands
+for itself under any template; `ProbeSet.tokenize` drops it again where a template repeats it.
+
+Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758: same problem, two sampled beginnings;
+temperature 0.6, top-p 0.95. Torch, transformers and datasets are imported only while building.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, get_args
+
+from tqdm import tqdm
+
+from sparks.ground.config import TRUST_HELP, ControlKind, SnapshotConfig, check_share, setting
+from sparks.ground.errors import SparksError
+from sparks.ground.files import check_writable
+from sparks.models.generation import (
+    continuations,
+    decode,
+    generation_settings,
+    stop_ids,
+    text_after,
+)
+from sparks.probes.controls import Reading, control_probes
+from sparks.probes.pairs import Message, PairEncoder, TokenPair, opened_thinking
+from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
+from sparks.probes.problems import ANSWER_KEYS, Problem, one_line, opened_problems
+
+T = TypeVar("T")
+
+# Passed-over problems after which building gives up, so that no hub data set is read to its end.
+_PATIENCE = 100
+
+
+def _required(help: str) -> Any:
+    return field(metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeBuildingConfig:
+    """What probes are built from, and how. Frozen; ranges are checked when it is made.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+
+    data: str | None = setting(
+        None,
+        "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
+        "problem or question, and with completion, solution or answer; needed but for control "
+        "probes alone",
+    )
+    model: str = _required(
+        "the model before training, a folder or hub id; its sampled beginnings are the corrupted "
+        "ones"
+    )
+    output: str = _required("the JSONL file to write")
+    clean_model: str | None = setting(
+        None, "a trained model whose sampled beginnings are the clean ones, not reference answers"
+    )
+    subset: str | None = setting(None, "name of the subset of a hub data set")
+    split: str = setting("train", "split of a hub data set")
+    count: int = setting(16, "probes to build from the data")
+    control: int = setting(
+        0, "control probes to build as well, of a behaviour that is not trained; they need no data"
+    )
+    control_kind: ControlKind = setting(
+        "both", "what control probes ask for: copying a list, recall of plain facts, or both"
+    )
+    control_probes: str | None = setting(
+        None, "JSONL file of probes of your own to take as control probes"
+    )
+    group: str = setting("", "label of the probes; the problem's own `group` where not given")
+    system_prompt: str | None = setting(
+        None, "system message of chat prompts, in place of the problem's own"
+    )
+    max_new_tokens: int = setting(32, "tokens sampled, and kept of a reference answer")
+    max_suffix_tokens: int = setting(
+        SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens"
+    )
+    temperature: float = setting(0.6, "sampling temperature (paper: 0.6)")
+    top_p: float = setting(0.95, "sampling nucleus (paper: 0.95)")
+    greedy: bool = setting(False, "take the likeliest token instead of sampling")
+    seed: int = setting(0, "seed of the sampling")
+    batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
+    device: str = setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
+    trust_remote_code: bool = setting(False, TRUST_HELP)
+
+    def __post_init__(self) -> None:
+        for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SparksError(f"{name} must be a whole number, at least 1, got {value!r}")
+        if type(self.control) is not int or self.control < 0:
+            raise SparksError(f"control must be a whole number, at least 0, got {self.control!r}")
+        if self.control_kind not in get_args(ControlKind):
+            raise SparksError(
+                f"control_kind must be one of {', '.join(get_args(ControlKind))}, "
+                f"got {self.control_kind!r}"
+            )
+        if self.data is None and not self.control:
+            raise SparksError("no probes asked for: give problems with data, or control above 0")
+        if self.control_probes is not None and not self.control:
+            raise SparksError("control_probes needs control: how many of them to take")
+        if not self.temperature > 0:
+            raise SparksError(
+                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
+            )
+        check_share("top_p", self.top_p)
+        if self.max_new_tokens < self.max_suffix_tokens:
+            raise SparksError(
+                f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
+                f"got {self.max_new_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class BuiltProbes:
+    """Probes, and the problems that gave none."""
+
+    probes: ProbeSet
+    skipped: tuple[str, ...]
+    """One line, place and reason, for each problem that was passed over."""
+    control_right: int | None = None
+    """Built-in control probes whose next word the model gets right; None where there are none."""
+
+
+def write_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
+    """Build probes and write them to `config.output`, whole or not at all.
+
+    Raises:
+        SparksError: as `build_probes`, or the file cannot be written or belongs to a run (found out
+            before the work).
+    """
+    check_writable(config.output)
+    built = build_probes(config, progress=progress)
+    built.probes.save(config.output)
+    return built
+
+
+def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> BuiltProbes:
+    """Build the probes that `config` asks for. The global random states are left as found.
+
+    Raises:
+        SparksError: data or a model cannot be loaded, a problem or a control probe breaks a rule,
+            or too few give a usable pair.
+    """
+    # What can be read is read before any model is loaded: most mistakes show there.
+    problems = None
+    if config.data is not None:
+        problems = opened_problems(
+            config.data,
+            subset=config.subset,
+            split=config.split,
+            system_prompt=config.system_prompt,
+        )
+    own = _own_controls(config)
+    model = Sampler(config.model, config)
+    probes: list[Probe] = []
+    skipped: list[str] = []
+    if problems is not None:
+        probes, skipped = _from_problems(problems, model, config, progress)
+    right = None
+    if own is not None:
+        own.tokenize(model.tokenizer, **model.limits)
+        probes += own
+    elif config.control:
+        controls = control_probes(
+            model,
+            config.control,
+            kind=config.control_kind,
+            seed=config.seed,
+            max_suffix_tokens=config.max_suffix_tokens,
+            system_prompt=config.system_prompt,
+        )
+        probes += controls.probes
+        right = controls.right
+    return BuiltProbes(ProbeSet(tuple(probes)), tuple(skipped), right)
+
+
+def _own_controls(config: ProbeBuildingConfig) -> ProbeSet | None:
+    """The first `config.control` probes of the user's file, as control probes."""
+    if config.control_probes is None:
+        return None
+    found = ProbeSet.load(config.control_probes).probes[: config.control]
+    if len(found) < config.control:
+        raise SparksError(
+            f"{config.control_probes}: {len(found)} probes, control asks for {config.control}"
+        )
+    return ProbeSet(
+        tuple(
+            replace(probe, id=f"control-{number}", group=CONTROL_GROUP)
+            for number, probe in enumerate(found, start=1)
+        )
+    )
+
+
+def _from_problems(
+    problems: Iterator[Problem], corrupted: Sampler, config: ProbeBuildingConfig, progress: bool
+) -> tuple[list[Probe], list[str]]:
+    """`config.count` probes, and the reasons of the problems that gave none."""
+    clean = Sampler(config.clean_model, config) if config.clean_model else None
+    probes, skipped = collect(
+        problems,
+        lambda batch, start: _probes_of(batch, clean, corrupted, config, start),
+        count=config.count,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    if len(probes) < config.count:
+        raise too_few(len(probes), config.count, config.data, skipped)
+    return probes, skipped
+
+
+def collect(
+    problems: Iterator[Problem],
+    make: Callable[[Sequence[Problem], int], tuple[list[T], list[str]]],
+    *,
+    count: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[list[T], list[str]]:
+    """What a number of problems give, batch by batch, until there are `count`.
+
+    Args:
+        problems: in order; those that give nothing make room for the next.
+        make: of a batch and its number of first problem, what it gives, and a line for each problem
+            that gives nothing.
+        count: wanted; fewer come back where the problems end, or too many were passed over.
+        batch_size: problems at a time.
+        progress: show a bar.
+    """
+    found: list[T] = []
+    skipped: list[str] = []
+    with tqdm(total=count, desc="probes", unit="probe", disable=not progress) as bar:
+        for start in itertools.count(step=batch_size):
+            wanted = min(batch_size, count - len(found))
+            batch = list(itertools.islice(problems, wanted))
+            if not batch or len(skipped) >= max(_PATIENCE, count):
+                break
+            new, refused = make(batch, start)
+            found += new
+            skipped += refused
+            bar.update(len(new))
+    return found, skipped
+
+
+def too_few(found: int, count: int, data: str | None, skipped: Sequence[str]) -> SparksError:
+    """The error where `collect` gave fewer than were wanted."""
+    reason = f", the first of them {skipped[0]}" if skipped else ""
+    return SparksError(
+        f"only {found} of {count} probes from {data}: {len(skipped)} problems were passed "
+        f"over{reason}; give more or other problems, or a smaller count"
+    )
+
+
+def _probes_of(
+    batch: Sequence[Problem],
+    clean: Sampler | None,
+    corrupted: Sampler,
+    config: ProbeBuildingConfig,
+    start: int,
+) -> tuple[list[Probe], list[str]]:
+    """Probes of a batch of problems, and the reasons of those that gave none."""
+    usable: list[Problem] = []
+    skipped: list[str] = []
+    probes: list[Probe] = []
+    samplers = [corrupted] if clean is None else [corrupted, clean]
+    for problem in batch:
+        if problem.answer is None and clean is None:
+            raise SparksError(
+                f"{problem.place}: no reference answer: give one of {', '.join(ANSWER_KEYS)}, or "
+                f"a clean model"
+            )
+        for sampler in samplers:
+            sampler.require_template(problem)
+        try:
+            for sampler in samplers:
+                sampler.check_prompt(problem.prompt)
+            usable.append(problem)
+        except SparksError as error:
+            skipped.append(f"{problem.place}: {error}")
+    prompts = [problem.prompt for problem in usable]
+    before = corrupted.beginnings(prompts, f"{config.seed} corrupted {start}")
+    if clean is None:
+        after = [corrupted.cut(problem.answer or "") for problem in usable]
+    else:
+        after = clean.beginnings(prompts, f"{config.seed} clean {start}")
+    for problem, good, bad in zip(usable, after, before, strict=True):
+        try:
+            corrupted.encoder.pair(problem.prompt, good, bad)
+        except SparksError as error:
+            skipped.append(f"{problem.place}: {error}")
+        else:
+            group = config.group or problem.group
+            probes.append(Probe(problem.prompt, clean=good, corrupted=bad, group=group))
+    return probes, skipped
+
+
+# -- sampling ----------------------------------------------------------------------------------
+
+
+class Sampler:
+    """A model with its tokenizer, for sampling beginnings.
+
+    Raises:
+        SparksError: it cannot be loaded, or weights are missing.
+    """
+
+    def __init__(self, name: str, config: ProbeBuildingConfig) -> None:
+        from sparks.models.loading import device_of, load_model, load_tokenizer, split_revision
+
+        device, trust = device_of(config.device), config.trust_remote_code
+        # Half precision is slow on a CPU, and its rounding depends on the machine.
+        dtype = "float32" if device == "cpu" else "auto"
+        place = split_revision(name)
+        self.tokenizer: Any = load_tokenizer(*place, trust_remote_code=trust)
+        self._model = load_model(*place, device=device, dtype=dtype, trust_remote_code=trust)
+        self._name = name
+        self._config = config
+        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._settings = generation_settings(
+            stop_ids(self._model, self.tokenizer),
+            max_new_tokens=config.max_new_tokens,
+            greedy=config.greedy,
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
+        self.limits: dict[str, Any] = {
+            "max_suffix_tokens": config.max_suffix_tokens,
+            "max_context": self._context,
+        }
+        """How long pairs may be."""
+        self.encoder = PairEncoder(self.tokenizer, **self.limits)
+        """Makes pairs with this model's tokenizer, under `limits`."""
+
+    def require_template(self, problem: Problem) -> None:
+        """Refuse a chat prompt where the tokenizer has no chat template.
+
+        Raises:
+            SparksError: it has none.
+        """
+        if not isinstance(problem.prompt, str) and not self.encoder.has_chat_template:
+            raise SparksError(
+                f"{problem.place}: chat messages, but the tokenizer of {self._name} has no chat "
+                f"template: give the key `prompt` with text, or a model with a template"
+            )
+
+    def check_prompt(self, prompt: str | list[Message]) -> None:
+        """Prove that the model can answer a prompt.
+
+        Raises:
+            SparksError: the chat template refuses it, it is empty, or no room is left behind it.
+        """
+        length, new = len(self.encoder.prompt_ids(prompt)), self._config.max_new_tokens
+        if not length:
+            raise SparksError("the prompt is empty in tokens")
+        if self._context is not None and length + new > self._context:
+            raise SparksError(
+                f"a prompt of {length} tokens leaves no room for {new} in {self._context}"
+            )
+
+    def cut(self, answer: str) -> str:
+        """The beginning of a reference answer, `max_new_tokens` tokens long."""
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if len(ids) <= self._config.max_new_tokens:
+            return answer
+        kept = decode(self.tokenizer, ids[: self._config.max_new_tokens])
+        return answer[: len(kept.rstrip("\ufffd"))]
+
+    def beginnings(self, prompts: Sequence[str | list[Message]], seed: str) -> list[str]:
+        """What the model writes after each prompt: at most `max_new_tokens` tokens.
+
+        Args:
+            prompts: those that `check_prompt` let pass.
+            seed: names the random draw; the global random state is left as found.
+
+        Raises:
+            SparksError: sampling fails (weights that are no numbers, no memory).
+        """
+        rows = [self.encoder.prompt_ids(prompt) for prompt in prompts]
+        try:
+            found = continuations(self._model, rows, self._settings, seed)
+        except RuntimeError as error:  # no number in the logits, no memory left
+            raise SparksError(
+                f"cannot sample from {self._name}: {one_line(error)}; check its weights, or "
+                f"lower batch_size"
+            ) from error
+        return [
+            opened_thinking(self.encoder.prompt_text(prompt))
+            + text_after(self.tokenizer, row, answer.ids)
+            for prompt, row, answer in zip(prompts, rows, found, strict=True)
+        ]
+
+    def readings(self, pairs: Sequence[TokenPair]) -> list[Reading]:
+        """What the model predicts behind the continuations of each pair.
+
+        Raises:
+            SparksError: the model cannot be run (no memory).
+        """
+        rows = [pair.prefix + part for pair in pairs for part in (pair.clean, pair.corrupted)]
+        size = self._config.batch_size
+        behind = [
+            logits
+            for start in range(0, len(rows), size)
+            for logits in self._last_logits(rows[start : start + size])
+        ]
+        return [_reading(*two) for two in zip(behind[::2], behind[1::2], strict=True)]
+
+    def _last_logits(self, rows: list[list[int]]) -> Any:
+        """Logits behind each row, [row vocabulary], float32."""
+        import torch
+
+        from sparks.models.anatomy import own_settings
+
+        width = max(map(len, rows))
+        device = self._model.device
+        # Padded on the right: nothing before it sees the padding.
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        try:
+            with torch.no_grad():
+                logits = self._model(input_ids=ids, **own_settings(self._model)).logits
+        except RuntimeError as error:  # no memory left
+            raise SparksError(
+                f"cannot run {self._name}: {one_line(error)}; lower batch_size"
+            ) from error
+        return logits[torch.arange(len(rows), device=device), last].float()
+
+
+def _reading(clean: Any, corrupted: Any) -> Reading:
+    """Of logits, [vocabulary] each."""
+    from torch.nn.functional import kl_div
+
+    first, second = clean.log_softmax(-1), corrupted.log_softmax(-1)
+    loss = kl_div(second, first, reduction="sum", log_target=True)
+    return Reading(float(loss), int(first.argmax()), int(second.argmax()))

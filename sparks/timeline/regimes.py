@@ -1,0 +1,501 @@
+"""What kind of run it was, by numbers: heads that accumulate, heads that are tried and dropped.
+
+"Thinking Sparks!" (https://arxiv.org/abs/2509.25758) tells two regimes by eye: under SFT and
+distillation emergent heads accumulate and most persist; under GRPO few are born, pruned again, and
+their number follows the accuracy reward. Here a regime is named only when tests say so. States
+(`emergent`, `base`, ...) are those of the timeline, under whatever rule it was read.
+
+Numbers of a run:
+1. Survival of births: Kaplan-Meier over the first spell of every born head, from birth to pruning,
+   in optimizer steps; censored at the last checkpoint, or where it was last active if its state is
+   undecided from there on (`stats.survival`). A revival starts no new subject (a head that
+   flickers would count many times); it counts in 3. Asked at the *horizon*: the longest time after
+   birth for which half of the births could be followed.
+2. Half-life: the median of that curve.
+3. Turnover: share of emergent heads, in whatever spell, that fall silent by the next checkpoint.
+4. Growth: rank correlation of the emergent count with time (`stats.trends`), without the
+   first checkpoint, where it is 0 by definition.
+5. Exchange: heads gained (emergent at the last checkpoint) against base heads lost there; exact
+   sign test. A set that loses as many as it gains drifts, it does not grow. Ours, not the paper's.
+6. Coupling of the active and of the emergent count to the reward, and of the active count to the
+   loss (`stats.coupling`).
+7. Retained share of base heads at the last checkpoint, with Wilson's interval.
+8. Depth of births: mean of layer / last layer over born heads, beside that of all that could have
+   been born.
+
+Verdict, with 95 % intervals and tests at 5 % (`RegimeSettings`):
+- *accumulates*: enough births; survival at the horizon above 1/2 with its whole interval (1);
+  emergent heads rise (4); gains exceed losses (5).
+- *searches*: enough births; survival at the horizon below 1/2 with its whole interval; the active
+  and the emergent count follow the reward. Without a logged reward this cannot be said, however
+  high the turnover: heads that flicker at the edge of the threshold are born and pruned too.
+- *undecided*: all else, with the reason. So it is where births or checkpoints are fewer than a test
+  needs to decide, births came too late to be followed, or a checkpoint has too little L.
+
+The two exclude each other. Heads, and in 4 checkpoints, count as independent; where they are not,
+the single numbers look surer than they are, which is why no regime rests on one of them. What
+noise and planted regimes give is measured in `tests/timeline/test_regimes.py`. This sums up a run
+that is over: unlike everything on a timeline, it can change when checkpoints are added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from sparks.attribution.snapshot import Snapshot
+from sparks.ground.config import setting
+from sparks.ground.errors import SparksError
+from sparks.stats.coupling import Coupling, Side, at_checkpoints, coupling
+from sparks.stats.intervals import LEVEL, inclusion_interval
+from sparks.stats.survival import Survival, fewest_subjects
+from sparks.stats.trends import (
+    NO_INTERVAL,
+    Interval,
+    Trend,
+    fewest_for_trend,
+    ratio_over_heads,
+    rising,
+    sign_test,
+)
+from sparks.timeline.history import Follower, History
+from sparks.timeline.regime_evidence import evidence
+from sparks.timeline.timeline import Timeline
+from sparks.timeline.turnover import Turnover, TurnoverMeter
+
+Verdict = Literal["accumulates", "searches", "undecided"]
+_COUPLINGS = ("reward", "reward_emergent", "loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegimeSettings:
+    """When a regime is named. Frozen; ranges are checked when it is made.
+
+    Raises:
+        SparksError: a value is outside its range.
+    """
+
+    alpha: float = setting(0.05, "p-value up to which a test counts")
+    level: float = setting(LEVEL, "coverage of the interval of survival")
+    share_kept: float = setting(
+        0.5, "survival of births that tells the regimes apart: its interval above, or below"
+    )
+    min_births: int = setting(12, "births with fewer of which no regime is named")
+    min_checkpoints: int = setting(8, "checkpoints with fewer of which no regime is named")
+    followed_share: float = setting(
+        0.25, "share of the run for which half of the births must have been followed"
+    )
+    max_lag: int = setting(3, "checkpoints, at most, by which the count may follow the reward")
+    reward: str = setting("reward", "name of the logged curve that a search follows")
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "level", "share_kept", "followed_share"):
+            value = getattr(self, name)
+            if not (isinstance(value, float) and 0 < value < 1):
+                raise SparksError(f"{name} must be a number between 0 and 1, got {value!r}")
+        for name, lowest in (("min_births", 1), ("min_checkpoints", 1), ("max_lag", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < lowest:
+                raise SparksError(f"{name} must be a whole number, at least {lowest}, got {value}")
+
+    @property
+    def fewest_births(self) -> int:
+        """`min_births`, or more if the half of them that reaches the horizon decides nothing."""
+        return max(self.min_births, 2 * fewest_subjects(self.level, self.share_kept) - 1)
+
+    @property
+    def fewest_checkpoints(self) -> int:
+        """`min_checkpoints`, or more if a rise, which leaves out the first, needs more."""
+        return max(self.min_checkpoints, 1 + fewest_for_trend(self.alpha))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """A run in numbers, and what they say."""
+
+    name: str
+    rule: str
+    """By which the timeline was read."""
+    verdict: Verdict
+    reason: str
+    """Why the verdict is undecided; empty where it is not."""
+    evidence: tuple[str, ...]
+    """Sentences with the numbers, each of which stands alone."""
+    settings: RegimeSettings
+    checkpoints: int
+    first_step: int
+    last_step: int
+    births: int
+    """Heads that ever emerged."""
+    half_born: float
+    """Step by which half of the births had happened; NaN without births."""
+    kept: int
+    """Born heads that are active at the last checkpoint: gained."""
+    lost: int
+    """Base heads that are inactive there, not merely undecided."""
+    exchange_p: float
+    """Sign test of kept > lost, one-sided."""
+    most_emergent: int
+    """At any checkpoint."""
+    prunings: int
+    revivals: int
+    horizon: int
+    """Steps after birth at which `survival` is asked; 0 without births that can be followed."""
+    survival: Interval
+    half_life: Interval
+    """In steps; infinite where more than half survive as long as anything was followed."""
+    turnover: Interval
+    """Share of emergent heads that fall silent by the next checkpoint."""
+    growth: Trend
+    """Of the emergent count, without the first checkpoint."""
+    reward: Coupling | None
+    """Of the active count; None where no reward is logged."""
+    reward_emergent: Coupling | None
+    """Of the emergent count."""
+    loss: Coupling | None
+    """Of the active count."""
+    base: int
+    retained: Interval
+    """Share of base heads that are active at the last checkpoint; NaN without base heads."""
+    depth: Interval
+    """Mean depth of births, 0 = first layer, 1 = last."""
+    depth_by_chance: float
+    undecided: float
+    """Share of heads, over all checkpoints, whose state the rule leaves open."""
+
+    @classmethod
+    def of(cls, timeline: Timeline, settings: RegimeSettings | None = None) -> Regime:
+        """The numbers of a run and their verdict.
+
+        Args:
+            timeline: of the run; under either rule.
+            settings: when a regime is named; None for the defaults.
+        """
+        settings = settings or RegimeSettings()
+        numbers = _numbers(timeline, settings)
+        return cls(settings=settings, **numbers, **_judge(timeline, numbers, settings))
+
+
+def survival_of_births(timeline: Timeline, *, level: float = LEVEL) -> Survival:
+    """First spell of every born head, in steps; `first_spells` says when it is censored."""
+    spells = first_spells(timeline)
+    return Survival(
+        durations=spells["duration"].to_numpy(), ended=spells["ended"].to_numpy(), level=level
+    )
+
+
+def first_spells(timeline: Timeline) -> pd.DataFrame:
+    """A row a born head, layer by layer.
+
+    Columns: head, layer, index, birth (step), last (step at which it was pruned, or at which it was
+    last active), duration (steps), ended (pruned).
+    """
+    born = timeline.cohort >= 0
+    layer, index = np.nonzero(born)
+    birth = timeline.cohort[born]
+    pruned = timeline.changes("pruned")[:, born]
+    ended = pruned.any(axis=0)
+    last_active = len(timeline) - 1 - timeline.emergent[::-1, born].argmax(axis=0)
+    last = np.where(ended, pruned.argmax(axis=0), last_active)
+    return pd.DataFrame(
+        {
+            "head": np.array([f"L{i}H{j}" for i, j in np.argwhere(born)], dtype=object),
+            "layer": layer,
+            "index": index,
+            "birth": timeline.steps[birth],
+            "last": timeline.steps[last],
+            "duration": timeline.steps[last] - timeline.steps[birth],
+            "ended": ended,
+        }
+    )
+
+
+def circuit_turnover(timeline: Timeline) -> list[Turnover]:
+    """Of the edges and heads of the circuits of the timeline's probes (`timeline.turnover`)."""
+    rows: list[Turnover] = timeline.snapshots.follow(CircuitTurnover(timeline.group))
+    return rows
+
+
+class CircuitTurnover(Follower):
+    """Reads `Turnover` off the snapshots of a run."""
+
+    _meter: TurnoverMeter | None = None
+
+    def read(self, history: History, snapshot: Snapshot) -> Turnover:
+        """As `TurnoverMeter.add`."""
+        self._meter = self._meter or TurnoverMeter(history.chosen(self.group))
+        return self._meter.add(snapshot)
+
+
+# -- a row a run -----------------------------------------------------------------------------------
+
+
+def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> dict[str, Any]:
+    """The numbers of `Regime.of` as a flat row, for a table of several runs.
+
+    Keys: run, verdict, reason and the fields of `Regime`. Of an interval NAME, NAME_low and
+    NAME_high; growth_rho and growth_p; of couplings NAME_rho, NAME_lag, NAME_p and NAME_points, NaN
+    where the curve is not logged. Half-lives that were not reached are NaN. edges_turnover and
+    heads_turnover are the means over checkpoints of the circuits' turnover from the checkpoint
+    before, edges_stability and heads_stability those of the circuits' agreement between probes
+    (`timeline.turnover`). circuit_growth, _low and _high: heads that a circuit gained by the last
+    checkpoint, and its 95 % interval over probes.
+    """
+    regime = Regime.of(timeline, settings)
+    row: dict[str, Any] = {"run": regime.name}
+    for item in fields(regime):
+        if item.name not in ("name", "evidence", "settings"):
+            row |= _cells(item.name, getattr(regime, item.name))
+    row |= circuit_means(timeline)
+    last = timeline.counts().iloc[-1]
+    return row | {key: float(last[key]) for key in last.index if key.startswith("circuit_growth")}
+
+
+def circuit_means(timeline: Timeline) -> dict[str, float]:
+    """edges_turnover, edges_stability, heads_turnover, heads_stability: see `regime_row`."""
+    rows = circuit_turnover(timeline)
+    means: dict[str, float] = {}
+    for kind in ("edges", "heads"):
+        moved = [getattr(found, f"{kind}_from_previous").value for found in rows]
+        alike = [getattr(found, f"{kind}_stability").value for found in rows]
+        means |= {f"{kind}_turnover": _mean(moved), f"{kind}_stability": _mean(alike)}
+    return means
+
+
+def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """How the numbers of several runs of a kind differ, such as those of seeds.
+
+    Args:
+        rows: of `regime_row`, with a column `by` that names the kind.
+        by: name of that column.
+
+    Returns:
+        A row a kind and number. Columns: `by`, number (name of a column), runs (that have it),
+        mean, sd (NaN for one run), lowest, highest.
+
+    Raises:
+        SparksError: there is no column `by`.
+    """
+    if by not in rows.columns:
+        raise SparksError(
+            f"rows must have a column {by!r}, got {', '.join(map(str, rows.columns))}"
+        )
+    names = [name for name in rows.select_dtypes("number").columns if name != by]
+    long = rows.melt(id_vars=by, value_vars=names, var_name="number", value_name="value")
+    long["value"] = long["value"].astype(np.float64)
+    grouped = long.groupby([by, "number"], sort=False)["value"]
+    summary = grouped.agg(runs="count", mean="mean", sd="std", lowest="min", highest="max")
+    return summary.reset_index()
+
+
+def _cells(name: str, value: object) -> Mapping[str, Any]:
+    if isinstance(value, Interval):
+        finite = {end: getattr(value, end) for end in ("value", "low", "high")}
+        finite = {end: math.nan if math.isinf(number) else number for end, number in finite.items()}
+        return {name: finite["value"], f"{name}_low": finite["low"], f"{name}_high": finite["high"]}
+    if isinstance(value, Trend):
+        return {f"{name}_rho": value.rho, f"{name}_p": value.p_value}
+    if name in _COUPLINGS:
+        parts = {"rho": "rho", "lag": "lag", "p": "p_value", "points": "points"}
+        return {f"{name}_{key}": getattr(value, part, math.nan) for key, part in parts.items()}
+    return {name: value}
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def _numbers(timeline: Timeline, settings: RegimeSettings) -> dict[str, Any]:
+    born = timeline.cohort >= 0
+    spells = first_spells(timeline)
+    survival = survival_of_births(timeline, level=settings.level)
+    horizon = _horizon(timeline.steps[-1] - spells["birth"].to_numpy())
+    emergent = timeline.emergent.sum(axis=(1, 2))
+    kept = int(emergent[-1])
+    silent = ~timeline.active[-1] & ~timeline.undecided[-1]
+    lost = int((timeline.base & silent).sum())
+    return {
+        "name": timeline.name,
+        "rule": timeline.rule,
+        "checkpoints": len(timeline),
+        "first_step": int(timeline.steps[0]),
+        "last_step": int(timeline.steps[-1]),
+        "births": int(born.sum()),
+        "half_born": _half(spells["birth"].to_numpy()),
+        "kept": kept,
+        "lost": lost,
+        "exchange_p": sign_test(kept, lost),
+        "most_emergent": int(emergent.max()),
+        "prunings": int(timeline.changes("pruned").sum()),
+        "revivals": int(timeline.changes("revived").sum()),
+        "horizon": horizon,
+        "survival": survival.at(horizon) if horizon else NO_INTERVAL,
+        "half_life": survival.median,
+        "turnover": _turnover(timeline),
+        "growth": rising(emergent[1:]),
+        "reward": _coupled(timeline, timeline.active, settings.reward, "positive", settings),
+        "reward_emergent": _coupled(
+            timeline, timeline.emergent, settings.reward, "positive", settings
+        ),
+        "loss": _coupled(timeline, timeline.active, "loss", "either", settings),
+        "base": int(timeline.base.sum()),
+        "retained": _retained(timeline),
+        **_depths(timeline),
+        "undecided": float(timeline.undecided.mean()),
+    }
+
+
+def _horizon(followed: Int[np.ndarray, " births"]) -> int:
+    """The longest time for which at least half of the births could be followed."""
+    return int(np.sort(followed)[::-1][(len(followed) - 1) // 2]) if len(followed) else 0
+
+
+def _half(births: Int[np.ndarray, " births"]) -> float:
+    return float(np.sort(births)[(len(births) - 1) // 2]) if len(births) else math.nan
+
+
+def _turnover(timeline: Timeline) -> Interval:
+    born = timeline.cohort >= 0
+    fallen = timeline.changes("pruned")[:, born].sum(axis=0)
+    return ratio_over_heads(fallen, timeline.emergent[:-1, born].sum(axis=0))
+
+
+def _coupled(
+    timeline: Timeline,
+    heads: Bool[np.ndarray, "checkpoints layers heads"],
+    name: str,
+    side: Side,
+    settings: RegimeSettings,
+) -> Coupling | None:
+    curves = timeline.metrics()
+    if name not in curves.columns:
+        return None
+    return coupling(
+        heads.sum(axis=(1, 2)),
+        at_checkpoints(curves[name], timeline.steps),
+        name=name,
+        max_lag=settings.max_lag,
+        side=side,
+        alpha=settings.alpha,
+    )
+
+
+def _retained(timeline: Timeline) -> Interval:
+    if not timeline.base.any():
+        return NO_INTERVAL
+    still = timeline.retained[-1][timeline.base]
+    low, high = inclusion_interval(still[:, None], 1)
+    return Interval(value=float(still.mean()), low=float(low[0]), high=float(high[0]))
+
+
+def _depths(timeline: Timeline) -> Mapping[str, Any]:
+    layers = timeline.graph.num_layers
+    depth = np.broadcast_to(np.arange(layers)[:, None] / max(layers - 1, 1), timeline.cohort.shape)
+    births = depth[timeline.cohort >= 0]
+    free = depth[~timeline.base]
+    return {
+        "depth": ratio_over_heads(births, np.ones(len(births))),
+        "depth_by_chance": float(free.mean()) if len(free) else math.nan,
+    }
+
+
+# -- verdict ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """One thing that a regime needs."""
+
+    holds: bool
+    lacking: str
+    """What is missing if it does not hold."""
+
+
+def _judge(
+    timeline: Timeline, numbers: Mapping[str, Any], settings: RegimeSettings
+) -> dict[str, Any]:
+    if reason := timeline.little_in_words():
+        return {"verdict": "undecided", "reason": reason, "evidence": ()}
+    sentences = tuple(evidence(numbers, settings.share_kept, settings.reward))
+    if reason := _too_few(numbers, settings):
+        return {"verdict": "undecided", "reason": reason, "evidence": sentences}
+    claims = {
+        "accumulates": _accumulating(numbers, settings),
+        "searches": _searching(numbers, settings),
+    }
+    missing = {
+        verdict: ", ".join(claim.lacking for claim in needed if not claim.holds)
+        for verdict, needed in claims.items()
+    }
+    for verdict, lacking in missing.items():
+        if not lacking:
+            return {"verdict": verdict, "reason": "", "evidence": sentences}
+    reason = "; ".join(f"not {verdict!r}: {lacking}" for verdict, lacking in missing.items())
+    return {"verdict": "undecided", "reason": reason, "evidence": sentences}
+
+
+def _too_few(numbers: Mapping[str, Any], settings: RegimeSettings) -> str:
+    """Why no test can decide; empty where they can."""
+    checkpoints, births, horizon = (numbers[key] for key in ("checkpoints", "births", "horizon"))
+    if checkpoints < settings.fewest_checkpoints:
+        return f"too few checkpoints: {checkpoints}, at least {settings.fewest_checkpoints} decide"
+    if not births:
+        return "no births"
+    if births < settings.fewest_births:
+        return f"too few births: {births}, at least {settings.fewest_births} decide"
+    needed = settings.followed_share * (numbers["last_step"] - numbers["first_step"])
+    if horizon < needed:
+        return (
+            f"births came late: half of them could be followed for {horizon} steps at most, "
+            f"{needed:.0f} are needed"
+        )
+    return ""
+
+
+def _accumulating(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
+    return [
+        _Claim(
+            holds=numbers["survival"].low > settings.share_kept,
+            lacking=f"survival of births is not surely above {settings.share_kept:.0%}",
+        ),
+        _Claim(
+            holds=numbers["growth"].p_value <= settings.alpha,
+            lacking="the emergent count does not surely rise",
+        ),
+        _Claim(
+            holds=numbers["exchange_p"] <= settings.alpha,
+            lacking="heads gained do not surely exceed base heads lost",
+        ),
+    ]
+
+
+def _searching(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
+    name, found = repr(settings.reward), numbers["reward"]
+    counts = {"active": found, "emergent": numbers["reward_emergent"]}
+    apart = [kind for kind, one in counts.items() if one and not one.p_value <= settings.alpha]
+    if found is None:
+        lacking = f"no {name} is logged, which the counts could follow"
+    elif found.points < found.fewest_points:
+        lacking = (
+            f"{found.points} checkpoints with a {name} are too few to tell whether the counts "
+            f"follow it ({found.fewest_points} decide)"
+        )
+    else:
+        lacking = f"the {' and the '.join(apart)} count does not surely follow {name}"
+    return [
+        _Claim(
+            holds=numbers["survival"].high < settings.share_kept,
+            lacking=f"survival of births is not surely below {settings.share_kept:.0%}",
+        ),
+        _Claim(holds=found is not None and not apart, lacking=lacking),
+    ]

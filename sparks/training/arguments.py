@@ -1,0 +1,134 @@
+"""Settings of the callback for a script's own command line and YAML, as TRL's scripts read them.
+
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, SparksArguments))
+    script_args, training_args, model_args, sparks_args = parser.parse_args_and_config()
+    trainer = SFTTrainer(..., callbacks=[sparks_args.callback()])
+
+Then `--sparks_probes probes.jsonl --sparks_steps 20` works, and so do the same keys in the file
+given with `--config`. Every name begins with `sparks_`, since the trainers' own settings share one
+command line with them. What a snapshot measures (`SnapshotConfig`) and how checkpoints are
+evaluated (`EvaluationConfig`, as `sparks_evaluation_<name>`) is taken over field by field: names,
+types, defaults and help stand there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from sparks.evaluation.settings import EvaluationConfig
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError
+
+if TYPE_CHECKING:
+    import os
+
+    from sparks.probes.probes import ProbeSet
+    from sparks.training.callback import SparksCallback
+
+PREFIX = "sparks_"
+EVALUATION = "sparks_evaluation_"
+
+
+def _option(default: Any, help: str) -> Any:
+    """A field with the help that the command line shows (argparse reads `%` as a format)."""
+    return field(default=default, metadata={"help": help.replace("%", "%%")})
+
+
+def _fields_of(kind: Any, prefix: str) -> list[tuple[str, Any, Any]]:
+    """Name, type and field of every setting of a class."""
+    types = get_type_hints(kind)
+    return [
+        (prefix + item.name, types[item.name], _option(item.default, item.metadata["help"]))
+        for item in fields(kind)
+    ]
+
+
+_TakenOver: Any = make_dataclass(
+    "_TakenOver",
+    _fields_of(SnapshotConfig, PREFIX) + _fields_of(EvaluationConfig, EVALUATION),
+    namespace={"__module__": __name__},
+)
+
+
+@dataclass
+class SparksArguments(_TakenOver):
+    """Settings of `SparksCallback`, for `TrlParser` and `HfArgumentParser`.
+
+    Besides the fields below it has `sparks_<name>` for every field of `SnapshotConfig`, and
+    `sparks_evaluation_<name>` for every field of `EvaluationConfig`.
+    """
+
+    sparks_probes: str | None = _option(None, "JSONL file of probes")
+    sparks_evaluate: str | None = _option(
+        None,
+        "evaluate every measured checkpoint on this task: a name, gym:NAME, or a JSONL file with "
+        "problems and answers",
+    )
+    sparks_output_dir: str | None = _option(
+        None, "folder for the snapshots; the trainer's OUTPUT_DIR/sparks where not given"
+    )
+    sparks_every_n_steps: int | None = _option(
+        None, "measure every that many optimizer steps too, whatever is saved"
+    )
+    sparks_on_error: Literal["warn", "raise"] = _option(
+        "warn", "what a snapshot that fails during training does: warn and go on, or raise"
+    )
+    sparks_report: bool = _option(True, "write report.html into the run folder at the end")
+    sparks_progress: bool = _option(
+        True, "show a bar while a snapshot is taken, and a line after it"
+    )
+    sparks_alerts: bool = _option(False, "have trackers tell of births and prunings")
+
+    def snapshot_config(self) -> SnapshotConfig:
+        """What is measured, and how.
+
+        Raises:
+            SparksError: a value is outside its range.
+        """
+        return SnapshotConfig(
+            **{item.name: getattr(self, PREFIX + item.name) for item in fields(SnapshotConfig)}
+        )
+
+    def evaluation_config(self) -> EvaluationConfig | None:
+        """How checkpoints are evaluated; None where no task is given.
+
+        Raises:
+            SparksError: a value is outside its range, or there are settings and no task.
+        """
+        values = {f.name: getattr(self, EVALUATION + f.name) for f in fields(EvaluationConfig)}
+        config = EvaluationConfig(**values)
+        if self.sparks_evaluate is not None:
+            return config
+        given = next((f.name for f in fields(config) if values[f.name] != f.default), None)
+        if given is not None:
+            raise SparksError(
+                f"{EVALUATION}{given} says how to evaluate, but not on what: give "
+                f"--sparks_evaluate TASK, or leave it out"
+            )
+        return None
+
+    def callback(self, probes: str | os.PathLike[str] | ProbeSet | None = None) -> SparksCallback:
+        """The callback with these settings.
+
+        Args:
+            probes: in place of `sparks_probes`.
+
+        Raises:
+            SparksError: no probes are named, they cannot be read, or a value is outside its range.
+        """
+        from sparks.training.callback import SparksCallback
+
+        probes = self.sparks_probes if probes is None else probes
+        if probes is None:
+            raise SparksError(
+                "no probes: give their JSONL file with --sparks_probes (`sparks probes` builds one)"
+            )
+        ours = [item.name for item in fields(SparksArguments)]
+        inherited = {item.name for item in fields(_TakenOver)} | {"sparks_probes"}
+        settings = {
+            name.removeprefix(PREFIX): getattr(self, name) for name in ours if name not in inherited
+        }
+        return SparksCallback(
+            probes, config=self.snapshot_config(), evaluation=self.evaluation_config(), **settings
+        )

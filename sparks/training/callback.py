@@ -1,0 +1,289 @@
+"""The callback that a training script adds: a snapshot of the base model, at each save, at the end.
+
+What happens when:
+1. `on_train_begin`: everything that can be wrong with probes, model or folder is found here, before
+   a step is spent; then the base model is measured (step 0). A resumed run keeps the snapshots up
+   to its checkpoint, sets later ones aside, and measures the checkpoint if it has none. A training
+   that begins anew moves the run that it finds in its folder to `attempt-N` there, whole. One that
+   finds another training at work there is refused.
+2. `on_save`, and every `every_n_steps` where asked: a snapshot; in the trackers that the trainer
+   reports to, the numbers and two pictures of the timeline so far.
+3. The trainer's closing log, with which it ends: the last step if it has none, then the report, and
+   in the trackers table, report and snapshots. Not `on_train_end`: reporters close their runs there
+   before other callbacks are called, and the best model may have been loaded by then.
+
+Where a task is given, each checkpoint is evaluated after it was measured: answers to its problems
+are sampled and checked, and kept in the run folder.
+
+Training is left untouched: weights, optimizer, random states and logs are bitwise what they are
+without the callback. A step is measured once. This module says when; `recorder` does the work, in
+every process of the training.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sparks.ground.config import SnapshotConfig
+from sparks.ground.errors import SparksError, reason
+from sparks.models.adapters import can_be_disabled
+from sparks.models.sharding import refuse_unknown_sharding
+from sparks.probes.probes import ProbeSet
+from sparks.runs.run_folder import FOLDER, RunStore
+from sparks.training.evaluator import CheckpointEvaluator
+from sparks.training.recorder import Recorder
+
+if TYPE_CHECKING:
+    from sparks.evaluation.records import Task
+    from sparks.evaluation.settings import EvaluationConfig
+
+_CLOSING_METRIC = "train_runtime"
+"""Stands in the last log of a training and in no other."""
+
+
+class SparksCallback(TrainerCallback):
+    """Measures which attention heads carry the trained behaviour, at every checkpoint.
+
+    Args:
+        probes: a JSONL file (see `ProbeSet`) or a `ProbeSet`.
+        config: what is measured and how; None takes the defaults.
+        evaluate: a task on which every measured checkpoint is evaluated too: a name (`gsm8k`,
+            `gym:NAME`), a JSONL file of problems with answers, or a `Task`. See `load_task`.
+        evaluation: how answers are sampled; None takes the defaults of `EvaluationConfig`.
+        output_dir: the run folder; None takes `OUTPUT_DIR/sparks` of the trainer.
+        every_n_steps: measure every that many optimizer steps too, whatever is saved.
+        on_error: a snapshot, or an evaluation, that fails during training is told in a warning and
+            left out (`warn`), or stops the training (`raise`). Mistakes found before the first step
+            always stop it.
+        report: write `report.html` into the run folder at the end.
+        progress: show a bar while a snapshot is taken, and a line after it.
+        alerts: have trackers that can do so tell of births and prunings.
+        settings: settings by name in place of `config`, as in `SparksCallback(probes, steps=20)`.
+
+    Raises:
+        SparksError: the probes or the task cannot be read or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        probes: str | os.PathLike[str] | ProbeSet,
+        *,
+        config: SnapshotConfig | None = None,
+        evaluate: str | os.PathLike[str] | Task | None = None,
+        evaluation: EvaluationConfig | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        every_n_steps: int | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        report: bool = True,
+        progress: bool = True,
+        alerts: bool = False,
+        **settings: Any,
+    ) -> None:
+        if config is not None and settings:
+            raise SparksError(
+                f"give config or settings by name, not both (got config and {next(iter(settings))})"
+            )
+        if config is not None and not isinstance(config, SnapshotConfig):
+            raise SparksError(
+                f"config must be a SnapshotConfig, got {type(config).__name__}: give settings by "
+                f"name, as in SparksCallback(probes, steps=20)"
+            )
+        if on_error not in ("warn", "raise"):
+            raise SparksError(f"on_error must be warn or raise, got {on_error!r}")
+        if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
+            raise SparksError(
+                f"every_n_steps must be a whole number, at least 1, got {every_n_steps!r}"
+            )
+        if evaluate is None and evaluation is not None:
+            raise SparksError(
+                "evaluation says how to evaluate, but not on what: give evaluate=TASK, such as a "
+                "JSONL file or gsm8k"
+            )
+        self.evaluator = None if evaluate is None else CheckpointEvaluator(evaluate, evaluation)
+        self.probes = probes if isinstance(probes, ProbeSet) else ProbeSet.load(probes)
+        self.config = config or SnapshotConfig.from_dict(settings)
+        self.output_dir = output_dir
+        self.every_n_steps = every_n_steps
+        self.on_error = on_error
+        self.report = report
+        self.progress = progress
+        self.alerts = alerts
+        self.recorder: Recorder | None = None
+        """What is measured and kept, once training has begun."""
+        self._waits_for_log: int | None = None
+        self._is_finished = False
+
+    # -- events ------------------------------------------------------------------------------
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Prepare the run folder and measure the base model, or what a resumed run lacks.
+
+        Raises:
+            SparksError: whatever `on_error` says, while there is no snapshot: nothing is lost yet,
+                and nothing would work later.
+        """
+        _refuse_split_sequences(args)
+        refuse_unknown_sharding(kwargs["model"])
+        if state.is_world_process_zero and not self._is_asked_to_measure(args):
+            warnings.warn(
+                "sparks: save_strategy is 'no', so only the first and the last step are measured: "
+                "set save_strategy, or SparksCallback(every_n_steps=...)",
+                stacklevel=2,
+            )
+        self.recorder = Recorder(
+            self.probes,
+            self.config,
+            RunStore(self.output_dir or Path(args.output_dir or ".") / FOLDER),
+            progress=self.progress,
+            evaluator=self.evaluator,
+        )
+        model = kwargs["model"]
+        self._is_finished = False
+        self.recorder.begin(model, kwargs.get("processing_class"), state)
+        self.recorder.start_trackers(args, state, alerts=self.alerts)
+        if not self.recorder.measured:
+            self.recorder.record(model, state)
+            if self.evaluator is not None:
+                self.recorder.evaluate(model, state)
+            self.recorder.show(state)
+        if state.global_step and can_be_disabled(model):
+            self._measure(args, state, model, base=True)
+        self._measure(args, state, model)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure every `every_n_steps`; a step that is about to be logged waits for its log."""
+        if self.every_n_steps is None or state.global_step % self.every_n_steps:
+            return
+        if control.should_log or control.should_save:
+            self._waits_for_log = state.global_step
+        else:
+            self._measure(args, state, kwargs["model"])
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure a step whose numbers have just been logged, unless its save follows.
+
+        The trainer's closing log is the end: see `_finish`.
+        """
+        if self._waits_for_log == state.global_step and not control.should_save:
+            self._waits_for_log = None
+            self._measure(args, state, kwargs["model"])
+        if _CLOSING_METRIC in (kwargs.get("logs") or {}):
+            self._finish(args, state, kwargs["model"])
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure at a checkpoint."""
+        self._measure(args, state, kwargs["model"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close what is open; finish a training whose trainer has no closing log."""
+        if self.recorder is None:
+            return
+        self._finish(args, state, kwargs["model"])
+        self.recorder.close()
+
+    # -- what they share ---------------------------------------------------------------------
+
+    def _is_asked_to_measure(self, args: TrainingArguments) -> bool:
+        saves = str(args.save_strategy) not in ("no", "SaveStrategy.NO")
+        return saves or self.every_n_steps is not None
+
+    def _measure(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module, *, base: bool = False
+    ) -> None:
+        """What the step, or its `base`, lacks of a snapshot and an evaluation.
+
+        Without a snapshot there is no evaluation. Errors as `on_error` says.
+        """
+        recorder, step = self.recorder, 0 if base else state.global_step
+        if recorder is None:
+            return
+        is_new = False
+        if step not in recorder.measured:
+            is_new = self._attempt(
+                "snapshot", step, state, lambda: recorder.record(model, state, base=base)
+            )
+        if (
+            self.evaluator is not None
+            and step in recorder.measured
+            and step not in recorder.evaluated
+        ):
+            is_new |= self._attempt(
+                "evaluation", step, state, lambda: recorder.evaluate(model, state, base=base)
+            )
+        if is_new:
+            recorder.show(state)
+
+    def _attempt(self, what: str, step: int, state: TrainerState, work: Callable[[], None]) -> bool:
+        """Do a snapshot or an evaluation; False where it failed and training goes on."""
+        assert self.recorder is not None
+        try:
+            work()
+        except Exception as error:  # models and disks fail in many classes; hours may be at stake
+            why = reason(error)
+            if self.on_error == "raise":
+                raise SparksError(
+                    f"no {what} of step {step} ({why}); with on_error='warn' training would go on"
+                ) from error
+            if state.is_world_process_zero:
+                warnings.warn(
+                    f"sparks: no {what} of step {step} ({why}); training goes on",
+                    stacklevel=4,
+                )
+            self.recorder.note_failure(what, step, why)
+            return False
+        return True
+
+    def _finish(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Once: measure the last step if it has no snapshot; write log and report, and show them.
+
+        Process 0 alone writes and shows; all of them measure.
+        """
+        recorder = self.recorder
+        if recorder is None or self._is_finished:
+            return
+        self._is_finished = True
+        # With load_best_model_at_end the weights may no longer be those of the last step.
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._measure(args, state, model)
+        try:
+            recorder.write_log(state)
+        except SparksError as error:
+            if self.on_error == "raise":
+                raise
+            if state.is_world_process_zero:
+                warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
+        recorder.tell_holes()
+        if state.is_world_process_zero and recorder.snapshots:
+            recorder.show_end(state, recorder.write_report() if self.report else None)
+            if self.progress:
+                tqdm.write(f"sparks: {recorder.summary()}", file=sys.stderr)
+
+
+def _refuse_split_sequences(args: TrainingArguments) -> None:
+    parallelism = getattr(args, "parallelism_config", None)
+    for name, what in (("tp", "tensor"), ("cp", "context"), ("sp", "sequence")):
+        if getattr(parallelism, f"{name}_enabled", False):
+            raise SparksError(
+                f"{what} parallelism ({name}_size {getattr(parallelism, f'{name}_size', '?')}) is "
+                f"not supported: use DDP, FSDP2 or ZeRO, or measure the checkpoints afterwards "
+                f"with `sparks replay`"
+            )

@@ -1,0 +1,1 @@
+"""A run that is still going: `follower` reads what lands, `terminal` and `server` show it."""

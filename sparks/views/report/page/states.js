@@ -1,0 +1,204 @@
+// What each rule says of the heads, and the change from one rule to the other.
+// A look: {active, undecided (a byte a cell), isBase, isUndated, cohortOf, history, ...}.
+
+const RULES = ["calibrated", "paper"];
+const SPECIFICITY = ["", "specific", "shared", "undecided"];
+
+function decodeLooks(run) {
+  for (const rule of RULES) {
+    const look = run.looks[rule];
+    Object.assign(look, rule === "paper" ? paperStates(run) : calibratedStates(run, look));
+    finishLook(run, look);
+  }
+}
+
+// From here on the run is seen by this rule.
+function applyRule(run, rule) {
+  run.rule = rule;
+  Object.assign(run, run.looks[rule], {counts: {...run.shared, ...run.looks[rule].sums}});
+  run.curves = [...run.log, ...ownCurves(run)];
+}
+
+const bitsOf = (run, text) => {
+  const bytes = unpack(text);
+  return Array.from({length: run.rows}, (_, row) => bit(bytes, row) === 1);
+};
+
+// Bits sent head by head, each 1 where it differs from the checkpoint before.
+function unpackTurns(run, text) {
+  const turns = unpack(text), out = new Uint8Array(run.rows * run.times);
+  for (let row = 0; row < run.rows; row++) {
+    for (let at = 0, holds = 0; at < run.times; at++) {
+      holds ^= bit(turns, row * run.times + at);
+      out[at * run.rows + row] = holds;
+    }
+  }
+  return out;
+}
+
+function calibratedStates(run, sent) {
+  const events = unpackPlanes(sent.events, Uint16Array), count = events.length / 4;
+  const history = Array.from({length: run.rows}, () => []);
+  for (let i = 0; i < count; i++) {
+    const at = events[count + i];
+    history[events[i]].push({at, kind: run.event_kinds[events[2 * count + i]],
+      onset: at - events[3 * count + i]});
+  }
+  return {active: unpackTurns(run, sent.active), undecided: unpackTurns(run, sent.undecided),
+    isBase: bitsOf(run, sent.base), isUndated: bitsOf(run, sent.undated),
+    cohortOf: unpackPlanes(sent.cohort, Int16Array), history};
+}
+
+// Active: in the circuit of any probe. Base: active at the first checkpoint.
+function paperStates(run) {
+  const active = run.level.map(level => level > 0 ? 1 : 0);
+  const isBase = Array.from({length: run.rows}, (_, row) => active[row] === 1);
+  const cohortOf = new Int16Array(run.rows).fill(-1);
+  const history = isBase.map((base, row) => {
+    const events = [];
+    for (let at = 1; at < run.times; at++) {
+      const now = active[at * run.rows + row];
+      if (now === active[(at - 1) * run.rows + row]) continue;
+      const isBirth = now && !base && cohortOf[row] < 0;
+      if (isBirth) cohortOf[row] = at;
+      events.push({at, onset: at, kind: isBirth ? "born" : now ? base ? "returned" : "revived" :
+        base ? "silenced" : "pruned"});
+    }
+    return events;
+  });
+  return {active, undecided: new Uint8Array(active.length), isBase,
+    isUndated: isBase.map(() => false), cohortOf, history};
+}
+
+// Sums over heads and checkpoints.
+function finishLook(run, look) {
+  look.groupOf = Array.from(look.cohortOf, cohort => cohort < 0 ? -1 :
+    look.cohort_groups.findIndex(([first, last]) => first <= cohort && cohort <= last));
+  look.groupNames = look.cohort_groups.map(([first, last]) => first === last ?
+    String(run.steps[first]) : run.steps[first] + "\u2013" + run.steps[last]);
+  look.activeAt = new Int32Array(run.rows);  // how many checkpoints hold the head
+  look.undecidedAt = new Int32Array(run.rows);
+  const sums = {};
+  for (const name of ["active", "undecided", "emergent", "retained", ...run.event_kinds]) {
+    sums[name] = new Array(run.times).fill(0);
+  }
+  for (let cell = 0; cell < look.active.length; cell++) {
+    const row = cell % run.rows, at = (cell - row) / run.rows;
+    if (look.undecided[cell]) {
+      look.undecidedAt[row]++;
+      sums.undecided[at]++;
+    }
+    if (!look.active[cell]) continue;
+    look.activeAt[row]++;
+    sums.active[at]++;
+    if (look.isBase[row]) sums.retained[at]++;
+    if (look.cohortOf[row] >= 0) sums.emergent[at]++;
+  }
+  for (const {at, kind} of look.history.flat()) sums[kind][at]++;
+  look.sums = sums;
+  look.specificOf = look.specificity === null ? null : unpack(look.specificity);
+}
+
+const isActive = (run, at, row) => run.active[at * run.rows + row] === 1;
+const isUndecided = (run, at, row) => run.undecided[at * run.rows + row] === 1;
+const stateText = (run, at, row) => isActive(run, at, row) ? "active" :
+  isUndecided(run, at, row) ? "undecided" : "inactive";
+
+// The birth, where it was settled later than it shows.
+const lateBirth = (run, row) =>
+  run.history[row].find(event => event.kind === "born" && event.onset < event.at) || null;
+const sinceText = (run, event) => event.onset < event.at ?
+  ", shows since " + run.steps[event.onset] : "";
+
+function kindText(run, row) {
+  if (run.isBase[row]) return "base head";
+  if (run.cohortOf[row] >= 0) {
+    const late = lateBirth(run, row);
+    return "born at step " + run.steps[run.cohortOf[row]] +
+      (late ? ", settled late: shows since step " + run.steps[late.onset] : "");
+  }
+  if (run.isUndated[row]) return "active, birth not known: undecided at the start";
+  return run.undecidedAt[row] ? "never active for sure" : "never active";
+}
+
+function specificText(run, row) {
+  const word = run.specificOf ? SPECIFICITY[run.specificOf[row]] : "";
+  return {specific: "specific: not born on the control probes", shared:
+    "shared: born or active on the control probes too", undecided:
+    "undecided: the control probes cannot tell"}[word] || "";
+}
+
+// -- inclusion and intervals --------------------------------------------------------------------
+
+// Sent head by head, as differences in time; NaN of what was not sent.
+function decodeInclusion(run) {
+  const {calibrated} = run.looks, near = new Uint8Array(run.rows), everHeld = new Uint8Array(run.rows);
+  for (let cell = 0; cell < run.level.length; cell++) {
+    if (calibrated.active[cell] || calibrated.undecided[cell]) near[cell % run.rows] = 1;
+    if (run.level[cell]) everHeld[cell % run.rows] = 1;
+  }
+  const sent = unpack(run.inclusion), grown = run.effective ? unpack(run.effective) : [];
+  run.units = new Uint8Array(run.rows * run.times);
+  run.grown = new Uint8Array(run.rows * run.times);
+  run.isKnown = near.map((isNear, row) => !run.is_large || isNear || everHeld[row] ? 1 : 0);
+  for (let row = 0, next = 0, own = 0; row < run.rows; row++) {
+    for (let at = 0, units = 0; run.isKnown[row] && at < run.times; at++) {
+      units = units + sent[next++] & 255;
+      run.units[at * run.rows + row] = units;
+      if (near[row] && grown.length) run.grown[at * run.rows + row] = grown[own++];
+    }
+  }
+  decodeEnds(run);
+}
+
+// Ends of the interval of importance, as shares of it: down * I, I / up.
+function decodeEnds(run) {
+  const sent = unpack(run.importance_ends), half = sent.length / 2;
+  run.ends = [new Float32Array(run.level.length), new Float32Array(run.level.length)];
+  let next = 0;
+  for (let row = 0; row < run.rows; row++) {
+    for (let at = run.is_large ? run.times - 1 : 0; at < run.times; at++) {
+      const cell = at * run.rows + row;
+      if (!run.isHeld[cell]) continue;
+      run.ends[0][cell] = run.share[cell] * (sent[next] / run.end_unit) ** 2;
+      run.ends[1][cell] = run.share[cell] / (Math.max(0.5, sent[half + next++]) / run.end_unit) ** 2;
+    }
+  }
+}
+
+const inclusionAt = (run, at, row) => run.isKnown[row] ?
+  run.units[at * run.rows + row] / run.inclusion_unit : NaN;
+
+// Wilson's interval, as `sparks.stats.intervals` has it.
+function inclusionEnds(run, at, row) {
+  const mean = inclusionAt(run, at, row), {z} = run, isWhole = mean === 0 || mean === 1;
+  const count = isWhole || !run.effective ? run.probes :
+    (run.probes - 1) * 1.15 ** run.grown[at * run.rows + row];
+  const centre = mean + z * z / (2 * count), whole = 1 + z * z / count;
+  const half = z * Math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count));
+  return [Math.max(0, (centre - half) / whole), Math.min(1, (centre + half) / whole)];
+}
+
+const hasEnds = (run, at) => !run.is_large || at === run.times - 1;
+const endsAt = (run, at, row) => run.ends.map(end => end[at * run.rows + row]);
+
+// How much of the circuits hold the head: by the paper's rule of those under its one setting.
+const useAt = (run, at, row) => run.rule === "paper" ? probesAt(run, at, row) :
+  inclusionAt(run, at, row) || 0;
+
+const wholePercent = value => Math.round(100 * value);
+
+function inclusionText(run, at, row) {
+  const value = inclusionAt(run, at, row);
+  if (Number.isNaN(value)) return "not in this page: never active or undecided";
+  const [low, high] = inclusionEnds(run, at, row).map(wholePercent);
+  return wholePercent(value) + " % (" + low + "\u2013" + high + " %)";
+}
+
+function importanceText(run, at, row) {
+  if (run.unscoredAt.has(at)) return "not measured";
+  const share = shareAt(run, at, row);
+  if (!hasEnds(run, at)) return percent(share) + " (interval at the last checkpoint only)";
+  const [low, high] = endsAt(run, at, row).map(value => number(Number((100 * value).toPrecision(2))));
+  return percent(share) + (share > 0 ? " (" + low + "\u2013" + high + " %)" : "");
+}

@@ -1,0 +1,225 @@
+"""Synthetic snapshots and runs with a planted truth. No torch, no model.
+
+A test says which heads are active at each checkpoint; edges, scores and totals around them are
+random but consistent: every active head has a kept edge in and a kept edge out, importance is the
+sum of |score| over kept edges that leave the head, node totals are at least that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.snapshot import Snapshot, SnapshotMeta
+from sparks.ground.config import SnapshotConfig
+from sparks.models.graph import Graph
+from sparks.runs.run_folder import RunStore
+
+SMALL = Graph(num_layers=3, num_heads=4, num_kv_heads=2)
+
+Heads = Iterable[str] | Mapping[str, int]
+"""Names of active heads; as a mapping, with the number of probes (the first k) that hold each."""
+
+STORY: dict[int, Heads] = {
+    0: ["L0H0", "L0H1", "L1H0"],
+    10: ["L0H0", "L0H1", "L1H1"],  # L1H1 born, L1H0 silenced
+    20: ["L0H0", "L1H0", "L1H1", "L2H3"],  # L2H3 born, L1H0 returned, L0H1 silenced
+    30: ["L0H0", "L1H0", "L2H3"],  # L1H1 pruned
+    40: ["L0H0", "L1H0", "L1H1", "L2H0"],  # L1H1 revived, L2H0 born, L2H3 pruned
+}
+"""Every kind of event on the graph SMALL: `make_run(STORY)`."""
+
+
+def make_snapshot(
+    step: int,
+    active: Heads = (),
+    *,
+    graph: Graph = SMALL,
+    probes: int | None = None,
+    grid: bool = True,
+    groups: Sequence[str] | None = None,
+    importance: Mapping[str, float] | None = None,
+    seed: int = 0,
+    config: SnapshotConfig | None = None,
+    metrics: Mapping[str, float] | None = None,
+    gap: float | Sequence[float] = 0.01,
+    **meta: Any,
+) -> Snapshot:
+    """A valid snapshot in which exactly the heads of `active` are in a circuit.
+
+    Args:
+        step: optimizer step.
+        active: names of heads, or a mapping to the number of probes that hold each.
+        graph: shape of the model.
+        probes: number of probes; None is one a group, or 16, enough for the calibrated rule.
+        grid: each head is in the circuit under all settings of the grid or under none; False makes
+            a snapshot as schema 1 had it.
+        groups: group of each probe.
+        importance: planted sum of |score| of a head, in each probe that holds it.
+        seed: of edges and scores; the step is mixed in.
+        config: settings that the snapshot claims.
+        metrics: the trainer's latest numbers.
+        gap: completeness gap, of all probes or of each.
+        **meta: any other field of `SnapshotMeta`.
+    """
+    rng = np.random.default_rng([seed, step])
+    probes = probes or (16 if groups is None else len(groups))
+    held = dict(active) if isinstance(active, Mapping) else dict.fromkeys(active, probes)
+    heads = np.zeros((probes, graph.num_layers, graph.num_heads), dtype=bool)
+    for name, count in held.items():
+        heads[:count, *graph.head(name)] = True
+    wanted = {graph.head(name): value for name, value in (importance or {}).items()}
+    parts = [_edges(graph, heads[probe], wanted, rng) for probe in range(probes)]
+    sums = np.stack([_source_sums(graph, part[0], part[2]) for part in parts])
+    values: dict[str, Any] = {
+        "model_name": "tiny/llama",
+        "model_type": "llama",
+        "model_hash": f"model-{seed}-{step}",
+        "probes_hash": f"probes-{probes}",
+        "precision": "float32",
+        "seconds": 1.5,
+        "peak_memory_gib": 0.25,
+        "created": "2026-01-01T00:00:00Z",
+        "source": "callback",
+        "metrics": dict(metrics or {}),
+        "config": (config or SnapshotConfig()).as_dict(),
+    }
+    return Snapshot(
+        graph=graph,
+        meta=SnapshotMeta(step=step, **(values | meta)),
+        probe_ids=tuple(f"probe-{index + 1}" for index in range(probes)),
+        probe_groups=tuple(groups) if groups is not None else ("",) * probes,
+        importance=sums[:, graph.head_sources],
+        active=heads,
+        grid=GRID if grid else (),
+        grid_active=np.repeat(heads[None], len(GRID) if grid else 0, axis=0),
+        node_totals=(sums * 1.25 + rng.uniform(0.01, 0.1, sums.shape)).astype(np.float32),
+        loss_corrupted=rng.uniform(0.5, 2.0, probes).astype(np.float32),
+        loss_circuit=np.full(probes, 0.25, np.float32),
+        completeness_gap=np.broadcast_to(np.float32(gap), (probes,)).astype(np.float32),
+        edge_offsets=np.cumsum([0] + [len(part[0]) for part in parts]).astype(np.int64),
+        edge_source=np.concatenate([part[0] for part in parts]),
+        edge_destination=np.concatenate([part[1] for part in parts]),
+        edge_score=np.concatenate([part[2] for part in parts]),
+    )
+
+
+def make_run(checkpoints: Mapping[int, Heads], **keywords: Any) -> list[Snapshot]:
+    """A snapshot a checkpoint: step -> active heads. Keywords go to `make_snapshot`."""
+    return [make_snapshot(step, active, **keywords) for step, active in checkpoints.items()]
+
+
+def large_run(
+    *,
+    checkpoints: int = 12,
+    graph: Graph = SMALL,
+    probes: int = 16,
+    every: int = 100,
+    base_share: float = 0.17,
+    emergent_share: float = 0.1,
+    seed: int = 0,
+) -> list[Snapshot]:
+    """A random run in the shape that the paper reports: heads are born early, some are pruned.
+
+    A third of the base heads falls silent for good at a random checkpoint; emergent heads are born
+    with a rate that falls over time, and a quarter of them flickers.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.array([f"L{i}H{j}" for i in range(graph.num_layers) for j in range(graph.num_heads)])
+    rng.shuffle(names)
+    num_base = max(1, round(base_share * len(names)))
+    base = names[:num_base]
+    emergent = names[num_base : num_base + max(1, round(emergent_share * len(names)))]
+    silent_at = np.where(
+        rng.random(len(base)) < 1 / 3, rng.integers(1, checkpoints + 1, len(base)), checkpoints
+    )
+    birth = 1 + np.minimum(rng.exponential(checkpoints / 4, len(emergent)), checkpoints).astype(int)
+    flickers = rng.random(len(emergent)) < 0.25
+    run = []
+    for index in range(checkpoints):
+        held: dict[str, int] = {
+            str(name): int(rng.integers(1, probes + 1)) for name in base[silent_at > index]
+        }
+        on = (birth <= index) & (~flickers | (birth == index) | (rng.random(len(birth)) < 0.6))
+        held |= {str(name): int(rng.integers(1, probes + 1)) for name in emergent[on]}
+        metrics = {"loss": 2.0 * float(np.exp(-index / 10)), "reward": index / checkpoints}
+        run.append(
+            make_snapshot(
+                index * every, held, graph=graph, probes=probes, seed=seed, metrics=metrics
+            )
+        )
+    return run
+
+
+def write_unshowable(store: RunStore, step: int) -> Path:
+    """A snapshot whose file is whole, and one of whose numbers is none; returns the file."""
+    arrays, metadata = make_snapshot(step).to_arrays()
+    text = metadata["sparks"].replace('"seconds": 1.5', '"seconds": "x"')
+    path = store.file(step)
+    path.write_bytes(save(arrays, metadata | {"sparks": text}))
+    return path
+
+
+def make_metrics(steps: Iterable[int], *, seed: int = 0) -> list[dict[str, float]]:
+    """A trainer's log: a falling loss and a learning rate at every step given."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "step": step,
+            "loss": 2.0 * float(np.exp(-index / 10)) + float(rng.uniform(0, 0.05)),
+            "learning_rate": 4e-5,
+            "epoch": index / 10,
+        }
+        for index, step in enumerate(steps)
+    ]
+
+
+def write_run(
+    path: Path, snapshots: Iterable[Snapshot], metrics: Sequence[Mapping[str, Any]] = ()
+) -> Path:
+    """Put snapshots and a log into a run folder; returns the folder."""
+    store = RunStore(path)
+    for snapshot in snapshots:
+        store.save(snapshot)
+    if metrics:
+        store.write_metrics(metrics)
+    return path
+
+
+def _edges(
+    graph: Graph,
+    heads: np.ndarray,
+    wanted: Mapping[tuple[int, int], float],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kept edges of one probe, strongest first: embed -> head -> logits, and some between heads."""
+    column = {name: index for index, name in enumerate(graph.destinations)}
+    logits, edges = column["logits"], set()
+    for layer, head in np.argwhere(heads):
+        source = int(graph.head_sources[layer, head])
+        edges |= {(0, column[f"L{layer}H{head}.q"]), (source, logits)}
+        for later, other in np.argwhere(heads[layer + 1 :]):
+            if rng.random() < 2 / max(1, int(heads.sum())):
+                part = f"H{other}.q" if rng.random() < 0.5 else f"KV{_kv(graph, other)}.v"
+                edges.add((source, column[f"L{layer + 1 + later}{part}"]))
+    pairs = np.array(sorted(edges), dtype=np.int32).reshape(-1, 2)
+    score = (0.1 + rng.exponential(0.5, len(pairs))) * rng.choice([-1, 1], len(pairs))
+    for (layer, head), value in wanted.items():
+        mine = pairs[:, 0] == graph.head_sources[layer, head]
+        score[mine] *= value / max(np.abs(score[mine]).sum(), 1e-30)
+    order = np.argsort(-np.abs(score), kind="stable")
+    return pairs[order, 0], pairs[order, 1], score[order].astype(np.float32)
+
+
+def _kv(graph: Graph, head: int) -> int:
+    return int(head) // (graph.num_heads // graph.num_kv_heads)
+
+
+def _source_sums(graph: Graph, source: np.ndarray, score: np.ndarray) -> np.ndarray:
+    sums = np.bincount(source, weights=np.abs(score), minlength=graph.num_sources)
+    return sums.astype(np.float32)

@@ -1,0 +1,72 @@
+"""The benchmarks run, end in one JSON line, and the memory budget holds in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from places import TESTS
+
+BENCH = TESTS / "bench"
+
+
+def last_line(*arguments: str, bench: str = "attribution.py") -> Any:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / bench), *arguments], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_benchmark_ends_in_one_json_line():
+    found = last_line("--shape", "tiny", "--prompt", "40", "--steps", "5", "--repeats", "2")
+    assert found["steps"] == 5
+    for key in ("bare_seconds", "edges_seconds", "ratio", "ratio_cpu_time", "peak_gib"):
+        assert found[key] > 0, key
+
+
+def test_the_growth_rule_calls_nothing_in_weights_that_did_not_learn():
+    found = last_line("noise", "--draws", "1", bench="growth_power.py")
+    at = {(row["model"], row["smallest"], row["probes"]): row["grew or shrank"] for row in found}
+    for model in ("rounded", "jittered"):
+        assert at[model, 1.05, 64] == 0
+        assert at[model, 1.0, 64] > 10  # and would, without a smallest change
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", [64, 512])
+def test_the_memory_budget_holds(prompt):
+    budget = 0.5
+    found = last_line(
+        *("--shape", "smollm2-135m", "--memory-only", "--steps", "20"),
+        *("--prompt", str(prompt), "--memory-gib", str(budget)),
+    )
+    assert found["estimated_gib"] <= budget
+    # What the interpreter and the allocator add is not ours to count: a tenth.
+    assert 0.1 * budget < found["measured_gib"] <= 1.1 * budget
+
+
+@pytest.mark.slow
+def test_the_share_of_the_training_that_snapshots_take():
+    size = "--shape tiny --batch 4 --generations 4 --length 64 --completion 8 --probes 2 --points 3"
+    found = last_line(*size.split(), "--train-steps", "4", "--interval", "2", bench="overhead.py")
+    assert [one["regime"] for one in found] == ["sft", "grpo"]
+    for one in found:
+        assert 0 < one["share_at_100"] < one["share_at_10"] < 1
+        assert one["snapshot_seconds"] > 0
+        assert one["step_seconds"] > 0
+        expected = one["snapshot_seconds"] / (one["snapshot_seconds"] + 10 * one["step_seconds"])
+        assert one["share_at_10"] == pytest.approx(expected, rel=0.1)
+    assert [one["tokens_a_step"] for one in found] == [256, 32]
+
+
+def test_the_growth_of_a_run_is_measured_a_view_at_a_time(tmp_path):
+    sizes = ["--snapshots", "3", "--probes", "20", "--shapes", "28x12", "--folder"]
+    found = last_line(*sizes, str(tmp_path), bench="timeline_growth.py")
+    assert [(row["snapshots"], row["probes"]) for row in found] == [(3, 16)] * 4 + [(10, 20)] * 4
+    assert [row["what"] for row in found] == ["timeline", "report", "watch", "landing"] * 2
+    assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0 for row in found)
+    assert list(tmp_path.iterdir()) == []
