@@ -38,7 +38,7 @@ def main() -> None:
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     pairs = ProbeSet((PROBE,)).tokenize(tokenizer, max_suffix_tokens=16).pairs
-    settings = {"steps": arguments.points, "memory_gib": arguments.memory_gib}
+    settings = {"points": arguments.points, "memory_gib": arguments.memory_gib}
 
     estimate = estimate_memory(model, pairs, **settings)
     print(f"needs about {estimate.peak_gib:.3f} GiB beside the model")

@@ -36,9 +36,9 @@ The same from the command line:
 
     sparks timeline runs/induction
     sparks evaluate runs/induction/model --task runs/induction/task.jsonl --greedy --samples 1 \\
-        --max-new-tokens 1 --heads emergent --run runs/induction --out runs/induction/off.jsonl
+        --max-new-tokens 1 --heads emergent --run runs/induction --output runs/induction/off.jsonl
     sparks effects runs/induction/model --task runs/induction/task.jsonl --greedy --samples 1 \\
-        --max-new-tokens 1 --run runs/induction --sets emergent --out runs/induction/effects
+        --max-new-tokens 1 --run runs/induction --sets emergent --output runs/induction/effects
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def measure(
             return accuracy(model, held_out)
 
     off = np.stack([with_off(chosen.heads) for chosen in random])  # [draws, rows]
-    nodes = node_attribution(model, pairs, steps=points)
-    edges = edge_attribution(model, pairs, steps=points)
+    nodes = node_attribution(model, pairs, points=points)
+    edges = edge_attribution(model, pairs, points=points)
     heads = torch.from_numpy(nodes.graph.head_sources.ravel())
     predicted = {
         "node score": nodes.scores[:, heads].abs().numpy(),

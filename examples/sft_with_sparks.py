@@ -66,7 +66,7 @@ def main() -> None:
             report_to="none",
         ),
         # The one line that is added:
-        callbacks=[SparksCallback(probes=arguments.probes, steps=arguments.points)],
+        callbacks=[SparksCallback(probes=arguments.probes, points=arguments.points)],
     )
     trainer.train()
     print(f"open {arguments.output / 'sparks' / 'report.html'}")

@@ -44,7 +44,7 @@ check_size "$size"
 output=${output:-runs/compare-$size${short:+-short}}
 accelerate=recipes/accelerate/cpu.yaml steps=()
 if [ -n "$short" ]; then
-  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_steps 8 --sparks_max_steps 8)
+  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_points 8 --sparks_max_points 8)
   steps+=(--probe_count 3 --control_count 2)
 fi
 

@@ -44,5 +44,5 @@ last() { find "$run" -maxdepth 1 -name 'checkpoint-*' | sort -V | tail -n 1; }
 [ -n "$(last 2>/dev/null)" ] || bash recipes/quickstart.sh ${first[@]+"${first[@]}"} --output "$run"
 
 sparks effects "$(last)" --run "$run" --rule paper --sets emergent base control --most 10 \
-  --task .cache/reasoning/sums.jsonl "${size[@]}" --out "$run/effects" \
+  --task .cache/reasoning/sums.jsonl "${size[@]}" --output "$run/effects" \
   ${rest[@]+"${rest[@]}"}

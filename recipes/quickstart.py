@@ -51,8 +51,8 @@ def main() -> None:
             SparksCallback(
                 probes=arguments.probes,
                 tolerance=arguments.tolerance,
-                max_steps=arguments.most_points,
-                rule="pilot",
+                max_points=arguments.most_points,
+                quadrature="pilot",
             )
         ],
     )

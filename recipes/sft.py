@@ -9,7 +9,7 @@
         recipes/sft.py --config recipes/configs/sft-qwen2.5-math-1.5b.yaml
 
 Each YAML opens with its command, hardware, time and memory. Everything in it can be overridden
-behind it, such as `--learning_rate 1e-5 --max_steps 100 --use_peft --sparks_steps 20`; `--help`
+behind it, such as `--learning_rate 1e-5 --max_steps 100 --use_peft --sparks_points 20`; `--help`
 lists all. Stopped? The same command with `--resume_from_checkpoint true` goes on.
 """
 

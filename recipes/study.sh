@@ -68,7 +68,7 @@ regimes=(sft distill grpo)
 weights=(4 5 10) # their share of the time, until more is known
 steps=(--probe_count 24 --control_count 12)
 if [ -n "$short" ]; then
-  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_steps 4 --sparks_max_steps 4)
+  steps=(--max_steps 4 --save_steps 2 --logging_steps 1 --sparks_points 4 --sparks_max_points 4)
   steps+=(--probe_count 4 --control_count 2 --per_device_train_batch_size 8)
 fi
 

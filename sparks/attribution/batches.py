@@ -1,4 +1,4 @@
-"""How pairs and steps are split into runs that fit a memory budget.
+"""How pairs and points are split into runs that fit a memory budget.
 
 The pair that needs most is prepared first: what one row of it holds is measured (`models.memory`),
 once a model and shape, and the split follows. Pairs whose continuations have one length run
@@ -25,7 +25,7 @@ _MAX_TOKENS_AT_ONCE = {"cpu": 640, "cuda": 16384}
 
 
 class Schedule:
-    """How the pairs and steps are split into runs that fit the memory budget."""
+    """How the pairs and points are split into runs that fit the memory budget."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Schedule:
             d_model=self.anatomy.d_model,
             suffix=suffix,
             row=row,
-            steps=config.first_steps,
-            most_steps=config.most_steps,
+            points=config.first_points,
+            most_points=config.most_points,
             budget_bytes=self.budget,
             max_rows=max(1, _MAX_TOKENS_AT_ONCE.get(device, 16384) // suffix),
         )

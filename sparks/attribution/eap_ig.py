@@ -16,14 +16,14 @@ In steps:
 4. split the gradient of each attention block over its heads, summed over the points
    (`head_gradients`);
 5. where a tolerance is set, give the pairs whose completeness gap is above it more points and go
-   back to 3, up to `max_steps`: sums are kept, only points that are new are run (`quadrature`);
+   back to 3, up to `max_points`: sums are kept, only points that are new are run (`quadrature`);
 6. contract once: [sources, pos * d_model] x [pos * d_model, destinations].
 
-Symbol map: z' = corrupted, z = clean, m = `steps` or, grown, `points`, alpha_k =
-`quadrature.points`, L = KL at the last position (`positions="last"`) or its mean over the
+Symbol map: z' = corrupted, z = clean, m = `points`, alpha_k =
+`quadrature.alphas_of`, L = KL at the last position (`positions="last"`) or its mean over the
 continuation ("all"). What differs from the official code: key and value destinations are the heads
 that the model has (the official columns of a group sum to ours); scores are accumulated in float32
-whatever the model's type; `midpoint` is the default rule.
+whatever the model's type; `midpoint` is the default.
 """
 
 from __future__ import annotations
@@ -40,9 +40,16 @@ from tqdm import tqdm
 from sparks.attribution.batches import Schedule
 from sparks.attribution.head_gradients import AttentionReader
 from sparks.attribution.model_runs import GRADIENT_SCALE, Endpoints, Passes, Trace
-from sparks.attribution.quadrature import PILOT_POINTS, Strata, added_points, grown, largest, points
+from sparks.attribution.quadrature import (
+    PILOT_POINTS,
+    Strata,
+    added_alphas,
+    alphas_of,
+    grown,
+    largest,
+)
 from sparks.attribution.scores import EdgeScores, NodeScores
-from sparks.ground.config import Positions, Rule, SnapshotConfig
+from sparks.ground.config import Positions, Quadrature, SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
 from sparks.models.guard import undisturbed
@@ -62,10 +69,10 @@ def edge_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
-    steps: int | None = None,
+    points: int | None = None,
     tolerance: float | None = None,
-    max_steps: int = _DEFAULTS.max_steps,
-    rule: Rule = _DEFAULTS.rule,
+    max_points: int = _DEFAULTS.max_points,
+    quadrature: Quadrature = _DEFAULTS.quadrature,
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
@@ -76,14 +83,14 @@ def edge_attribution(
     Args:
         model: a Hugging Face causal language model, PEFT-wrapped or not. Left exactly as found.
         pairs: token ids; continuations and prefixes may differ in length from pair to pair.
-        steps: m, points on the path; with a tolerance, the m to start from. None takes the defaults
-            of `SnapshotConfig`.
+        points: m, points on the path; with a tolerance, the m to start from. None takes the
+            defaults of `SnapshotConfig`.
         tolerance: completeness gap aimed at: m grows, pair by pair, until the gap is not above it,
             or was hardly moved by the last growth, as rounding in narrow types is. None keeps m.
-        max_steps: m grows while it stays at most this.
-        rule: where they lie, see `quadrature`.
+        max_points: m grows while it stays at most this.
+        quadrature: where they lie, see `quadrature`.
         positions: L at the `last` position, or its mean over `all` positions of the continuation.
-        memory_gib: budget for activations; pairs and steps are split to stay under it.
+        memory_gib: budget for activations; pairs and points are split to stay under it.
         progress: called with the number of (pair, point) rows just done, of at most `len(pairs)`
             times `quadrature.largest`.
         spared: called with the number of those rows that pairs turned out not to need.
@@ -94,8 +101,9 @@ def edge_attribution(
     """
     parts = list(
         iter_edge_attribution(
-            model, pairs, steps=steps, tolerance=tolerance, max_steps=max_steps, rule=rule,
-            positions=positions, memory_gib=memory_gib, progress=progress, spared=spared,
+            model, pairs, points=points, tolerance=tolerance, max_points=max_points,
+            quadrature=quadrature, positions=positions, memory_gib=memory_gib, progress=progress,
+            spared=spared,
         )
     )  # fmt: skip
     order = torch.tensor([index for indices, _ in parts for index in indices]).argsort()
@@ -113,10 +121,10 @@ def iter_edge_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
-    steps: int | None = None,
+    points: int | None = None,
     tolerance: float | None = None,
-    max_steps: int = _DEFAULTS.max_steps,
-    rule: Rule = _DEFAULTS.rule,
+    max_points: int = _DEFAULTS.max_points,
+    quadrature: Quadrature = _DEFAULTS.quadrature,
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
@@ -127,8 +135,8 @@ def iter_edge_attribution(
     Batches come in the order that suits the machine. For sets whose scores would not fit in memory.
     """
     config = SnapshotConfig(
-        steps=steps, tolerance=tolerance, max_steps=max_steps, rule=rule, positions=positions,
-        memory_gib=memory_gib,
+        points=points, tolerance=tolerance, max_points=max_points, quadrature=quadrature,
+        positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
     with undisturbed(model):
         work = Schedule(model, pairs, config)
@@ -145,10 +153,10 @@ def node_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
-    steps: int | None = None,
+    points: int | None = None,
     tolerance: float | None = None,
-    max_steps: int = _DEFAULTS.max_steps,
-    rule: Rule = _DEFAULTS.rule,
+    max_points: int = _DEFAULTS.max_points,
+    quadrature: Quadrature = _DEFAULTS.quadrature,
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
     progress: Progress | None = None,
@@ -159,8 +167,8 @@ def node_attribution(
     Arguments and errors as for `edge_attribution`.
     """
     config = SnapshotConfig(
-        steps=steps, tolerance=tolerance, max_steps=max_steps, rule=rule, positions=positions,
-        memory_gib=memory_gib,
+        points=points, tolerance=tolerance, max_points=max_points, quadrature=quadrature,
+        positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
     order: list[int] = []
     parts: list[NodeScores] = []
@@ -185,9 +193,9 @@ def estimate_memory(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
-    steps: int | None = None,
+    points: int | None = None,
     tolerance: float | None = None,
-    max_steps: int = _DEFAULTS.max_steps,
+    max_points: int = _DEFAULTS.max_points,
     positions: Positions = _DEFAULTS.positions,
     memory_gib: float = _DEFAULTS.memory_gib,
 ) -> MemoryEstimate:
@@ -196,7 +204,7 @@ def estimate_memory(
     Costs one forward pass of the longest pair. Raises as `edge_attribution` does.
     """
     config = SnapshotConfig(
-        steps=steps, tolerance=tolerance, max_steps=max_steps, positions=positions,
+        points=points, tolerance=tolerance, max_points=max_points, positions=positions,
         memory_gib=memory_gib,
     )  # fmt: skip
     with undisturbed(model):
@@ -210,7 +218,7 @@ def points_bar(pairs: int, config: SnapshotConfig, name: str, *, shown: bool) ->
     How many there are says little, so that the share alone is shown.
     """
     return tqdm(
-        total=pairs * largest(config.rule, config.first_steps, config.most_steps),
+        total=pairs * largest(config.quadrature, config.first_points, config.most_points),
         desc=name,
         leave=False,
         disable=not shown,
@@ -230,20 +238,20 @@ class _Run:
         self.passes, self.ends = passes, ends
         self.strata: Strata | None = None
         """Where points lie that are not the same for all pairs."""
-        self.steps = 0
+        self.points = 0
         """Points summed so far."""
         self.before: Tensor | None = None
         """`found` before the last growth."""
 
-    def look(self, alphas: list[float], steps: int) -> None:
+    def look(self, alphas: list[float], points: int) -> None:
         """Choose the strata by forward passes at these alphas."""
         inner = self.passes.losses(self.ends, alphas)
         start = self.ends.loss_corrupted[:, None]
-        self.strata = Strata.of(torch.cat([start, inner, torch.zeros_like(start)], 1), steps)
+        self.strata = Strata.of(torch.cat([start, inner, torch.zeros_like(start)], 1), points)
 
     def add(self, names: list[float]) -> None:
         """Run every pair at these points too: alphas, or their names where there are strata."""
-        self.steps += len(names)
+        self.points += len(names)
         alphas, weights = (names, None) if self.strata is None else self.strata.place(names)
         trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
         grads = self.passes.gradients(trace, self.ends, self.watched(trace), weights)
@@ -264,7 +272,7 @@ class _Run:
 
     def found(self) -> Float[Tensor, " pairs"]:
         """What of L the embeddings' attributions add up to."""
-        return self.embed_total() / (self.steps * GRADIENT_SCALE)
+        return self.embed_total() / (self.points * GRADIENT_SCALE)
 
     def gap(self) -> Float[Tensor, " pairs"]:
         """Completeness: the embeddings' share must be L(corrupted) - L(clean), and L(clean) = 0."""
@@ -281,7 +289,7 @@ class _Run:
         Raises:
             SparksError: it is not finite.
         """
-        scores = (scores / (self.steps * GRADIENT_SCALE)).cpu()
+        scores = (scores / (self.points * GRADIENT_SCALE)).cpu()
         if not bool(torch.isfinite(scores).all()):
             raise SparksError(
                 "attribution scores are not finite (nan or inf gradients): the model's weights are "
@@ -310,10 +318,10 @@ def _until_steady(
     spared: Progress | None,
 ) -> Iterator[tuple[list[int], Run]]:
     """Add points until each pair's gap is small enough or m is spent: `(pairs done, their run)`."""
-    if config.rule == "pilot":
-        run.look(points("right", PILOT_POINTS + 1)[:-1], config.first_steps)
-    names = points(config.rule, config.first_steps)
-    most = largest(config.rule, config.first_steps, config.most_steps)
+    if config.quadrature == "pilot":
+        run.look(alphas_of("right", PILOT_POINTS + 1)[:-1], config.first_points)
+    names = alphas_of(config.quadrature, config.first_points)
+    most = largest(config.quadrature, config.first_points, config.most_points)
     while True:
         for chunk in work.chunks(names, indices):
             run.add(chunk)
@@ -321,20 +329,20 @@ def _until_steady(
                 progress(len(chunk) * len(indices))
         done, left = _split(run, config)
         if spared is not None:
-            spared((most - run.steps) * len(done))
+            spared((most - run.points) * len(done))
         if not left:
             yield indices, run
             return
         if done:
             yield [indices[row] for row in done], run.only(done)
             run, indices = run.only(left), [indices[row] for row in left]
-        names = added_points(config.rule, run.steps)
+        names = added_alphas(config.quadrature, run.points)
 
 
 def _split(run: _Run, config: SnapshotConfig) -> tuple[list[int], list[int]]:
     """Rows of the batch that have points enough, and those that want more."""
     rows = range(run.passes.num_pairs)
-    if config.tolerance is None or grown(config.rule, run.steps) > config.most_steps:
+    if config.tolerance is None or grown(config.quadrature, run.points) > config.most_points:
         return list(rows), []
     found = run.found()
     large = run.gap() > config.tolerance  # not where it is nan
@@ -432,7 +440,7 @@ class _EdgeRun(_Run):
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=self.gap().cpu(),
-            points=torch.full((self.passes.num_pairs,), self.steps),
+            points=torch.full((self.passes.num_pairs,), self.points),
             precision=self.ends.precision,
         )
 
@@ -528,5 +536,5 @@ class _NodeRun(_Run):
             graph=self.passes.anatomy.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=self.gap().cpu(),
-            points=torch.full((self.passes.num_pairs,), self.steps),
+            points=torch.full((self.passes.num_pairs,), self.points),
         )

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparks.ground.config import Rule
+from sparks.ground.config import Quadrature
 from sparks.ground.errors import SparksError
 
 _OFFSETS: dict[str, float] = {"midpoint": 0.5, "left": 0.0, "right": 1.0, "pilot": 0.5}
@@ -41,56 +41,56 @@ EVEN = 0.3
 """Share of the mass that is spread evenly: L seen at few alphas does not see everything."""
 
 
-def points(rule: Rule, steps: int) -> list[float]:
-    """The `steps` values of alpha, increasing.
+def alphas_of(kind: Quadrature, m: int) -> list[float]:
+    """The `m` values of alpha, increasing.
 
     Raises:
-        SparksError: the rule is unknown or `steps` is below 1.
+        SparksError: the quadrature is unknown or `m` is below 1.
     """
-    _check(rule, steps)
-    return [(k + _OFFSETS[rule]) / steps for k in range(steps)]
+    _check(kind, m)
+    return [(k + _OFFSETS[kind]) / m for k in range(m)]
 
 
-def grown(rule: Rule, steps: int) -> int:
-    """The next larger m whose points hold those of `steps`: 3 m midpoints, 2 m ends.
+def grown(kind: Quadrature, m: int) -> int:
+    """The next larger m whose points hold those of `m`: 3 m midpoints, 2 m ends.
 
     Raises:
-        SparksError: as `points` does.
+        SparksError: as `alphas_of` does.
     """
-    _check(rule, steps)
-    return _GROWTH[rule] * steps
+    _check(kind, m)
+    return _GROWTH[kind] * m
 
 
-def largest(rule: Rule, steps: int, most: int) -> int:
-    """The largest m that growth from `steps` reaches while it stays at most `most`.
+def largest(kind: Quadrature, m: int, most: int) -> int:
+    """The largest m that growth from `m` reaches while it stays at most `most`.
 
     Raises:
-        SparksError: as `points` does.
+        SparksError: as `alphas_of` does.
     """
-    while (more := grown(rule, steps)) <= most:
-        steps = more
-    return steps
+    while (more := grown(kind, m)) <= most:
+        m = more
+    return m
 
 
-def added_points(rule: Rule, steps: int) -> list[float]:
-    """The points of `grown(rule, steps)` that are not among those of `steps`, increasing.
+def added_alphas(kind: Quadrature, m: int) -> list[float]:
+    """The points of `grown(kind, m)` that are not among those of `m`, increasing.
 
     Raises:
-        SparksError: as `points` does.
+        SparksError: as `alphas_of` does.
     """
-    finer = points(rule, grown(rule, steps))
-    return [alpha for k, alpha in enumerate(finer) if k % _GROWTH[rule] != _OLD[rule]]
+    finer = alphas_of(kind, grown(kind, m))
+    return [alpha for k, alpha in enumerate(finer) if k % _GROWTH[kind] != _OLD[kind]]
 
 
 @dataclass(frozen=True, eq=False)
 class Strata:
-    """Where the points of the rule `pilot` lie, a pair a row."""
+    """Where the points of the kind `pilot` lie, a pair a row."""
 
     borders: Float[Tensor, "pairs borders"]
     """0, ..., 1: m + 1 of them, float64."""
 
     @classmethod
-    def of(cls, losses: Float[Tensor, "pairs values"], steps: int) -> Strata:
+    def of(cls, losses: Float[Tensor, "pairs values"], m: int) -> Strata:
         """From L at `PILOT_POINTS` even alphas and both ends, alpha increasing."""
         values = losses.double().cpu().numpy()
         grid = np.linspace(0, 1, values.shape[1])
@@ -98,7 +98,7 @@ class Strata:
         whole = moved.sum(1, keepdims=True)
         mass = (1 - EVEN) * moved / np.where(whole > 0, whole, 1) + EVEN / moved.shape[1]
         cumulated = np.pad(mass.cumsum(1), ((0, 0), (1, 0)))
-        levels = np.linspace(0, 1, steps + 1)
+        levels = np.linspace(0, 1, m + 1)
         borders = [np.interp(levels * row[-1], row, grid) for row in cumulated]
         return cls(torch.from_numpy(np.stack(borders)).to(losses.device))
 
@@ -118,8 +118,8 @@ class Strata:
         return Strata(self.borders[rows])
 
 
-def _check(rule: Rule, steps: int) -> None:
-    if rule not in _OFFSETS:
-        raise SparksError(f"rule must be one of {', '.join(_OFFSETS)}, got {rule!r}")
-    if not isinstance(steps, int) or steps < 1:
-        raise SparksError(f"steps must be a whole number, at least 1, got {steps!r}")
+def _check(kind: Quadrature, m: int) -> None:
+    if kind not in _OFFSETS:
+        raise SparksError(f"quadrature must be one of {', '.join(_OFFSETS)}, got {kind!r}")
+    if not isinstance(m, int) or m < 1:
+        raise SparksError(f"points must be a whole number, at least 1, got {m!r}")

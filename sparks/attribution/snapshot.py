@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from pydantic import Field
 
+from sparks.ground.config import todays_names
 from sparks.ground.errors import SparksError
 from sparks.ground.schema import (
     LIMITS,
@@ -105,7 +106,7 @@ class Snapshot:
     completeness_gap: Float32[np.ndarray, " probes"]
     """|sum of embedding attributions - loss_corrupted| / loss_corrupted."""
     points: Int32[np.ndarray, " probes"] | None = None
-    """m, the points on the path that the probe was given (None becomes the setting `steps`)."""
+    """m, the points on the path that the probe was given (None becomes the setting `points`)."""
     edge_offsets: Int64[np.ndarray, " probes_plus_one"]
     """Edges of probe i are `edge_offsets[i] : edge_offsets[i + 1]` of the three arrays below."""
     edge_source: Int32[np.ndarray, " edges"]
@@ -121,7 +122,7 @@ class Snapshot:
             none = np.zeros((0, *np.shape(self.active)), dtype=bool)
             object.__setattr__(self, "grid_active", none)
         if self.points is None:
-            same = np.full(len(self.probe_ids), _steps(self.meta.config), np.int32)
+            same = np.full(len(self.probe_ids), _points(self.meta.config), np.int32)
             object.__setattr__(self, "points", same)
         sizes = self._sizes()
         try:
@@ -309,7 +310,9 @@ def _header(text: str) -> _Header:
     try:
         schema = decode(Versioned, text).schema
         if schema <= SCHEMA_VERSION:
-            return decode(_Header, text)
+            header = decode(_Header, text)
+            settings = todays_names(header.meta.config)
+            return replace(header, meta=replace(header.meta, config=settings))
     except SparksError as error:
         raise DamagedError(str(error)) from error
     raise SparksError(
@@ -332,13 +335,13 @@ def _completed(arrays: Mapping[str, np.ndarray], header: _Header) -> dict[str, n
     if not header.grid:
         full["grid_active"] = np.zeros((0, *np.shape(arrays.get("active", ()))), dtype=bool)
     if header.schema < 2:
-        full["points"] = np.full(losses, _steps(header.meta.config), np.int32)
+        full["points"] = np.full(losses, _points(header.meta.config), np.int32)
     return full
 
 
-def _steps(config: Mapping[str, Any]) -> int:
-    steps = config.get("steps")
-    return steps if type(steps) is int and 0 <= steps <= _MOST_POINTS else 0
+def _points(config: Mapping[str, Any]) -> int:
+    points = config.get("points")
+    return points if type(points) is int and 0 <= points <= _MOST_POINTS else 0
 
 
 _MOST_POINTS = 2**31 - 1

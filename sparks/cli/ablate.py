@@ -31,13 +31,13 @@ def add_ablate(commands: Any) -> None:
         _run_ablate,
         help="write a checkpoint with attention heads turned off, scaled, or set to their mean",
         epilog=f"""examples:
-  sparks ablate outputs/checkpoint-300 --heads L5H1,L7H2 --out ablated/
+  sparks ablate outputs/checkpoint-300 --heads L5H1,L7H2 --output ablated/
       the heads off, folded into the weights: vLLM, lm-eval or a trainer runs it unchanged
-  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --most 10 --out ablated/
+  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --most 10 --output ablated/
       the ten most important of those that the run brought to life
-  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --matched-random 1 --out r1/
+  sparks ablate outputs/checkpoint-300 --heads emergent --run outputs/ --matched-random 1 --output r
       its control: as many random heads in the same layers
-  sparks ablate MODEL --heads L5H1 --mean probes.jsonl --out ablated/
+  sparks ablate MODEL --heads L5H1 --mean probes.jsonl --output ablated/
       mean ablation, where the architecture can hold a bias behind its heads
 {HEADS_HELP}
 LoRA adapters are merged first. The checkpoint is loaded again and run before it is put in place:
@@ -47,7 +47,7 @@ its logits are those of the hooked model. To see what heads do to answers: spark
         "model", metavar="MODEL", help="checkpoint, a folder or hub id as owner/name@revision"
     )
     add_heads(command)
-    command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     command.add_argument(
         "--overwrite",
         action="store_true",
@@ -63,14 +63,14 @@ def _run_ablate(arguments: argparse.Namespace) -> int:
     heads = chosen_heads(arguments)
     assert heads is not None  # --heads is needed
     source = split_revision(arguments.model)[0]
-    check_output(arguments.out, overwrite=arguments.overwrite, sources=[source])
+    check_output(arguments.output, overwrite=arguments.overwrite, sources=[source])
     quiet_libraries()
     tokenizer, model = tokenizer_of(arguments), model_of(arguments)
     heads = for_model(arguments, heads, model)
     found = export_model(
         model,
         heads.heads,
-        arguments.out,
+        arguments.output,
         scale=arguments.scale,
         means=means_of(arguments, model, tokenizer),
         tokenizer=tokenizer,

@@ -33,13 +33,13 @@ def add_effects(commands: Any) -> None:
         _run_effects,
         help="switch head sets off, or scale them, and compare with matched random heads",
         epilog=f"""examples:
-  sparks effects outputs/checkpoint-300 --run outputs/ --task gsm8k --limit 200 --out effects/
+  sparks effects outputs/checkpoint-300 --run outputs/ --task gsm8k --limit 200 --output effects/
       no ablation, emergent heads, base heads, and of each set random heads of the same layers
-  sparks effects MODEL --run RUN --task gym:chain_sum --most 10 --control-run TRIVIA --out effects/
+  sparks effects MODEL --run RUN --task gym:chain_sum --most 10 --control-run TRIVIA --output out/
       the ten most important of each, and of those of another task: the paper's Table 1
-  sparks effects MODEL --run RUN --task aime24 --sets kept top:10 mine=L5H1,L7H2 --out effects/
+  sparks effects MODEL --run RUN --task aime24 --sets kept top:10 mine=L5H1,L7H2 --output effects/
       other sets, by rule and by hand
-  sparks effects MODEL --run RUN --task gsm8k --scale 0 0.5 1.3 2 --figures pdf --out effects/
+  sparks effects MODEL --run RUN --task gsm8k --scale 0 0.5 1.3 2 --figures pdf --output effects/
       scaling curves; --most 1 2 5 10 draws them over the number of heads
   sparks effects effects/ --format latex
       a finished study, or what is finished of one, printed again: no model, nothing else needed
@@ -54,7 +54,9 @@ stays.""",
         "model", metavar="MODEL", help="checkpoint, folder or hub id; or the folder of a study"
     )
     command.add_argument("--task", help="name of a task, gym:NAME, or a JSONL file")
-    command.add_argument("--out", metavar="DIR", help="folder of the study: answers and table.json")
+    command.add_argument(
+        "--output", metavar="DIR", help="folder of the study: answers and table.json"
+    )
     _add_sets(command)
     add_check(command)
     command.add_argument(
@@ -145,17 +147,17 @@ def _is_study(arguments: argparse.Namespace) -> bool:
     from sparks.effects.plan import FILE
 
     if (Path(arguments.model) / FILE).is_file():
-        if arguments.task or arguments.out:
+        if arguments.task or arguments.output:
             raise SparksError(
-                f"{arguments.model} is the folder of a study: print it without --task and --out, "
-                f"or give the model to measure"
+                f"{arguments.model} is the folder of a study: print it without --task and "
+                f"--output, or give the model to measure"
             )
         return True
-    for name in ("task", "out"):
+    for name in ("task", "output"):
         if not getattr(arguments, name):
             raise SparksError(
-                f"--{name} is missing: a study needs MODEL, --task and --out (no study is kept in "
-                f"{arguments.model})"
+                f"--{name} is missing: a study needs MODEL, --task and --output (no study is kept "
+                f"in {arguments.model})"
             )
     return False
 

@@ -36,7 +36,7 @@ def studied(arguments: argparse.Namespace) -> tuple[EffectTable, Path]:
 
     judged, config = settings(arguments, EffectConfig), sampling(arguments)
     _check(arguments, judged, config)
-    folder = Path(arguments.out)
+    folder = Path(arguments.output)
     check_writable(folder / "study.json")
     runs = _runs(arguments)
     chosen = _chosen(arguments, runs)

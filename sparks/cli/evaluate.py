@@ -42,15 +42,15 @@ def add_evaluate(commands: Any) -> None:
         _run_evaluate,
         help="sample answers to the problems of a task and check them: pass@k and success@k",
         epilog=f"""examples:
-  sparks evaluate Qwen/Qwen2.5-1.5B-Instruct --task gsm8k --samples 8 --out evaluations/
+  sparks evaluate Qwen/Qwen2.5-1.5B-Instruct --task gsm8k --samples 8 --output evaluations/
       every sample goes to evaluations/gsm8k.jsonl; the same command goes on after a kill
-  sparks evaluate MODEL --task gym:chain_sum --limit 50 --out sums.jsonl
+  sparks evaluate MODEL --task gym:chain_sum --limit 50 --output sums.jsonl
       reasoning-gym makes the problems: no hub needed
-  sparks evaluate MODEL --task problems.jsonl --check exact --k 1 4 --samples 4 --out own.jsonl
+  sparks evaluate MODEL --task problems.jsonl --check exact --k 1 4 --samples 4 --output own.jsonl
       your problems: `problem` and `answer` a line
-  sparks evaluate Qwen/Qwen3-8B --task aime24 --thinking on --max-new-tokens 16384 --out on.jsonl
+  sparks evaluate Qwen/Qwen3-8B --task aime24 --thinking on --max-new-tokens 16384 --output on.jsonl
       temperature, top-p and top-k as the model suggests for thinking
-  sparks evaluate MODEL --task gsm8k --heads L5H1,L7H2 --out off.jsonl
+  sparks evaluate MODEL --task gsm8k --heads L5H1,L7H2 --output off.jsonl
       the same with two heads off; --scale 1.3 turns them up
 tasks: gsm8k, math-500, aime24, aime25, amc, gpqa-diamond, triviaqa; gym:NAME; a JSONL file
 {HEADS_HELP}
@@ -61,7 +61,7 @@ What heads do is told by a comparison with random heads that match them: sparks 
     )
     command.add_argument("--task", required=True, help="name of a task, gym:NAME, or a JSONL file")
     command.add_argument(
-        "--out",
+        "--output",
         required=True,
         metavar="PATH",
         help="file of samples to write or to go on with (.jsonl), or a folder for TASK.jsonl",
@@ -91,7 +91,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     heads = chosen_heads(arguments)
     quiet_libraries()
     task = load_task(arguments.task, limit=config.limit, seed=config.seed, check=arguments.check)
-    output = output_file(arguments.out, task.name)
+    output = output_file(arguments.output, task.name)
     found = _evaluated(arguments, config, task, heads, output)
     _show(found, arguments)
     say(f"{len(found.problems)} problems in {output}", aside=True)
@@ -152,7 +152,7 @@ def _backend(arguments: argparse.Namespace, config: EvaluationConfig, heads: Hea
     if config.backend == "vllm" and heads is not None:
         raise SparksError(
             "vllm cannot intervene on heads: write the checkpoint with `sparks ablate MODEL "
-            "--heads ... --out DIR` and evaluate DIR, or leave out --backend vllm"
+            "--heads ... --output DIR` and evaluate DIR, or leave out --backend vllm"
         )
     if config.backend != "auto":
         return config.backend

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from sparks.probes.probes import ProbeSet
 
 _MEASURED_BY = (
-    "steps",
+    "points",
     "tolerance",
-    "max_steps",
-    "rule",
+    "max_points",
+    "quadrature",
     "positions",
     "max_suffix_tokens",
     "memory_gib",
@@ -54,7 +54,7 @@ def add_faithfulness(commands: Any) -> None:
   sparks faithfulness MODEL --probes probes.jsonl
       curves over circuit sizes: all outside a circuit patched, all inside patched; CPR and CMD
       as the MIB benchmark defines them, and random circuits of the same sizes
-  sparks faithfulness MODEL --probes probes.jsonl --held-out --out outputs/faithfulness
+  sparks faithfulness MODEL --probes probes.jsonl --held-out --output outputs/faithfulness
       the shared circuit is chosen by other probes than it is measured on; JSON and CSV files
   sparks faithfulness MODEL --probes probes.jsonl --ranking signed --mib importances.json
       also what edges are ranked by, in the form that MIB's own evaluator reads
@@ -81,7 +81,7 @@ Control probes (group `control`) are left out; --group control takes them alone.
         default=list(CurveConfig.shares),
         help=f"{shares} (default: {' '.join(map(str, CurveConfig.shares))}, MIB's)",
     )
-    command.add_argument("--out", metavar="DIR", help=f"folder to write {', '.join(_FILES)} to")
+    command.add_argument("--output", metavar="DIR", help=f"folder to write {', '.join(_FILES)} to")
     command.add_argument(
         "--mib", metavar="FILE", help="write the edges' scores for MIB's evaluator (.json)"
     )
@@ -105,7 +105,7 @@ def _run_faithfulness(arguments: argparse.Namespace) -> int:
     curve = settings(arguments, CurveConfig)
     if arguments.mib:
         _check_mib(arguments.mib)
-    files = [Path(arguments.out) / name for name in _FILES] if arguments.out else []
+    files = [Path(arguments.output) / name for name in _FILES] if arguments.output else []
     if arguments.figure:
         _check_figure(arguments.figure)
     for path in [*files, *filter(None, [arguments.mib, arguments.figure])]:

@@ -40,11 +40,11 @@ def add_think(commands: Any) -> None:
         help="compare a model's circuits with thinking on and off: heads shared, and of one mode "
         "alone",
         epilog="""examples:
-  sparks think Qwen/Qwen3-8B --data problems.jsonl --out think/
+  sparks think Qwen/Qwen3-8B --data problems.jsonl --output think/
       16 problems begun under both modes of the chat template; both measured; heads compared
-  sparks think --out think/ --format csv --table heads
+  sparks think --output think/ --format csv --table heads
       read it again: no model is loaded
-  sparks think --out think/ --figure pdf
+  sparks think --output think/ --figure pdf
       layer x head, after Fig. 5 of the paper
 DIR/on and DIR/off are run folders that every other command reads. What DIR holds for the same
 model, probes and settings is kept, so an interrupted call goes on. --max-suffix-tokens counts the
@@ -58,7 +58,7 @@ model's own words; the mode's marker (<think>) comes on top.""",
         "is only read",
     )
     command.add_argument(
-        "--out", required=True, metavar="DIR", help="folder to write, or to read without MODEL"
+        "--output", required=True, metavar="DIR", help="folder to write, or to read without MODEL"
     )
     add_loading(command)
     command.add_argument(
@@ -85,8 +85,10 @@ def _run_think(arguments: argparse.Namespace) -> int:
     if arguments.model is not None:
         _measure(arguments)
     elif arguments.data is not None or arguments.overwrite:
-        raise SparksError("which model to measure? give MODEL, or only --out DIR to read it again")
-    comparison = ThinkComparison.from_folder(arguments.out)
+        raise SparksError(
+            "which model to measure? give MODEL, or only --output DIR to read it again"
+        )
+    comparison = ThinkComparison.from_folder(arguments.output)
     if arguments.figure:
         _draw(comparison, arguments)
     if table is not None:
@@ -94,7 +96,7 @@ def _run_think(arguments: argparse.Namespace) -> int:
     else:
         from sparks.views.text.thinking import render
 
-        print(render(comparison, arguments.out, color=wants_color()), end="")
+        print(render(comparison, arguments.output, color=wants_color()), end="")
     return 0
 
 
@@ -105,7 +107,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     record = measure_think(
         arguments.model,
-        arguments.out,
+        arguments.output,
         settings(arguments, ThinkConfig),
         config=settings(arguments, SnapshotConfig),
         **loading(arguments),
@@ -124,6 +126,6 @@ def _draw(comparison: ThinkComparison, arguments: argparse.Namespace) -> None:
     for rule in RULES:
         figure = think_heads(comparison, rule=rule)
         for form in arguments.figure:
-            path = Path(arguments.out) / f"{FILE}-{rule}.{form}"
+            path = Path(arguments.output) / f"{FILE}-{rule}.{form}"
             write_atomically(path, render(figure, form, title=f"think-heads, {rule}"))
             say(path, aside=True)

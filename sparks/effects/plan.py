@@ -122,7 +122,9 @@ class Plan:
             SparksError: it cannot be written.
         """
         return write_atomically(
-            folder / FILE, json.dumps(self.as_dict(), indent=1) + "\n", way_out="give another --out"
+            folder / FILE,
+            json.dumps(self.as_dict(), indent=1) + "\n",
+            way_out="give another --output",
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,8 +156,8 @@ class Plan:
                 return decode(_File, content).plan()
         except FileNotFoundError as error:
             raise SparksError(
-                f"no study of effects in {folder}: give the folder that --out wrote, or MODEL with "
-                f"--task and --out"
+                f"no study of effects in {folder}: give the folder that --output wrote, or MODEL "
+                f"with --task and --output"
             ) from error
         except OSError as error:
             raise SparksError(f"cannot read {path}: {why(error)}") from error

@@ -111,7 +111,7 @@ def _paired(intact: Evaluation, other: Evaluation, folder: Path) -> Answers:
     if ours != theirs or order != [problem.id for problem in other.problems]:
         raise SparksError(
             f"{folder}: answers of different models, problems or settings, without ablation and "
-            f"under {other.intervention!r}: run the study anew in another --out"
+            f"under {other.intervention!r}: run the study anew in another --output"
         )
     return other.correct_samples
 

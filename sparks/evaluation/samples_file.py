@@ -140,12 +140,12 @@ class SamplesFile:
         end = content.rfind(b"\n") + 1
         if not end:  # a header that was torn: nothing was sampled yet
             if content and not content.startswith(b'{"kind": "' + KIND.encode()[:3]):
-                raise SparksError(f"{self.path}: no file of samples: give another --out")
+                raise SparksError(f"{self.path}: no file of samples: give another --output")
             return 0
         found, self.lines = _parsed(self.path, content[:end])
         if difference := _difference(found, header):
             raise SparksError(
-                f"{self.path}: samples of another run ({difference}): give another --out, or "
+                f"{self.path}: samples of another run ({difference}): give another --output, or "
                 f"remove the file"
             )
         return end

@@ -9,15 +9,15 @@ from typing import Any, Literal, get_args
 
 from sparks.ground.errors import SparksError
 
-Rule = Literal["midpoint", "left", "right", "pilot"]
+Quadrature = Literal["midpoint", "left", "right", "pilot"]
 Positions = Literal["last", "all"]
 ThresholdMode = Literal["absolute", "relative"]
 ControlKind = Literal["both", "copying", "recall"]
 
-FIXED_STEPS = 100
-"""m where neither steps nor a tolerance is given."""
-FIRST_STEPS = 12
-"""m that a tolerance starts from where no steps are given: at 8, a gap was sometimes small by
+FIXED_POINTS = 100
+"""m where neither points nor a tolerance is given."""
+FIRST_POINTS = 12
+"""m that a tolerance starts from where no points are given: at 8, a gap was sometimes small by
 chance (`tests/bench/RECORD.md`)."""
 
 LEAST_LOSS = 0.1
@@ -28,6 +28,14 @@ are initialised (`tests/bench/RECORD.md`)."""
 
 TRUST_HELP = "run Python code that comes with a model from its folder or the hub"
 """Of `trust_remote_code`, wherever it can be given."""
+
+_EARLIER = {"steps": "points", "max_steps": "max_points", "rule": "quadrature"}
+"""Names that stored runs may have -> today's."""
+
+
+def todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings under the names that they have today."""
+    return {_EARLIER.get(name, name): value for name, value in dict(values).items()}
 
 
 def setting(default: Any, help: str) -> Any:
@@ -66,7 +74,7 @@ class SnapshotConfig:
         SparksError: a value is outside its range.
     """
 
-    steps: int | None = setting(
+    points: int | None = setting(
         None,
         "points m on the path from corrupted to clean (100 where not given, as in paper A.5); with "
         "a tolerance, the m to start from (12 where not given)",
@@ -76,8 +84,8 @@ class SnapshotConfig:
         "completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe, until the "
         "gap is not above it; without it, every probe has the same m",
     )
-    max_steps: int = setting(324, "with a tolerance, m grows while it stays at most this")
-    rule: Rule = setting(
+    max_points: int = setting(324, "with a tolerance, m grows while it stays at most this")
+    quadrature: Quadrature = setting(
         "midpoint",
         "where the points lie: midpoint; left (official code); right (paper's Eq. 3); pilot "
         "(closer where six forward passes see L move; pays below about 40 points)",
@@ -101,23 +109,23 @@ class SnapshotConfig:
         True, "also measure how much of L each circuit carries alone (a little more time)"
     )
     memory_gib: float = setting(
-        4.0, "memory for activations, GiB; pairs and steps are split to stay under it"
+        4.0, "memory for activations, GiB; pairs and points are split to stay under it"
     )
 
     def __post_init__(self) -> None:
-        self._settle_steps()
-        _whole("steps", self.steps, 1)
-        _whole("max_steps", self.max_steps, 1)
+        self._settle_points()
+        _whole("points", self.points, 1)
+        _whole("max_points", self.max_points, 1)
         if self.tolerance is not None:
             check_share("tolerance", self.tolerance)
-        if self.most_steps < self.first_steps:
+        if self.most_points < self.first_points:
             raise SparksError(
-                f"max_steps must be at least steps ({self.steps}), got {self.max_steps}: raise it, "
-                f"or leave tolerance out to have {self.steps} points whatever the gap"
+                f"max_points must be at least points ({self.points}), got {self.max_points}: raise "
+                f"it, or leave tolerance out to have {self.points} points whatever the gap"
             )
         _whole("top_n", self.top_n, 1)
         _whole("max_suffix_tokens", self.max_suffix_tokens, 1)
-        _choice("rule", self.rule, get_args(Rule))
+        _choice("quadrature", self.quadrature, get_args(Quadrature))
         _choice("positions", self.positions, get_args(Positions))
         _choice("threshold_mode", self.threshold_mode, get_args(ThresholdMode))
         if self.top_share is not None:
@@ -136,21 +144,21 @@ class SnapshotConfig:
                 f"memory_gib must be a finite number above 0, got {self.memory_gib!r}"
             )
 
-    def _settle_steps(self) -> None:
-        if self.steps is None:
-            first = FIXED_STEPS if self.tolerance is None else FIRST_STEPS
-            object.__setattr__(self, "steps", first)
+    def _settle_points(self) -> None:
+        if self.points is None:
+            first = FIXED_POINTS if self.tolerance is None else FIRST_POINTS
+            object.__setattr__(self, "points", first)
 
     @property
-    def first_steps(self) -> int:
+    def first_points(self) -> int:
         """m that every probe is given."""
-        assert self.steps is not None  # __post_init__ has settled it
-        return self.steps
+        assert self.points is not None  # __post_init__ has settled it
+        return self.points
 
     @property
-    def most_steps(self) -> int:
+    def most_points(self) -> int:
         """m that a probe is given at most."""
-        return self.first_steps if self.tolerance is None else self.max_steps
+        return self.first_points if self.tolerance is None else self.max_points
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -158,17 +166,18 @@ class SnapshotConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SnapshotConfig:
-        """The settings that `as_dict` gave.
+        """The settings that `as_dict` gave; the names of earlier versions are translated.
 
         Raises:
             SparksError: a name is unknown or a value is outside its range.
         """
+        values = todays_names(values)
         refuse_unknown(cls, values)
         return cls(**values)
 
     def attribution(self) -> dict[str, Any]:
         """The settings that `edge_attribution` takes."""
-        names = ("steps", "tolerance", "max_steps", "rule", "positions", "memory_gib")
+        names = ("points", "tolerance", "max_points", "quadrature", "positions", "memory_gib")
         return {name: getattr(self, name) for name in names}
 
     def measurement(self) -> dict[str, Any]:
@@ -176,7 +185,7 @@ class SnapshotConfig:
         values = self.as_dict()
         del values["memory_gib"], values["faithfulness"]
         if self.tolerance is None:
-            values["max_steps"] = None  # says nothing
+            values["max_points"] = None  # says nothing
         return values
 
 

@@ -91,14 +91,14 @@ def plan(
     d_model: int,
     suffix: int,
     row: RowBytes,
-    steps: int,
-    most_steps: int,
+    points: int,
+    most_points: int,
     budget_bytes: int,
     max_rows: int,
 ) -> MemoryEstimate:
     """Split the budget into pairs and rows: at least one of each, at most `max_rows` rows.
 
-    `steps` are the points that a pair is sure to need, `most_steps` those that it may need.
+    `points` are the points that a pair is sure to need, `most_points` those that it may need.
     """
     token = suffix * d_model * 4  # one vector a position, float32
     eighth = budget_bytes // 8
@@ -114,12 +114,12 @@ def plan(
     # Allocators hold on to some of what is freed.
     pair_bytes, row_bytes = int(pair_bytes * _SLACK), int(row_bytes * _SLACK)
     rows = max(1, min(max_rows, (budget_bytes - pair_bytes) // row_bytes))
-    pairs = max(1, min(rows // steps, budget_bytes // (pair_bytes + steps * row_bytes)))
+    pairs = max(1, min(rows // points, budget_bytes // (pair_bytes + points * row_bytes)))
     beside = max(1, (budget_bytes - pairs * pair_bytes) // row_bytes)
     return MemoryEstimate(
         pair_bytes=pair_bytes,
         row_bytes=row_bytes,
-        rows=min(rows, beside, pairs * most_steps),
+        rows=min(rows, beside, pairs * most_points),
         pairs=pairs,
         budget_bytes=budget_bytes,
     )

@@ -81,7 +81,7 @@ class ThinkComparison:
             if not (folder / mode / "step-00000000.safetensors").exists():
                 raise SparksError(
                     f"{folder} has no snapshot with thinking {mode}: finish it with sparks think "
-                    f"{record.model} --out {folder}"
+                    f"{record.model} --output {folder}"
                 )
         on, off = (Timeline.from_run(folder / mode) for mode in MODES)
         return cls(on, off, record=record)

@@ -96,7 +96,7 @@ class ThinkRecord:
         if (found := cls.find(folder)) is None:
             raise SparksError(
                 f"{folder} holds no measurement of thinking on and off: measure it with sparks "
-                f"think MODEL --data FILE --out {folder}"
+                f"think MODEL --data FILE --output {folder}"
             )
         return found
 

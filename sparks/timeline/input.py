@@ -145,10 +145,10 @@ def caveats(
     gaps = {s.step: value for s, value in zip(ordered, gap.tolist(), strict=True)}
     if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP]:
         worst = max(coarse, key=lambda step: gaps[step])
-        points = ordered[0].meta.config.get("steps", "?")
+        points = ordered[0].meta.config.get("points", "?")
         lines.append(
             f"the scores are coarse at {steps_text(coarse)}: half of the probes miss at least "
-            f"{gaps[worst]:.0%} of L at step {worst} (completeness gap); raise steps, now {points}"
+            f"{gaps[worst]:.0%} of L at step {worst} (completeness gap); raise points, now {points}"
         )
     return lines
 

@@ -4,7 +4,7 @@
     script_args, training_args, model_args, sparks_args = parser.parse_args_and_config()
     trainer = SFTTrainer(..., callbacks=[sparks_args.callback()])
 
-Then `--sparks_probes probes.jsonl --sparks_steps 20` works, and so do the same keys in the file
+Then `--sparks_probes probes.jsonl --sparks_points 20` works, and so do the same keys in the file
 given with `--config`. Every name begins with `sparks_`, since the trainers' own settings share one
 command line with them. What a snapshot measures (`SnapshotConfig`) and how checkpoints are
 evaluated (`EvaluationConfig`, as `sparks_evaluation_<name>`) is taken over field by field: names,

@@ -24,7 +24,7 @@ from sparks.attribution.eap_ig import (
     node_attribution,
 )
 from sparks.attribution.model_runs import Passes
-from sparks.attribution.quadrature import Strata, added_points, grown, largest, points
+from sparks.attribution.quadrature import Strata, added_alphas, alphas_of, grown, largest
 from sparks.attribution.scores import EdgeScores
 from sparks.attribution.snapshot import SCHEMA_VERSION, Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
@@ -70,11 +70,11 @@ class Fixed(dict[int, EdgeScores]):
 
 
 def fixed(model: nn.Module, pairs: Any = PAIRS, rule: Any = "midpoint", **settings: Any) -> Fixed:
-    settings |= {"rule": rule}
+    settings |= {"quadrature": rule}
     by_steps = Fixed(
-        {steps: edge_attribution(model, pairs, steps=steps, **settings) for steps in ladder(rule)}
+        {steps: edge_attribution(model, pairs, points=steps, **settings) for steps in ladder(rule)}
     )
-    nodes = [node_attribution(model, pairs, steps=steps, **settings) for steps in by_steps]
+    nodes = [node_attribution(model, pairs, points=steps, **settings) for steps in by_steps]
     by_steps.found = torch.stack([one.scores[:, 0] for one in nodes])
     return by_steps
 
@@ -112,14 +112,14 @@ def middling(by_steps: Fixed) -> float:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("steps", [1, 2, 5, 12, 100])
 def test_old_and_added_points_are_those_of_the_larger_m(rule: Any, steps: int) -> None:
-    both = sorted(points(rule, steps) + added_points(rule, steps))
-    np.testing.assert_allclose(both, points(rule, grown(rule, steps)), rtol=1e-12)
+    both = sorted(alphas_of(rule, steps) + added_alphas(rule, steps))
+    np.testing.assert_allclose(both, alphas_of(rule, grown(rule, steps)), rtol=1e-12)
 
 
 def test_points_by_hand() -> None:
-    assert added_points("midpoint", 1) == [1 / 6, 5 / 6]
-    assert added_points("left", 2) == [1 / 4, 3 / 4]
-    assert added_points("right", 1) == [1 / 2]
+    assert added_alphas("midpoint", 1) == [1 / 6, 5 / 6]
+    assert added_alphas("left", 2) == [1 / 4, 3 / 4]
+    assert added_alphas("right", 1) == [1 / 2]
     assert [grown(rule, 4) for rule in RULES] == [12, 8, 8, 12]
     assert [largest(rule, 4, 100) for rule in RULES] == [36, 64, 64, 36]
     assert largest("midpoint", 4, 4) == 4
@@ -130,10 +130,10 @@ def test_strata_by_hand() -> None:
     strata = Strata.of(torch.tensor([[10.0, 10.0, 1.0, 0.0], [4.0, 4.0, 4.0, 4.0]]), 2)
     half = 1 / 3 + (0.5 - 0.1) / 0.625 / 3
     np.testing.assert_allclose(strata.borders, [[0, half, 1], [0, 0.5, 1]], rtol=1e-12)
-    alphas, weights = strata.place(points("pilot", 2))
+    alphas, weights = strata.place(alphas_of("pilot", 2))
     np.testing.assert_allclose(alphas, [[half / 2, (1 + half) / 2], [0.25, 0.75]], rtol=1e-6)
     np.testing.assert_allclose(weights, [[2 * half, 2 - 2 * half], [1, 1]], rtol=1e-6)
-    thirds, same = strata.only([0]).place(added_points("pilot", 2))
+    thirds, same = strata.only([0]).place(added_alphas("pilot", 2))
     expected = [half / 6, 5 * half / 6, half + (1 - half) / 6, half + 5 * (1 - half) / 6]
     np.testing.assert_allclose(thirds[0], expected, rtol=1e-6)
     np.testing.assert_allclose(same[0], weights[0].repeat_interleave(2), rtol=1e-6)
@@ -144,7 +144,7 @@ def test_strata_cover_the_path(steps: int) -> None:
     losses = torch.rand(3, 8, generator=torch.Generator().manual_seed(1))
     strata = Strata.of(losses, steps)
     for many in (steps, 3 * steps):
-        alphas, weights = strata.place(points("pilot", many))
+        alphas, weights = strata.place(alphas_of("pilot", many))
         assert bool((alphas.diff(dim=1) > 0).all())
         np.testing.assert_allclose(weights.mean(1), 1, rtol=1e-6)
         # A midpoint rule is exact for what is linear in each stratum.
@@ -165,7 +165,7 @@ def test_each_pair_has_the_scores_of_the_m_it_ended_with(
     by_steps = fixed(model, rule=rule)
     tolerance = middling(by_steps)
     found = edge_attribution(
-        model, PAIRS, steps=FIRST, tolerance=tolerance, max_steps=MOST, rule=rule,
+        model, PAIRS, points=FIRST, tolerance=tolerance, max_points=MOST, quadrature=rule,
         memory_gib=budget,
     )  # fmt: skip
     expected = expected_points(by_steps, tolerance)
@@ -183,13 +183,13 @@ def test_each_pair_has_the_scores_of_the_m_it_ended_with(
 def test_nodes_grow_as_edges_do(positions: Any, assert_close: AssertClose) -> None:
     model = tiny_model("qwen3")
     tolerance = middling(fixed(model, positions=positions))
-    settings = {"steps": FIRST, "max_steps": MOST, "positions": positions}
+    settings = {"points": FIRST, "max_points": MOST, "positions": positions}
     nodes = node_attribution(model, PAIRS, tolerance=tolerance, **settings)
     edges = edge_attribution(model, PAIRS, tolerance=tolerance, **settings)
     assert nodes.points.tolist() == edges.points.tolist()
     assert len(set(nodes.points.tolist())) > 1
     for index, steps in enumerate(nodes.points.tolist()):
-        one = node_attribution(model, PAIRS, steps=steps, positions=positions)
+        one = node_attribution(model, PAIRS, points=steps, positions=positions)
         assert_close("same", nodes.scores[index], one.scores[index])
 
 
@@ -197,7 +197,7 @@ def test_packed_pairs_grow_too(assert_close: AssertClose) -> None:
     model, pairs = tiny_model("llama-gqa"), long_pairs(45, 30, 3, 40)
     by_steps = fixed(model, pairs)
     tolerance = middling(by_steps)
-    found = edge_attribution(model, pairs, steps=FIRST, tolerance=tolerance, max_steps=MOST)
+    found = edge_attribution(model, pairs, points=FIRST, tolerance=tolerance, max_points=MOST)
     assert found.points.tolist() == expected_points(by_steps, tolerance)
     assert len(set(found.points.tolist())) > 1
     for index, steps in enumerate(found.points.tolist()):
@@ -215,27 +215,31 @@ def test_prefix_and_ends_are_run_once_a_batch(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(Passes, name, counted)
     model = tiny_model("llama-gqa")
-    edge_attribution(model, PAIRS, steps=FIRST)
+    edge_attribution(model, PAIRS, points=FIRST)
     calls.clear()
-    edge_attribution(model, PAIRS, steps=FIRST)
+    edge_attribution(model, PAIRS, points=FIRST)
     once = sorted(calls)
     calls.clear()
-    edge_attribution(model, PAIRS, steps=FIRST, tolerance=1e-9, max_steps=MOST)
+    edge_attribution(model, PAIRS, points=FIRST, tolerance=1e-9, max_points=MOST)
     assert sorted(calls) == once
 
 
 @pytest.mark.parametrize("kind", ["llama-gqa", "starcoder2"])
 def test_a_pilot_and_midpoints_meet(kind: str, assert_close: AssertClose) -> None:
     model = tiny_model(kind)
-    midpoints = edge_attribution(model, PAIRS, steps=150).scores
-    placed = edge_attribution(model, PAIRS, steps=48, rule="pilot")
-    grew = edge_attribution(model, PAIRS, steps=16, tolerance=1e-9, max_steps=48, rule="pilot")
+    midpoints = edge_attribution(model, PAIRS, points=150).scores
+    placed = edge_attribution(model, PAIRS, points=48, quadrature="pilot")
+    grew = edge_attribution(
+        model, PAIRS, points=16, tolerance=1e-9, max_points=48, quadrature="pilot"
+    )
     assert set(grew.points.tolist()) == {48}
     for found in (placed.scores, grew.scores):
         assert 0 < float((found - midpoints).norm() / midpoints.norm()) < 5e-3
-    nodes = node_attribution(model, PAIRS, steps=48, rule="pilot")
+    nodes = node_attribution(model, PAIRS, points=48, quadrature="pilot")
     assert_close("same", nodes.completeness_gap + 1, placed.completeness_gap + 1)
-    alone = [edge_attribution(model, [pair], steps=48, rule="pilot").scores for pair in PAIRS]
+    alone = [
+        edge_attribution(model, [pair], points=48, quadrature="pilot").scores for pair in PAIRS
+    ]
     assert_close("same", placed.scores, torch.cat(alone))
 
 
@@ -260,7 +264,7 @@ def test_only_what_is_new_is_run_and_what_is_spared_is_told(score: Any) -> None:
     done: list[int] = []
     spared: list[int] = []
     found = score(
-        model, PAIRS, steps=FIRST, tolerance=tolerance, max_steps=MOST, progress=done.append,
+        model, PAIRS, points=FIRST, tolerance=tolerance, max_points=MOST, progress=done.append,
         spared=spared.append,
     )  # fmt: skip
     assert sum(done) == int(found.points.sum())
@@ -274,7 +278,7 @@ def test_pairs_come_as_they_are_done() -> None:
     tolerance = middling(fixed(model))
     seen = []
     for indices, part in iter_edge_attribution(
-        model, PAIRS, steps=FIRST, tolerance=tolerance, max_steps=MOST
+        model, PAIRS, points=FIRST, tolerance=tolerance, max_points=MOST
     ):
         assert len(set(part.points.tolist())) == 1
         assert len(part.scores) == len(indices)
@@ -286,14 +290,14 @@ def test_pairs_come_as_they_are_done() -> None:
 def test_a_gap_that_stays_large_stops_at_the_cap() -> None:
     model = tiny_model("llama-gqa")
     for most, expected in ((17, 6), (18, 18), (2, 2)):
-        found = edge_attribution(model, PAIRS, steps=2, tolerance=1e-12, max_steps=most)
+        found = edge_attribution(model, PAIRS, points=2, tolerance=1e-12, max_points=most)
         assert found.points.tolist() == [expected] * len(PAIRS)
 
 
 def test_a_gap_that_is_small_at_once_costs_nothing() -> None:
     model = tiny_model("llama-gqa")
-    plain = edge_attribution(model, PAIRS, steps=6)
-    found = edge_attribution(model, PAIRS, steps=6, tolerance=1)
+    plain = edge_attribution(model, PAIRS, points=6)
+    found = edge_attribution(model, PAIRS, points=6, tolerance=1)
     assert torch.equal(found.scores, plain.scores)
     assert found.points.tolist() == plain.points.tolist() == [6] * len(PAIRS)
 
@@ -304,28 +308,28 @@ def test_gradients_that_are_not_finite_are_refused_at_once() -> None:
     model.model.layers[0].mlp.register_forward_hook(root_of_nothing)
     done: list[int] = []
     with pytest.raises(SparksError, match="attribution scores are not finite"):
-        edge_attribution(model, PAIRS[:1], steps=2, tolerance=0.1, progress=done.append)
+        edge_attribution(model, PAIRS[:1], points=2, tolerance=0.1, progress=done.append)
     assert sum(done) == 2
 
 
 def test_a_gap_of_rounding_is_not_chased() -> None:
     """In bfloat16 some gaps end near 1 %, however many points there are."""
     model = tiny_model("llama-gqa").to(torch.bfloat16)
-    found = edge_attribution(model, PAIRS[:2], steps=12, tolerance=1e-3, max_steps=972)
+    found = edge_attribution(model, PAIRS[:2], points=12, tolerance=1e-3, max_points=972)
     assert bool((found.completeness_gap > 1e-3).all())
     assert int(found.points.max()) < 972
-    exact = edge_attribution(tiny_model("llama-gqa"), PAIRS[:2], steps=12, tolerance=1e-3)
+    exact = edge_attribution(tiny_model("llama-gqa"), PAIRS[:2], points=12, tolerance=1e-3)
     assert bool((exact.completeness_gap <= 1e-3).all())
 
 
 def test_growing_stays_in_the_budget() -> None:
     model = tiny_model("llama-gqa")
-    ample = estimate_memory(model, PAIRS, steps=20, tolerance=0.01, max_steps=324)
+    ample = estimate_memory(model, PAIRS, points=20, tolerance=0.01, max_points=324)
     assert ample.rows > 20 * ample.pairs
     for share in (0.3, 0.5, 0.8):
         budget = share * ample.peak_gib
         found = estimate_memory(
-            model, PAIRS, steps=20, tolerance=0.01, max_steps=324, memory_gib=budget
+            model, PAIRS, points=20, tolerance=0.01, max_points=324, memory_gib=budget
         )
         assert found.fits
         assert found.peak_gib <= budget
@@ -345,11 +349,11 @@ def test_growing_stays_in_the_budget() -> None:
             "tolerance must be above 0 and at most 1, got 5: it is a share, so 0.05 for 5 %",
         ),
         ({"tolerance": 1e9}, r"tolerance must be above 0 and at most 1, got 1000000000\.0"),
-        ({"max_steps": 0}, "max_steps must be a whole number, at least 1, got 0"),
-        ({"max_steps": 2.5}, r"max_steps must be a whole number, at least 1, got 2\.5"),
+        ({"max_points": 0}, "max_points must be a whole number, at least 1, got 0"),
+        ({"max_points": 2.5}, r"max_points must be a whole number, at least 1, got 2\.5"),
         (
-            {"steps": 20, "tolerance": 0.1, "max_steps": 10},
-            r"max_steps must be at least steps \(20\), got 10: raise it, or leave tolerance out",
+            {"points": 20, "tolerance": 0.1, "max_points": 10},
+            r"max_points must be at least steps \(20\), got 10: raise it, or leave tolerance out",
         ),
     ],
 )
@@ -361,31 +365,31 @@ def test_bad_settings_are_refused_in_one_line(settings: dict[str, Any], message:
         edge_attribution(tiny_model("llama-gqa"), PAIRS, **settings)
 
 
-def test_what_steps_and_tolerance_mean_together() -> None:
-    assert SnapshotConfig(steps=100, max_steps=10).most_steps == 100
-    started = SnapshotConfig(steps=20, tolerance=0.1, max_steps=90)
-    assert (started.first_steps, started.most_steps) == (20, 90)
+def test_what_points_and_tolerance_mean_together() -> None:
+    assert SnapshotConfig(points=100, max_points=10).most_points == 100
+    started = SnapshotConfig(points=20, tolerance=0.1, max_points=90)
+    assert (started.first_points, started.most_points) == (20, 90)
     told = SnapshotConfig(tolerance=0.1)
-    assert (told.first_steps, told.most_steps) == (12, 324)
+    assert (told.first_points, told.most_points) == (12, 324)
     for config in (SnapshotConfig(), started, told):
         assert SnapshotConfig.from_dict(config.as_dict()) == config
 
 
-def test_a_cap_says_nothing_where_steps_are_fixed() -> None:
+def test_a_cap_says_nothing_where_points_are_fixed() -> None:
     def measured(**settings: Any) -> dict[str, Any]:
         return SnapshotConfig(**settings).measurement()
 
-    assert measured(steps=9, max_steps=50) == measured(steps=9)
-    assert measured(tolerance=0.1, max_steps=50) != measured(tolerance=0.1)
+    assert measured(points=9, max_points=50) == measured(points=9)
+    assert measured(tolerance=0.1, max_points=50) != measured(tolerance=0.1)
     assert measured(tolerance=0.1) != measured(tolerance=0.2)
-    before = SnapshotConfig(steps=9).as_dict()
-    del before["tolerance"], before["max_steps"]  # a snapshot that is older than they are
-    assert SnapshotConfig.from_dict(before).measurement() == measured(steps=9)
+    before = SnapshotConfig(points=9).as_dict()
+    del before["tolerance"], before["max_points"]  # a snapshot that is older than they are
+    assert SnapshotConfig.from_dict(before).measurement() == measured(points=9)
 
 
 # -- snapshots -------------------------------------------------------------------------------------
 
-GROWING = {"steps": 2, "tolerance": 0.02, "max_steps": 18}
+GROWING = {"points": 2, "tolerance": 0.02, "max_points": 18}
 
 
 def snapshot_of(model: nn.Module, **settings: Any) -> Snapshot:
@@ -396,7 +400,7 @@ def snapshot_of(model: nn.Module, **settings: Any) -> Snapshot:
 
 def test_a_snapshot_tells_the_points_of_each_probe() -> None:
     model = tiny_model("llama-gqa", vocab_size=len(byte_level_tokenizer()))
-    same = snapshot_of(model, steps=2)
+    same = snapshot_of(model, points=2)
     assert same.points.tolist() == [2, 2, 2]
     tolerance = float(np.median(same.completeness_gap))
     found = snapshot_of(model, **GROWING | {"tolerance": tolerance})
@@ -410,10 +414,10 @@ def test_a_snapshot_tells_the_points_of_each_probe() -> None:
 @pytest.mark.parametrize(
     ("settings", "needed"),
     [
-        ({"steps": 4}, 4 * 3),
-        ({"steps": 2, "tolerance": 1e-9, "max_steps": 18}, 18 * 3),  # all go to the end
-        ({"steps": 2, "tolerance": None, "max_steps": 161}, None),  # some do, some do not
-        ({"steps": 6, "tolerance": 1, "max_steps": 54}, 6 * 3),  # none grows
+        ({"points": 4}, 4 * 3),
+        ({"points": 2, "tolerance": 1e-9, "max_points": 18}, 18 * 3),  # all go to the end
+        ({"points": 2, "tolerance": None, "max_points": 161}, None),  # some do, some do not
+        ({"points": 6, "tolerance": 1, "max_points": 54}, 6 * 3),  # none grows
     ],
 )
 def test_the_bar_only_goes_forward(
@@ -431,7 +435,7 @@ def test_the_bar_only_goes_forward(
     model = tiny_model("llama-gqa", vocab_size=len(byte_level_tokenizer()))
     tokenized = PROBES.tokenize(byte_level_tokenizer(), max_suffix_tokens=8)
     if needed is None:
-        gaps = snapshot_of(model, steps=2).completeness_gap
+        gaps = snapshot_of(model, points=2).completeness_gap
         settings = settings | {"tolerance": float(np.median(gaps))}
         seen.clear()
     config = SnapshotConfig(memory_gib=1e-9, **settings)  # a pair and a point at a time
@@ -461,14 +465,14 @@ def test_points_are_stored_and_an_older_file_has_those_of_its_settings(tmp_path:
 
 def test_callback_and_replay_measure_with_the_tolerance(tmp_path: Any) -> None:
     settings = GROWING | {"threshold": 1e-6, "tolerance": 1e-9, "faithfulness": False}
-    settings |= {"rule": "pilot"}
+    settings |= {"quadrature": "pilot"}
     watcher = SparksCallback(PROBES, report=False, progress=False, **settings)
     trainer = tiny_trainer(tmp_path, callbacks=[watcher], max_steps=2)
     trainer.train()
     snapshots = RunStore.find(tmp_path).read().snapshots
     for snapshot in snapshots:
         assert (snapshot.points > 2).all()
-        assert snapshot.meta.config["rule"] == "pilot"
+        assert snapshot.meta.config["quadrature"] == "pilot"
     replayed = replay_checkpoints(
         [tmp_path / "checkpoint-2"], PROBES, output_dir=tmp_path / "again", device="cpu",
         progress=False, config=SnapshotConfig(**settings),

@@ -27,7 +27,7 @@ from sparks.attribution.eap_ig import (
 )
 from sparks.attribution.head_gradients import AttentionReader
 from sparks.attribution.model_runs import Passes
-from sparks.attribution.quadrature import points
+from sparks.attribution.quadrature import alphas_of
 from sparks.attribution.scores import EdgeScores
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy_proof import take_apart
@@ -52,7 +52,7 @@ SOME = [PAIRS[0], PAIRS[2], PAIRS[1]]
 
 
 def scores_of(model: nn.Module, pairs: list[TokenPair] = PAIRS, **settings: Any) -> Tensor:
-    return edge_attribution(model, pairs, **{"steps": 5} | settings).scores
+    return edge_attribution(model, pairs, **{"points": 5} | settings).scores
 
 
 # -- official scores -------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_edge_scores_are_the_official_ones(
     official: Official, steps: int, split: bool, assert_close: AssertClose
 ) -> None:
     pairs = official.pairs if split else [unsplit(pair) for pair in official.pairs]
-    found = edge_attribution(official.model, pairs, steps=steps, rule="left")
+    found = edge_attribution(official.model, pairs, points=steps, quadrature="left")
     assert list(found.sources) == official.rows()
     expected = official.edges(steps, found.graph)
     assert_close("parity", found.scores, expected)
@@ -117,7 +117,7 @@ def test_edge_scores_are_the_official_ones(
 
 
 def test_edges_exist_where_the_official_ones_do(official: Official) -> None:
-    found = edge_attribution(official.model, official.pairs[:1], steps=2)
+    found = edge_attribution(official.model, official.pairs[:1], points=2)
     columns = official.names["destination_nodes"]
     mask = official.tensors["real_edge_mask"].bool()
     exists = torch.from_numpy(found.graph.edge_mask)
@@ -133,7 +133,7 @@ def test_node_scores_are_the_official_ones(
     official: Official, steps: int, split: bool, assert_close: AssertClose
 ) -> None:
     pairs = official.pairs if split else [unsplit(pair) for pair in official.pairs]
-    found = node_attribution(official.model, pairs, steps=steps, rule="right")
+    found = node_attribution(official.model, pairs, points=steps, quadrature="right")
     assert list(found.sources) == official.rows()
     # Official MLP rows use another gradient; see the README beside the scores.
     compared = [index for index, name in enumerate(found.sources) if "MLP" not in name]
@@ -150,8 +150,8 @@ def test_scores_are_their_definition_on_every_architecture(
 ) -> None:
     """Batched, padded and cached against one full run a point with every edge differentiated."""
     model, pairs = tiny_model(kind), PAIRS[:2]
-    found = scores_of(model, pairs, steps=3, rule="midpoint")
-    alphas = points("midpoint", 3)
+    found = scores_of(model, pairs, points=3, quadrature="midpoint")
+    alphas = alphas_of("midpoint", 3)
     for ours, pair in zip(found, pairs, strict=True):
         assert_close("parity", ours, injected_scores(model, pair, alphas))
 
@@ -159,11 +159,11 @@ def test_scores_are_their_definition_on_every_architecture(
 @pytest.mark.parametrize("kind", ["llama-gqa", "mistral-window", "starcoder2"])
 def test_scores_at_all_positions_are_their_definition(kind: str, assert_close: AssertClose) -> None:
     model, pair = tiny_model(kind), PAIRS[0]
-    found = scores_of(model, [pair], steps=3, rule="right", positions="all")[0]
-    alphas = points("right", 3)
+    found = scores_of(model, [pair], points=3, quadrature="right", positions="all")[0]
+    alphas = alphas_of("right", 3)
     expected = injected_scores(model, pair, alphas, positions="all")
     assert_close("parity", found, expected)
-    assert float((found - scores_of(model, [pair], steps=3, rule="right")[0]).norm()) > 0.1
+    assert float((found - scores_of(model, [pair], points=3, quadrature="right")[0]).norm()) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["llama-gqa", "llama-biases", "starcoder2", "lora-phi3"])
@@ -171,8 +171,8 @@ def test_node_scores_are_the_sums_of_what_leaves_the_node(
     kind: str, assert_close: AssertClose
 ) -> None:
     model = tiny_model(kind)
-    nodes = node_attribution(model, PAIRS, steps=5, positions="all")
-    edges = edge_attribution(model, PAIRS, steps=5, positions="all")
+    nodes = node_attribution(model, PAIRS, points=5, positions="all")
+    edges = edge_attribution(model, PAIRS, points=5, positions="all")
     assert nodes.sources == edges.sources
     assert_close("same", nodes.scores, edges.scores.sum(-1))
     assert_close("same", nodes.loss_corrupted, edges.loss_corrupted)
@@ -181,7 +181,7 @@ def test_node_scores_are_the_sums_of_what_leaves_the_node(
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_loss_is_the_divergence_of_the_two_runs(positions: str, assert_close: AssertClose) -> None:
     model, pair = tiny_model("qwen3"), PAIRS[0]
-    found = edge_attribution(model, [pair], steps=1, positions=positions).loss_corrupted[0]
+    found = edge_attribution(model, [pair], points=1, positions=positions).loss_corrupted[0]
     where = slice(-1, None) if positions == "last" else slice(-len(pair.clean), None)
     with torch.no_grad():
         clean, corrupted = (
@@ -199,7 +199,7 @@ def test_the_completeness_gap_is_the_error_of_the_quadrature() -> None:
     model = tiny_model("llama-gqa")
     gaps = {
         (rule, steps): edge_attribution(
-            model, PAIRS, steps=steps, rule=rule
+            model, PAIRS, points=steps, quadrature=rule
         ).completeness_gap.median()
         for rule in ("left", "midpoint")
         for steps in (4, 16, 64)
@@ -213,14 +213,14 @@ def test_the_completeness_gap_is_the_error_of_the_quadrature() -> None:
 
 def test_nodes_have_the_same_gap_as_edges() -> None:
     model = tiny_model("llama-gqa")
-    edges = edge_attribution(model, PAIRS, steps=5).completeness_gap
-    nodes = node_attribution(model, PAIRS, steps=5).completeness_gap
+    edges = edge_attribution(model, PAIRS, points=5).completeness_gap
+    nodes = node_attribution(model, PAIRS, points=5).completeness_gap
     assert float(edges.median()) > 1e-3
     torch.testing.assert_close(nodes, edges, rtol=0, atol=1e-5)
 
 
 def test_importance_of_a_head_is_the_sum_over_what_leaves_it() -> None:
-    found = edge_attribution(tiny_model("llama-gqa"), PAIRS[:2], steps=2)
+    found = edge_attribution(tiny_model("llama-gqa"), PAIRS[:2], points=2)
     kept = torch.rand(found.scores.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     row = found.sources.index("L1H2")
     assert found.heads().shape == (2, 3, 4)
@@ -314,7 +314,7 @@ def test_small_gradients_are_not_lost_in_float16(kind: str, assert_close: Assert
     with torch.no_grad():
         model.lm_head.weight.mul_(0.01)
     model.half()
-    found = edge_attribution(model, PAIRS, steps=5)
+    found = edge_attribution(model, PAIRS, points=5)
     assert float(found.loss_corrupted.max()) < 1e-3
     assert_close("float16", found.scores, scores_of(model.float()))
 
@@ -367,8 +367,8 @@ def test_pairs_together_score_as_one_by_one(
     """Unequal prefixes, an empty one beside others, unequal continuations; order is kept."""
     model = tiny_model(kind)
     model.set_attn_implementation(attention)
-    together = edge_attribution(model, PAIRS, steps=5)
-    alone = [edge_attribution(model, [pair], steps=5) for pair in PAIRS]
+    together = edge_attribution(model, PAIRS, points=5)
+    alone = [edge_attribution(model, [pair], points=5) for pair in PAIRS]
     for name in ("scores", "loss_corrupted"):
         found = getattr(together, name)
         for index, one in enumerate(alone):
@@ -386,7 +386,7 @@ def test_every_token_keeps_its_own_position() -> None:
             seen.update(map(tuple, kwargs["position_ids"].tolist()))
 
     model.register_forward_pre_hook(see, with_kwargs=True)
-    edge_attribution(model, pairs, steps=1)
+    edge_attribution(model, pairs, points=1)
     starts = [len(pair.prefix) for pair in pairs]
     assert seen == {tuple(range(start, start + 5)) for start in starts}
 
@@ -412,8 +412,8 @@ def test_padding_that_holds_nan_does_no_harm(assert_close: AssertClose) -> None:
 
 def test_nodes_together_score_as_one_by_one(assert_close: AssertClose) -> None:
     model = tiny_model("llama-gqa")
-    together = node_attribution(model, PAIRS, steps=5).scores
-    alone = torch.cat([node_attribution(model, [pair], steps=5).scores for pair in PAIRS])
+    together = node_attribution(model, PAIRS, points=5).scores
+    alone = torch.cat([node_attribution(model, [pair], points=5).scores for pair in PAIRS])
     assert_close("same", together, alone)
 
 
@@ -433,7 +433,7 @@ def test_batches_that_come_one_by_one_are_the_whole() -> None:
     model = tiny_model("llama-gqa")
     whole = scores_of(model)
     seen = []
-    for indices, part in iter_edge_attribution(model, PAIRS, steps=5):
+    for indices, part in iter_edge_attribution(model, PAIRS, points=5):
         assert isinstance(part, EdgeScores)
         assert torch.equal(part.scores, whole[indices])
         # Between two batches the model is the caller's.
@@ -447,8 +447,8 @@ def test_progress_counts_every_row_and_a_tiny_budget_splits_them(score: Any) -> 
     model = tiny_model("llama-gqa")
     whole: list[int] = []
     split: list[int] = []
-    score(model, SOME, steps=3, progress=whole.append)
-    score(model, SOME, steps=3, progress=split.append, memory_gib=1e-9)
+    score(model, SOME, points=3, progress=whole.append)
+    score(model, SOME, points=3, progress=split.append, memory_gib=1e-9)
     assert sum(whole) == sum(split) == 3 * len(SOME)
     assert max(whole) > 3
     assert split == [1] * 3 * len(SOME)
@@ -458,13 +458,13 @@ def test_progress_counts_every_row_and_a_tiny_budget_splits_them(score: Any) -> 
 def test_a_tiny_budget_gives_equal_scores(kind: str, assert_close: AssertClose) -> None:
     """One row at a time, reads contracted as they come, writes rebuilt layer by layer."""
     model = tiny_model(kind)
-    whole = edge_attribution(model, SOME, steps=3)
-    split = edge_attribution(model, SOME, steps=3, memory_gib=1e-9)
+    whole = edge_attribution(model, SOME, points=3)
+    split = edge_attribution(model, SOME, points=3, memory_gib=1e-9)
     assert_close("same", split.scores, whole.scores)
     assert_close("same", split.loss_corrupted, whole.loss_corrupted)
     torch.testing.assert_close(split.completeness_gap, whole.completeness_gap, rtol=0, atol=1e-5)
-    nodes = node_attribution(model, SOME, steps=3, memory_gib=1e-9)
-    assert_close("same", nodes.scores, node_attribution(model, SOME, steps=3).scores)
+    nodes = node_attribution(model, SOME, points=3, memory_gib=1e-9)
+    assert_close("same", nodes.scores, node_attribution(model, SOME, points=3).scores)
 
 
 def test_writes_are_the_same_kept_or_streamed() -> None:
@@ -486,17 +486,17 @@ def test_writes_are_the_same_kept_or_streamed() -> None:
 
 def test_the_memory_estimate_follows_the_budget() -> None:
     model = tiny_model("llama-gqa")
-    ample = estimate_memory(model, PAIRS, steps=20)
+    ample = estimate_memory(model, PAIRS, points=20)
     assert ample.fits
     assert ample.rows > 20
-    tiny = estimate_memory(model, PAIRS, steps=20, memory_gib=1e-9)
+    tiny = estimate_memory(model, PAIRS, points=20, memory_gib=1e-9)
     assert not tiny.fits
     assert (tiny.rows, tiny.pairs) == (1, 1)
     assert tiny.peak_gib > 1e-9
     rows = []
     for share in (0.2, 0.4, 0.6, 0.8, 1.0):
         budget = share * ample.peak_gib
-        estimate = estimate_memory(model, PAIRS, steps=20, memory_gib=budget)
+        estimate = estimate_memory(model, PAIRS, points=20, memory_gib=budget)
         assert estimate.fits
         assert estimate.peak_gib <= budget
         rows.append(estimate.rows)
@@ -508,14 +508,14 @@ def test_the_memory_estimate_follows_the_budget() -> None:
 def test_what_is_saved_for_the_backward_pass_is_in_the_estimate(kind: str) -> None:
     model = tiny_model(kind)
     pair = PAIRS[0]
-    estimate = estimate_memory(model, [pair], steps=8)
+    estimate = estimate_memory(model, [pair], points=8)
     anatomy = take_apart(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     passes = Passes(anatomy, [pair], "last")
     ends = passes.endpoints()
     with SavedBytes(list(model.parameters())) as saved:
-        passes.interpolate(ends, points("midpoint", 8), nodes=False)
+        passes.interpolate(ends, alphas_of("midpoint", 8), nodes=False)
     assert estimate.row_bytes < estimate.peak_gib * GIB
     assert 0.5 * 8 * estimate.row_bytes < saved.total <= 8 * estimate.row_bytes
 
@@ -589,7 +589,7 @@ def draw(*_: Any) -> None:
 def test_the_model_is_left_as_it_was(kind: str, score: Any) -> None:
     model = in_the_middle_of_training(kind)
     state = State(model)
-    score(model, PAIRS[:3], steps=2)
+    score(model, PAIRS[:3], points=2)
     state.check()
 
 
@@ -622,7 +622,7 @@ def test_the_model_is_left_as_it_was_when_a_caller_breaks_off(score: Any) -> Non
     model = in_the_middle_of_training("llama-gqa")
     state = State(model)
     with pytest.raises(StopHereError):
-        score(model, PAIRS, steps=2, progress=stop)
+        score(model, PAIRS, points=2, progress=stop)
     state.check()
 
 
@@ -632,14 +632,14 @@ def test_the_model_is_left_as_it_was_when_the_model_itself_fails(layer: int) -> 
     model.model.layers[layer].mlp.act_fn.register_forward_hook(stop)
     state = State(model)
     with pytest.raises(StopHereError):
-        edge_attribution(model, PAIRS, steps=2)
+        edge_attribution(model, PAIRS, points=2)
     state.check()
 
 
 def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
     model = in_the_middle_of_training("llama-gqa")
     state = State(model)
-    batches = iter_edge_attribution(model, PAIRS, steps=2)
+    batches = iter_edge_attribution(model, PAIRS, points=2)
     next(batches)
     state.check()
     batches.close()
@@ -664,8 +664,11 @@ def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
             {"pairs": [token_pair(62, 3)]},
             "pair 0: 65 tokens, more than the model's context of 64: shorten its prompt",
         ),
-        ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
-        ({"rule": "simpson"}, "rule must be one of midpoint, left, right, pilot, got 'simpson'"),
+        ({"points": 0}, "points must be a whole number, at least 1, got 0"),
+        (
+            {"quadrature": "simpson"},
+            "quadrature must be one of midpoint, left, right, pilot, got 'simpson'",
+        ),
         ({"positions": "first"}, "positions must be one of last, all, got 'first'"),
         ({"memory_gib": 0}, "memory_gib must be a finite number above 0, got 0"),
         ({"memory_gib": "4"}, "memory_gib must be a finite number above 0, got '4'"),
@@ -677,14 +680,14 @@ def test_a_batch_that_is_not_asked_for_leaves_the_model_alone() -> None:
 def test_bad_arguments_are_refused_in_one_line(
     score: Any, arguments: dict[str, Any], message: str
 ) -> None:
-    given = {"model": tiny_model("llama-gqa"), "pairs": PAIRS[:1], "steps": 2} | arguments
+    given = {"model": tiny_model("llama-gqa"), "pairs": PAIRS[:1], "points": 2} | arguments
     with pytest.raises(SparksError, match=message) as caught:
         score(given.pop("model"), given.pop("pairs"), **given)
     assert "\n" not in str(caught.value)
 
 
 def test_the_longest_pair_that_the_context_holds_is_scored() -> None:
-    found = scores_of(tiny_model("llama-gqa"), [token_pair(61, 3)], steps=1)
+    found = scores_of(tiny_model("llama-gqa"), [token_pair(61, 3)], points=1)
     assert float(found.norm()) > 0
 
 
@@ -700,7 +703,7 @@ def test_weights_that_are_not_finite_are_refused_in_one_line(place: str, bad: fl
     }[place]
     weight[PAIRS[0].clean[0] if place == "embedding" else 5, 3] = bad
     with pytest.raises(SparksError, match=r"not finite.*restore an? .*checkpoint") as caught:
-        edge_attribution(model, PAIRS[:1], steps=2)
+        edge_attribution(model, PAIRS[:1], points=2)
     assert "\n" not in str(caught.value)
 
 
@@ -719,5 +722,5 @@ def test_gradients_that_are_not_finite_are_refused_in_one_line(score: Any) -> No
     root_of_nothing = lambda _, __, out: out + (out - out).abs().sqrt()  # noqa: E731
     model.model.layers[0].mlp.register_forward_hook(root_of_nothing)
     with pytest.raises(SparksError, match="attribution scores are not finite") as caught:
-        score(model, PAIRS[:1], steps=2)
+        score(model, PAIRS[:1], points=2)
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ def fast(model, pair, kept, positions="last") -> float:
 
 
 def strongest(model, pair, share: float) -> torch.Tensor:
-    scores = edge_attribution(model, [pair], steps=8).scores[0].abs()
+    scores = edge_attribution(model, [pair], points=8).scores[0].abs()
     return scores >= scores.flatten().quantile(1 - share)
 
 

@@ -38,7 +38,7 @@ from sparks.views.figures.faithfulness import curves
 from sparks.views.text.faithfulness import render
 
 FEW = CurveConfig(draws=2, shares=(0.001, 0.1, 0.4, 0.8, 1.0))
-QUICK = SnapshotConfig(steps=2)
+QUICK = SnapshotConfig(points=2)
 
 
 def tokenized(count: int, *, suffix: int = 3) -> TokenizedProbes:
@@ -458,7 +458,7 @@ PROBES = [
     for n in (2, 3)
 ]
 CONTROL = {"prompt": "Say it", "clean": " yes it", "corrupted": " no that", "group": "control"}
-FAST = ("--steps", "2", "--device", "cpu", "--draws", "1", "--shares", "0.2", "0.6", "1")
+FAST = ("--points", "2", "--device", "cpu", "--draws", "1", "--shares", "0.2", "0.6", "1")
 
 
 @pytest.fixture(scope="module")
@@ -479,14 +479,15 @@ def test_the_command(checkpoint, probes, tmp_path, capsys):
     out, mib = tmp_path / "out", tmp_path / "mib.json"
     given = ("faithfulness", checkpoint, "--probes", probes, *FAST)
     assert (
-        call(*given, "--out", out, "--mib", mib, "--held-out", "--figure", tmp_path / "f.png") == 0
+        call(*given, "--output", out, "--mib", mib, "--held-out", "--figure", tmp_path / "f.png")
+        == 0
     )
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     text = " ".join(capsys.readouterr().out.split())
     assert "2 probes; metric kl" in text  # not the control probe
     assert "by mean |score| of the other probes" in " ".join(text.split())
     found = FaithfulnessCurves.load(out / "faithfulness.json")
-    assert found.settings["scores"]["steps"] == 2
+    assert found.settings["scores"]["points"] == 2
     assert found.settings["circuits"]["held_out"] is True
     curve = pd.read_csv(out / "faithfulness-curve.csv")
     pd.testing.assert_frame_equal(curve, found.points())
@@ -511,10 +512,10 @@ def test_the_command_refuses(checkpoint, probes, tmp_path, capsys):
         ((*given, "--mib", tmp_path / "m.pt"), "MIB reads scores from a .json file"),
         ((*given, "--mib", config), "config.json is there and holds no scores for MIB: give anot"),
         ((*given, "--figure", tmp_path / "f.gif"), "a figure's file must end in .pdf, .svg, .png"),
-        ((*given, "--out", probes), "cannot write"),
+        ((*given, "--output", probes), "cannot write"),
         ((*given, "--shares", "1", "0.5"), "shares must be two or more rising numbers"),
         ((*given, "--draws", "0"), "draws must be a whole number, at least 1"),
-        ((*given, "--steps", "0"), "steps must be a whole number, at least 1"),
+        ((*given, "--points", "0"), "points must be a whole number, at least 1"),
         ((*given, "--group", "control", "--held-out"), "--held-out ranks each probe by the others"),
         (("faithfulness", tmp_path / "no", "--probes", probes), "cannot load checkpoint"),
     ]
@@ -529,6 +530,6 @@ def test_the_settings_on_the_command_line_are_those_of_the_classes():
     plain = CurveConfig().as_dict()
     assert {name: getattr(arguments, name) for name in plain} == plain
     scores = SnapshotConfig()
-    assert (arguments.positions, arguments.max_steps) == (scores.positions, scores.max_steps)
+    assert (arguments.positions, arguments.max_points) == (scores.positions, scores.max_points)
     assert arguments.metric == METRICS[0] == "kl"
     assert not hasattr(arguments, "top_n")

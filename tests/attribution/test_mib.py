@@ -65,7 +65,7 @@ def test_it_holds_the_official_scores(tmp_path, folder):
     pairs = [TokenPair(**pair) for pair in json.loads((source / "pairs.json").read_text())]
     names = json.loads((source / "nodes.json").read_text())
     tensors = load_file(source / "scores.safetensors")
-    scores = edge_attribution(model, pairs, steps=5, rule="left")
+    scores = edge_attribution(model, pairs, points=5, quadrature="left")
     path = write_mib(
         tmp_path / "m.json",
         scores.scores.mean(0).numpy(),

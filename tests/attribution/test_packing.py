@@ -48,7 +48,7 @@ def test_packed_equals_one_row_a_sequence(kind, positions, monkeypatch, sequence
     pairs = long_pairs(45, 40)
 
     def run():
-        return edge_attribution(tiny_model(kind), pairs, steps=6, positions=positions)
+        return edge_attribution(tiny_model(kind), pairs, points=6, positions=positions)
 
     packed = run()
     assert sequences[-1] == 3  # of at most 1 + 45 // 12 = 4, the largest that divides 6
@@ -62,7 +62,7 @@ def test_packed_under_eager_attention(monkeypatch, sequences, assert_close):
     assert model.config._attn_implementation == "eager"
 
     def run():
-        return edge_attribution(model, long_pairs(48), steps=8)
+        return edge_attribution(model, long_pairs(48), points=8)
 
     packed = run()
     assert sequences[-1] == 4
@@ -73,19 +73,19 @@ def test_packed_with_prefixes_of_all_lengths(monkeypatch, sequences, assert_clos
     pairs = long_pairs(0, 1, 30, 48)
 
     def run():
-        return edge_attribution(tiny_model("qwen2"), pairs, steps=4)
+        return edge_attribution(tiny_model("qwen2"), pairs, points=4)
 
     packed = run()
     assert sequences[-1] == 4
     assert_close("same", packed.scores, unpacked(monkeypatch, run).scores)
     for index, pair in enumerate(pairs):
-        one = edge_attribution(tiny_model("qwen2"), [pair], steps=4)
+        one = edge_attribution(tiny_model("qwen2"), [pair], points=4)
         assert_close("same", packed.scores[index], one.scores[0])
 
 
 def test_packed_nodes(monkeypatch, sequences, assert_close):
     def run():
-        return node_attribution(tiny_model("llama-gqa"), long_pairs(45), steps=6)
+        return node_attribution(tiny_model("llama-gqa"), long_pairs(45), points=6)
 
     packed = run()
     assert sequences[-1] == 3
@@ -94,14 +94,14 @@ def test_packed_nodes(monkeypatch, sequences, assert_close):
 
 @pytest.mark.parametrize("kind", ["mistral-window", "starcoder2"])
 def test_a_sliding_window_is_not_packed(kind, sequences):
-    edge_attribution(tiny_model(kind), long_pairs(45), steps=6)
+    edge_attribution(tiny_model(kind), long_pairs(45), points=6)
     assert sequences[-1] == 1
 
 
 def test_a_window_that_holds_all_tokens_is_packed(sequences, monkeypatch, assert_close):
     def run():
         model = tiny_model("mistral-window", sliding_window=48)
-        return edge_attribution(model, long_pairs(45), steps=6)
+        return edge_attribution(model, long_pairs(45), points=6)
 
     packed = run()
     assert sequences[-1] == 3

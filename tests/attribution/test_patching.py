@@ -155,7 +155,7 @@ def test_in_an_affine_model_every_score_is_the_exact_effect_of_its_edge(
     """L is affine in what one patched edge changes, once an anchor edge has made it positive."""
     pair = token_pair(6, 4, seed=seed)
     model = affine_model(pair, seed=seed)
-    scores = edge_attribution(model, [pair], steps=8, rule="midpoint").scores[0]
+    scores = edge_attribution(model, [pair], points=8, quadrature="midpoint").scores[0]
     # In float64, so that small effects are not lost in rounding.
     patcher = EdgePatcher(copy.deepcopy(model).double(), pair)
     graph = patcher.graph
@@ -183,7 +183,7 @@ fully."""
 @pytest.mark.parametrize("kind", RANK_FLOOR)
 def test_scores_rank_edges_as_patching_them_does(kind: str) -> None:
     model = tiny_model(kind, num_hidden_layers=2)
-    scores = edge_attribution(model, [PAIR], steps=20).scores[0].abs()
+    scores = edge_attribution(model, [PAIR], points=20).scores[0].abs()
     patcher = EdgePatcher(model, PAIR)
     graph = patcher.graph
     effects = torch.zeros_like(scores)
@@ -205,7 +205,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
 def test_strong_edges_keep_the_output_and_weak_ones_do_not() -> None:
     """Faithfulness of a circuit: everything outside it patched."""
     model = tiny_model("llama-gqa")
-    scores = edge_attribution(model, [PAIR], steps=20).scores[0].abs()
+    scores = edge_attribution(model, [PAIR], points=20).scores[0].abs()
     patcher = EdgePatcher(model, PAIR)
     exists = torch.from_numpy(patcher.graph.edge_mask)
     order = scores[exists].argsort(descending=True)

@@ -51,7 +51,7 @@ def main() -> None:
         return
 
     def edges() -> None:
-        edge_attribution(model, [pair], steps=arguments.steps, memory_gib=arguments.memory_gib)
+        edge_attribution(model, [pair], points=arguments.steps, memory_gib=arguments.memory_gib)
 
     first = timed(edges, device)
     bare = fastest_bare(model, pair, arguments, device)
@@ -61,7 +61,7 @@ def main() -> None:
         lower, ours = rounds[-1]
         print(f"round {number}: bare {lower.wall:.3f} s, edges {ours.wall:.3f} s", file=sys.stderr)
     estimate = estimate_memory(
-        model, [pair], steps=arguments.steps, memory_gib=arguments.memory_gib
+        model, [pair], points=arguments.steps, memory_gib=arguments.memory_gib
     )
     median = statistics.median
     result = {

@@ -94,7 +94,7 @@ def measured_pool(arguments: argparse.Namespace) -> Snapshot:
     if store is not None and store.steps():
         return store.load(0)
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
-    config = SnapshotConfig(steps=arguments.points, faithfulness=False)
+    config = SnapshotConfig(points=arguments.points, faithfulness=False)
     pool = take_snapshot(model, tokenized(arguments, config), config)
     if store is not None:
         store.save(pool)
@@ -172,7 +172,7 @@ def planted(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if arguments.model:
         yield planted_in_pretrained(arguments)
         return
-    config = SnapshotConfig(steps=12, faithfulness=False)
+    config = SnapshotConfig(points=12, faithfulness=False)
     shape = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}
     for kind in ARCHITECTURES:
         scores = []
@@ -190,7 +190,7 @@ def random_probes(count: int, start: int) -> TokenizedProbes:
 
 
 def planted_in_pretrained(arguments: argparse.Namespace) -> dict[str, Any]:
-    config = SnapshotConfig(steps=arguments.points, faithfulness=False)
+    config = SnapshotConfig(points=arguments.points, faithfulness=False)
     pool = tokenized(arguments, config)
     few, many = (part(pool, slice(arguments.counted)), part(pool, slice(arguments.counted, None)))
     model = AutoModelForCausalLM.from_pretrained(arguments.model)

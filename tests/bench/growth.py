@@ -16,7 +16,7 @@ from sparks.attribution.eap_ig import edge_attribution
 from sparks.probes.probes import ProbeSet
 
 SETTINGS = [
-    {"steps": 32},
+    {"points": 32},
     {"tolerance": 0.05},
     {"tolerance": 0.05, "rule": "pilot"},
     {"tolerance": 0.02},
@@ -33,8 +33,8 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(arguments.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     pairs = ProbeSet.load(arguments.probes).tokenize(tokenizer, max_suffix_tokens=16).pairs
-    edge_attribution(model, pairs[:1], steps=2)  # checks the model, once
-    exact, row = measure(model, pairs, {"steps": arguments.reference})
+    edge_attribution(model, pairs[:1], points=2)  # checks the model, once
+    exact, row = measure(model, pairs, {"points": arguments.reference})
     rows = [row]
     print(row)
     for settings in SETTINGS:

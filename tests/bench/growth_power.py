@@ -522,7 +522,7 @@ def random(arguments: argparse.Namespace) -> Iterator[Row]:
 
     from sparks.attribution.take_snapshot import take_snapshot
 
-    config = SnapshotConfig(steps=4, faithfulness=False)
+    config = SnapshotConfig(points=4, faithfulness=False)
     shape = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}
     pool = random_probes(max(SIZES), 0)
     scores: dict[tuple[float, int], list[Row]] = {}
@@ -597,7 +597,7 @@ def collect(arguments: argparse.Namespace) -> Iterator[Row]:
         "jittered": jittered(load(arguments.model)),
         "planted": load(arguments.model),
     }
-    config = SnapshotConfig(steps=4, faithfulness=False)
+    config = SnapshotConfig(points=4, faithfulness=False)
     scales: Mapping[tuple[int, int], float] = {}
     for start in range(0, len(probes.pairs), CHUNK):
         chosen = part(probes, slice(start, start + CHUNK))

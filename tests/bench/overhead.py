@@ -69,7 +69,7 @@ def measure(regime: str, arguments: argparse.Namespace) -> dict[str, Any]:
         watcher = SparksCallback(
             probes(arguments.probes),
             every_n_steps=arguments.interval,
-            steps=arguments.points,
+            points=arguments.points,
             report=False,
             progress=False,
         )

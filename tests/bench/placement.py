@@ -128,7 +128,7 @@ def read(arguments):
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     pairs = probes.tokenize(tokenizer, max_suffix_tokens=16).pairs
     with undisturbed(model):
-        work = Schedule(model, pairs, SnapshotConfig(steps=40))
+        work = Schedule(model, pairs, SnapshotConfig(points=40))
         readers = [AttentionReader.of(layer) for layer in work.anatomy.layers]
         for index in arguments.indices:
             path = arguments.keep / f"fine-{arguments.points}-{index}.npz"

@@ -75,8 +75,11 @@ def test_help_lists_the_commands_and_the_version(capsys):
         (["compare", "x", "y", "--table", "counts"], "invalid choice: 'counts'"),
         (["timeline", "x", "--max-events", "many"], "invalid int value: 'many'"),
         (["replay", "x"], "arguments are required: --probes"),
-        (["replay", "x", "--probes", "p", "--steps", "2.5"], "--steps: invalid int value: '2.5'"),
-        (["replay", "x", "--probes", "p", "--rule", "mid"], "--rule: invalid choice: 'mid'"),
+        (["replay", "x", "--probes", "p", "--points", "2.5"], "--points: invalid int value: '2.5'"),
+        (
+            ["replay", "x", "--probes", "p", "--quadrature", "mid"],
+            "--quadrature: invalid choice: 'mid'",
+        ),
         (["probes", "--data", "d"], "arguments are required: --model, --output"),
     ],
 )
@@ -91,7 +94,7 @@ def test_a_mistyped_command_is_told_in_one_line(arguments, match, capsys, tmp_pa
         ("timeline", "RUN", "--table", "counts", "--format", "text"),
         ("compare", "RUN", "RUN", "--table", "overlap"),
         ("regimes", "RUN", "--table", "survival"),
-        ("think", "no-model", "--out", "no-folder", "--table", "counts"),
+        ("think", "no-model", "--output", "no-folder", "--table", "counts"),
         ("faithfulness", "no-model", "--probes", "no-file", "--table", "areas"),
     ],
 )

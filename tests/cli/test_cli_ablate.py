@@ -40,7 +40,7 @@ def home(tmp_path_factory) -> Path:
 
 def test_heads_by_rule_are_folded_into_the_weights(home, tmp_path, capsys):
     out = tmp_path / "new" / "ablated"
-    arguments = ("--heads", "emergent", "--run", home / "run", "--out", out, "--scale", 0.5)
+    arguments = ("--heads", "emergent", "--run", home / "run", "--output", out, "--scale", 0.5)
     assert call("ablate", home / "model", *arguments) == 0
     said = capsys.readouterr().out
     assert "2 heads scaled by 0.5: L1H1,L2H0" in said
@@ -52,7 +52,7 @@ def test_heads_by_rule_are_folded_into_the_weights(home, tmp_path, capsys):
 
 def test_the_mean_and_a_matched_random_draw(home, tmp_path, capsys):
     arguments = ("--heads", "top:1", "--run", home / "run", "--mean", home / "texts.jsonl")
-    call("ablate", home / "model", *arguments, "--matched-random", 2, "--out", tmp_path / "out")
+    call("ablate", home / "model", *arguments, "--matched-random", 2, "--output", tmp_path / "out")
     said = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "sparks-intervention.json").read_text())
     assert f"1 heads set to their mean over {home / 'texts.jsonl'}" in said
@@ -95,14 +95,14 @@ def test_reference_texts_are_prompts_with_their_answers(home, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(home, tmp_path, capsys, arguments, match):
-    out = ("--out", tmp_path / "out")
+    out = ("--output", tmp_path / "out")
     assert_refused(capsys, tmp_path, "ablate", home / "model", *arguments, *out, match=match)
 
 
 def test_no_head_and_no_room_are_told_before_the_model_is_loaded(home, tmp_path, capsys):
     arguments = ("ablate", tmp_path / "no-model", "--heads")
     run = write_run(tmp_path / "still", make_run({0: ["L0H0"], 1: ["L0H0"]}))
-    empty = ("born", "--run", run, "--out", tmp_path / "out")
+    empty = ("born", "--run", run, "--output", tmp_path / "out")
     assert_refused(capsys, tmp_path, *arguments, *empty, match="no head is born in run still")
-    full = ("L0H0", "--out", run)
+    full = ("L0H0", "--output", run)
     assert_refused(capsys, tmp_path, *arguments, *full, match="still is not empty: give another")

@@ -23,7 +23,7 @@ PROBES = [
     {"id": f"p{n}", "prompt": f"What is {n} + 2?", "clean": " Okay, so", "corrupted": " The sum is"}
     for n in (2, 3)
 ]
-FAST = ("--steps", "2", "--device", "cpu")
+FAST = ("--points", "2", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_refused(checkpoint, probes, tmp_path
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (("--steps", "0"), "steps must be a whole number, at least 1, got 0"),
+        (("--points", "0"), "points must be a whole number, at least 1, got 0"),
         (("--top-share", "2"), r"top_share must be .* got 2\.0: it is a share, so 0\.02 for 2 %"),
         (("--tolerance", "5"), r"tolerance must be .* got 5\.0: it is a share, so 0\.05 for 5 %"),
         (

@@ -44,7 +44,7 @@ def options(model, problems, out, **more) -> list[object]:
     named = [
         text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)
     ]
-    return ["evaluate", model, "--task", problems, "--out", out, *named]
+    return ["evaluate", model, "--task", problems, "--output", out, *named]
 
 
 def test_a_page_and_a_file(model, problems, tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_vllm_is_taken_where_it_can_be(model, monkeypatch, tmp_path):
 
     def chosen(*more: str, heads=None, given=str(model)) -> str:
         arguments = build_parser().parse_args(
-            ["evaluate", given, "--task", "t", "--out", "o", *more]
+            ["evaluate", given, "--task", "t", "--output", "o", *more]
         )
         arguments.thinking = None
         return _backend(arguments, settings(arguments, EvaluationConfig), heads)

@@ -32,7 +32,7 @@ from sparks.training.null import measure, noise_added
 from sparks.training.replay import replay_checkpoints
 
 TOKENIZER = byte_level_tokenizer()
-CONFIG = SnapshotConfig(steps=3, threshold=1e-4, top_n=60, faithfulness=False)
+CONFIG = SnapshotConfig(points=3, threshold=1e-4, top_n=60, faithfulness=False)
 
 
 def probe_set(first: int, count: int, **more: str) -> ProbeSet:

@@ -76,7 +76,7 @@ def made(tmp_path_factory) -> Path:
 def study(made: Path, out: Path, *more: object) -> int:
     task = made / "task.jsonl"
     return call(
-        "effects", made / "model", "--run", made / "run", "--task", task, "--out", out,
+        "effects", made / "model", "--run", made / "run", "--task", task, "--output", out,
         *OPTIONS, *more,
     )  # fmt: skip
 
@@ -264,7 +264,7 @@ def test_mean_ablation_takes_the_mean_over_a_file(made, tmp_path, monkeypatch, c
 
 def test_heads_by_hand_need_no_run(made, tmp_path, capsys):
     out, task = tmp_path / "study", made / "task.jsonl"
-    given = ("--task", task, "--out", out, *OPTIONS, "--limit", 8, "--sets", "mine=L0H0,L1H0")
+    given = ("--task", task, "--output", out, *OPTIONS, "--limit", 8, "--sets", "mine=L0H0,L1H0")
     assert call("effects", made / "model", *given) == 0
     assert "mine, 2 set to 0" in wide(capsys.readouterr().out)
 
@@ -272,7 +272,7 @@ def test_heads_by_hand_need_no_run(made, tmp_path, capsys):
 def test_a_model_that_solves_nothing_is_told_early(made, tmp_path, capsys):
     task = tmp_path / "task.jsonl"
     write_task(task, ["never"] * 4)
-    given = ("--task", task, "--out", tmp_path / "out", *OPTIONS, "--sets", "L0H0")
+    given = ("--task", task, "--output", tmp_path / "out", *OPTIONS, "--sets", "L0H0")
     with pytest.warns(UserWarning, match="none of 4 problems is solved, so nothing can be taken"):
         assert call("effects", made / "model", *given) == 0
     assert "undecided (the intact model reaches nothing" in wide(capsys.readouterr().out)
@@ -310,10 +310,10 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_measured(
 def test_what_is_missing_is_named(made, done, tmp_path, capsys):
     model, task = made / "model", made / "task.jsonl"
     for options, match in (
-        ((model,), "--task is missing: a study needs MODEL, --task and --out"),
-        ((model, "--task", task), "--out is missing"),
-        ((model, "--task", task, "--out", tmp_path / "x"), "no head sets: give --run FOLDER"),
-        ((done, "--task", task), "is the folder of a study: print it without --task and --out"),
+        ((model,), "--task is missing: a study needs MODEL, --task and --output"),
+        ((model, "--task", task), "--output is missing"),
+        ((model, "--task", task, "--output", tmp_path / "x"), "no head sets: give --run FOLDER"),
+        ((done, "--task", task), "is the folder of a study: print it without --task and --output"),
     ):
         assert_refused(capsys, tmp_path, "effects", *options, match=match)
 
@@ -324,6 +324,6 @@ def test_a_run_of_another_model_is_refused(made, tmp_path, capsys):
     TOKENIZER.save_pretrained(folder)
     given = ("--run", made / "run", "--task", made / "task.jsonl", *OPTIONS)
     assert_refused(
-        capsys, tmp_path, "effects", folder, *given, "--out", tmp_path / "out",
+        capsys, tmp_path, "effects", folder, *given, "--output", tmp_path / "out",
         match="the run is of a model with 3 layers of 4 heads, this one has 3 of 8",
     )  # fmt: skip

@@ -182,7 +182,7 @@ def test_a_plan_is_kept_whole(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (None, r"no study of effects in .*: give the folder that --out wrote"),
+        (None, r"no study of effects in .*: give the folder that --output wrote"),
         ("{", r"study.json: damaged .*: run the study again"),
         ("[]", r"study.json: damaged"),
         ('{"kind": "sparks effects", "schema": 1}', r"study.json: damaged \(lacks 'model'\)"),

@@ -50,14 +50,14 @@ def exported(folder: Path) -> Path:
 )
 def test_neither_the_source_nor_a_run_is_replaced(run, out, match, tmp_path, capsys):
     arguments = ("ablate", run / "checkpoint-4", "--heads", "L0H1", "--overwrite")
-    assert_refused(capsys, tmp_path, *arguments, "--out", tmp_path / out, match=match)
+    assert_refused(capsys, tmp_path, *arguments, "--output", tmp_path / out, match=match)
 
 
 def test_an_earlier_export_is_replaced_also_through_a_link(run, tmp_path):
     out = exported(tmp_path / "ablated")
     (tmp_path / "link").symlink_to(out)
     arguments = ("ablate", run / "checkpoint-4", "--heads", "L0H2", "--overwrite")
-    assert call(*arguments, "--out", tmp_path / "link") == 0
+    assert call(*arguments, "--output", tmp_path / "link") == 0
     assert json.loads((out / RECORD).read_text())["heads"] == "L0H2"
     assert (tmp_path / "link").is_symlink()
     assert not (out / "additional_chat_templates").exists()

@@ -410,7 +410,8 @@ def test_a_file_of_another_run_is_refused(saved, llama):
     before = path.read_bytes()
 
     def refused(message, model=llama, settings=None, task=TASK, **more):
-        with pytest.raises(SparksError, match=f"samples of another run .{message}.* another --out"):
+        match = f"samples of another run .{message}.* another --output"
+        with pytest.raises(SparksError, match=match):
             run(model, settings, task, output=path, **more)
 
     refused("setting seed 0, now 1", settings=config(seed=1))

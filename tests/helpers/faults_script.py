@@ -42,7 +42,7 @@ def train(
     folder: Path, *callbacks: TrainerCallback, every_n_steps: int | None = None, **settings: Any
 ) -> None:
     """Train in this process; from the last whole checkpoint, if there is one."""
-    measuring = {"steps": 4, "threshold": 0.0, "top_n": 60}
+    measuring = {"points": 4, "threshold": 0.0, "top_n": 60}
     sparks = SparksCallback(PROBES, progress=False, every_n_steps=every_n_steps, **measuring)
     defaults = {"max_steps": MAX_STEPS, "save_steps": 1, "save_total_limit": 3}
     trainer = tiny_trainer(folder, callbacks=[*callbacks, sparks], **defaults | settings)

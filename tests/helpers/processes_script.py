@@ -70,7 +70,7 @@ def watcher(kind: str, how: str) -> list[TrainerCallback]:
     on_error = "raise" if how == "raise" else "warn"
     evaluated = {"evaluate": LENGTHS, "evaluation": SAMPLED} if kind == "evaluated" else {}
     return [SparksCallback(
-        probes, progress=False, on_error=on_error, steps=3, threshold=0.0, top_n=60, **evaluated
+        probes, progress=False, on_error=on_error, points=3, threshold=0.0, top_n=60, **evaluated
     )]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def sparks() -> SparksCallback:
-    return SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
+    return SparksCallback(PROBES, progress=False, points=3, threshold=0.0, top_n=60)
 
 
 def dora() -> LoraConfig:

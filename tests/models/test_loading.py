@@ -93,7 +93,8 @@ def test_code_that_comes_with_a_model_runs_only_when_asked(whole, tmp_path, caps
     homes = {"AutoConfig": "own_llama.OwnConfig", "AutoModelForCausalLM": "own_llama.OwnModel"}
     config |= {"model_type": "own-llama", "auto_map": homes, "architectures": ["OwnModel"]}
     (whole / "config.json").write_text(json.dumps(config))
-    arguments = ("ablate", whole, "--heads", "L0H1", "--device", "cpu", "--out", tmp_path / "out")
+    out = tmp_path / "out"
+    arguments = ("ablate", whole, "--heads", "L0H1", "--device", "cpu", "--output", out)
     match = "cannot load checkpoint .*whole: it comes with Python code .* give --trust-remote-code"
     assert_refused(capsys, tmp_path, *arguments, match=match)
     assert not (tmp_path / "it ran").exists()

@@ -51,7 +51,7 @@ def two(request):
 
 
 def test_scores_and_patches_are_those_of_the_model_without_the_loss(two):
-    off, on = (edge_attribution(model, [PAIR], steps=2) for model in two)
+    off, on = (edge_attribution(model, [PAIR], points=2) for model in two)
     assert torch.equal(on.scores, off.scores)
     off, on = (patch_edges(model, PAIR, [("L0H0", "logits")]) for model in two)
     assert on.loss == off.loss

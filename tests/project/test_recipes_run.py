@@ -36,8 +36,8 @@ SHORT = {
     "per_device_train_batch_size": 4,
     "probe_count": 2,
     "control_count": 1,
-    "sparks_steps": 2,
-    "sparks_max_steps": 2,
+    "sparks_points": 2,
+    "sparks_max_points": 2,
     "sparks_faithfulness": "false",
 }
 

@@ -153,7 +153,7 @@ def test_a_truth_value_is_0_or_1(store):
         (("meta", "step"), 10**400, "meta.step must be less than"),
         (("meta", "overhead"), -0.5, "meta.overhead must be"),
         (("meta", "model_name"), "x" * 20_000, "meta.model_name String should have at most"),
-        (("meta", "config", "steps"), [1], "meta.config.steps must be text, a number"),
+        (("meta", "config", "points"), [1], "meta.config.points must be text, a number"),
         (("meta", "config", "threshold"), 1e308, "meta.config.threshold numbers must be"),
         (("graph", "num_heads"), 0, "graph.num_heads must be"),
         (("graph", "num_kv_heads"), 3, "graph: num_heads must be a multiple"),

@@ -104,7 +104,7 @@ def test_the_stored_sample_of_schema_1_loads(tmp_path):
     assert sample.graph == SMALL
     assert sample.probe_groups == ("math", "math", "trivia")
     assert sample.meta.metrics == {"loss": 2.5}
-    assert sample.meta.config["steps"] == 100
+    assert sample.meta.config["points"] == 100
     expected = np.zeros((3, 3, 4), dtype=bool)
     expected[:2, 0, 1] = True
     expected[:, 2, 3] = True

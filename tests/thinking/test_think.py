@@ -24,7 +24,7 @@ from sparks.thinking.overlap import Sets, edge_sets, exchanged, jaccard, overlap
 from sparks.thinking.record import ThinkRecord
 from sparks.thinking.settings import ThinkConfig
 
-SETTINGS = ["--count", 4, "--steps", 2, "--max-suffix-tokens", 5, "--max-new-tokens", 24]
+SETTINGS = ["--count", 4, "--points", 2, "--max-suffix-tokens", 5, "--max-new-tokens", 24]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("think")
     model = save_thinking_model(folder / "model")
     data = write_problems(folder / "problems.jsonl")
-    assert call("think", model, "--data", data, "--out", folder / "out", *SETTINGS) == 0
+    assert call("think", model, "--data", data, "--output", folder / "out", *SETTINGS) == 0
     return model, data, folder / "out"
 
 
@@ -76,19 +76,19 @@ def test_the_folder_holds_probes_and_two_run_folders(measured, capsys):
 
 def test_text_tables_and_json_say_the_same(measured, capsys):
     _, _, out = measured
-    assert call("think", "--out", out) == 0
+    assert call("think", "--output", out) == 0
     page = capsys.readouterr().out
     assert "4 problems under both modes, switched by enable_thinking" in page
     assert "with 4 probes no head can be called exclusive, at least 6 are needed" in page
     assert "no head is of one mode alone beyond doubt" in page
     for table, rows in (("heads", 4), ("counts", 2), ("overlap", 6)):
-        assert call("think", "--out", out, "--format", "csv", "--table", table) == 0
+        assert call("think", "--output", out, "--format", "csv", "--table", table) == 0
         frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
         assert len(frame) == rows
-        assert call("think", "--out", out, "--format", "json", "--table", table) == 0
+        assert call("think", "--output", out, "--format", "json", "--table", table) == 0
         again = json.loads(capsys.readouterr().out)
         assert [list(row) for row in again] == [list(frame.columns)] * rows
-    assert call("think", "--out", out, "--format", "json", "--table", "counts") == 0
+    assert call("think", "--output", out, "--format", "json", "--table", "counts") == 0
     for row in json.loads(capsys.readouterr().out):
         states = [row[n] for n in ("shared", "only_on", "only_off", "neither", "undecided")]
         assert sum(states) == 4
@@ -98,7 +98,7 @@ def test_text_tables_and_json_say_the_same(measured, capsys):
 def test_figures_are_drawn_by_both_rules(copied, capsys):
     pytest.importorskip("matplotlib")
     _, _, out = copied
-    assert call("think", "--out", out, "--figure", "svg") == 0
+    assert call("think", "--output", out, "--figure", "svg") == 0
     told = capsys.readouterr().err.splitlines()
     for rule in ("calibrated", "paper"):
         path = out / f"fig5-think-heads-{rule}.svg"
@@ -112,10 +112,10 @@ def test_figures_are_drawn_by_both_rules(copied, capsys):
 def test_what_is_there_is_kept(copied, capsys):
     model, data, out = copied
     before = stamps(out)
-    assert call("think", model, "--data", data, "--out", out, *SETTINGS) == 0
+    assert call("think", model, "--data", data, "--output", out, *SETTINGS) == 0
     assert stamps(out) == before
     # Without the data the probes that are there are taken; other settings measure them again.
-    assert call("think", model, "--out", out, "--steps", 3, "--max-suffix-tokens", 5) == 0
+    assert call("think", model, "--output", out, "--points", 3, "--max-suffix-tokens", 5) == 0
     changed = {name for name, stamp in stamps(out).items() if stamp != before[name]}
     assert {name for name in changed if "step" in name} == {
         f"{mode}/step-00000000.safetensors" for mode in ("on", "off")
@@ -130,7 +130,7 @@ def test_a_measurement_that_was_stopped_goes_on(copied):
         (out / name).unlink()
     with pytest.raises(SparksError, match="no snapshot with thinking off: finish it with sparks"):
         ThinkComparison.from_folder(out)
-    assert call("think", model, "--data", data, "--out", out, *SETTINGS) == 0
+    assert call("think", model, "--data", data, "--output", out, *SETTINGS) == 0
     after = stamps(out)
     assert after["on/step-00000000.safetensors"] == before["on/step-00000000.safetensors"]
     assert after["probes-on.jsonl"] == before["probes-on.jsonl"]
@@ -143,7 +143,7 @@ def test_a_snapshot_of_other_probes_is_taken_again(copied):
     name = "step-00000000.safetensors"
     shutil.copy(out / "on" / name, out / "off" / name)
     assert RunStore(out / "off").load(0).meta.probes_hash != wanted
-    assert call("think", model, "--data", data, "--out", out, *SETTINGS) == 0
+    assert call("think", model, "--data", data, "--output", out, *SETTINGS) == 0
     assert RunStore(out / "off").load(0).meta.probes_hash == wanted
 
 
@@ -154,7 +154,7 @@ def test_building_again_leaves_nothing_of_the_older_probes(copied, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sparks.thinking.measuring.take_snapshot", stop)
-    config = SnapshotConfig(steps=2, max_suffix_tokens=5)
+    config = SnapshotConfig(points=2, max_suffix_tokens=5)
     with pytest.raises(KeyboardInterrupt):
         measure_think(
             model, out, ThinkConfig(data=data, count=3, max_new_tokens=24), config=config,
@@ -171,7 +171,7 @@ def test_what_no_measurement_wrote_is_not_replaced(name, more, measured, tmp_pat
     path = tmp_path / "outputs" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"of a run that is called so")
-    asked = ("think", model, "--data", data, "--out", tmp_path / "outputs", *SETTINGS, *more)
+    asked = ("think", model, "--data", data, "--output", tmp_path / "outputs", *SETTINGS, *more)
     match = "is there, and no think.json says that `sparks think` wrote it: give another folder"
     capsys.readouterr()
     assert_refused(capsys, tmp_path, *asked, match=match)
@@ -188,7 +188,7 @@ def test_a_build_that_was_killed_goes_on(whole, copied, monkeypatch):
             raise KeyboardInterrupt
         saved.append(save(self, path))
 
-    asked = ("think", model, "--data", data, "--out", out, *SETTINGS)
+    asked = ("think", model, "--data", data, "--output", out, *SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(ProbeSet, "save", stop)
         assert call(*asked, "--overwrite") == 130
@@ -201,13 +201,13 @@ def test_a_folder_of_other_probes_is_refused(copied, tmp_path, capsys):
     model, data, out = copied
     other = write_problems(tmp_path / "other.jsonl", 11)
     moved = shutil.copy(data, tmp_path / "moved.jsonl")
-    asked = ["think", model, "--out", out]
+    asked = ["think", model, "--output", out]
     capsys.readouterr()
     assert_refused(capsys, out, *asked, "--data", data, *SETTINGS, "--seed", 1,
                    match="holds probes with seed=0, now it is 1: .* or --overwrite")  # fmt: skip
     assert_refused(capsys, out, *asked, "--data", other, *SETTINGS, match="with data.*=")
-    assert_refused(capsys, out, *asked, "--steps", 2, match="max_suffix_tokens=5, now it is 16")
-    assert_refused(capsys, out, "think", tmp_path, "--out", out, match="with model='")
+    assert_refused(capsys, out, *asked, "--points", 2, match="max_suffix_tokens=5, now it is 16")
+    assert_refused(capsys, out, "think", tmp_path, "--output", out, match="with model='")
     assert call(*asked, "--data", moved, *SETTINGS) == 0
 
 
@@ -220,13 +220,13 @@ def test_mistakes_are_told_in_a_line(measured, tmp_path, capsys):
     out = tmp_path / "out"
     capsys.readouterr()
     for arguments, match in (
-        (["--out", out], "holds no measurement of thinking on and off: measure it with sparks"),
-        (["--out", out, "--data", data], "which model to measure\\? give MODEL"),
-        ([model, "--out", out], "no problems: say with --data"),
-        ([model, "--out", out, "--data", tmp_path / "none.jsonl"], "none.jsonl"),
-        ([model, "--out", out, "--data", data, "--swap-base-roles"], "swap_base_roles must be Fal"),
-        ([plain, "--out", out, "--data", data], "has no thinking mode: it takes none of enable_"),
-        ([tmp_path / "nobody", "--out", out, "--data", data], "cannot load checkpoint"),
+        (["--output", out], "holds no measurement of thinking on and off: measure it with sparks"),
+        (["--output", out, "--data", data], "which model to measure\\? give MODEL"),
+        ([model, "--output", out], "no problems: say with --data"),
+        ([model, "--output", out, "--data", tmp_path / "none.jsonl"], "none.jsonl"),
+        ([model, "--output", out, "--data", data, "--swap-base-roles"], "swap_base_roles must"),
+        ([plain, "--output", out, "--data", data], "has no thinking mode: it takes none of"),
+        ([tmp_path / "nobody", "--output", out, "--data", data], "cannot load checkpoint"),
     ):
         assert_refused(capsys, tmp_path, "think", *arguments, match=match)
     assert not out.exists()

@@ -77,7 +77,7 @@ def probes(found: list[TokenPair]) -> TokenizedProbes:
 def snapshots() -> dict[str, Snapshot]:
     model, config = (
         planted_model(),
-        SnapshotConfig(steps=8, faithfulness=False, threshold=0.01, threshold_mode="relative"),
+        SnapshotConfig(points=8, faithfulness=False, threshold=0.01, threshold_mode="relative"),
     )
     on = probes(pairs())
     off = probes([TokenPair(p.prefix, p.corrupted, p.clean) for p in on.pairs])
@@ -169,7 +169,7 @@ def test_two_measurements_that_cannot_be_compared_are_refused(snapshots):
     config = dict(off.meta.config)
     for other, match in (
         (changed(model_hash="0" * 64), "the same weights, got .* measure both again"),
-        (changed(config=config | {"steps": 9}), "the same settings, got steps=8 and steps=9"),
+        (changed(config=config | {"points": 9}), "the same settings, got points=8 and points=9"),
         (Timeline([replace(off, probe_ids=tuple(reversed(off.probe_ids)))]), "the same problems"),
     ):
         with pytest.raises(SparksError, match=match):

@@ -231,7 +231,7 @@ def test_planted_births_and_prunings_are_found_and_nothing_else(kind):
     """Silenced, revived, grown, shrunk by weight edits; `tests/bench/calibration.py` has more."""
     shape = {"num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64}
     model = tiny_model(kind, num_key_value_heads=4, **shape)
-    config = SnapshotConfig(steps=8, faithfulness=False)
+    config = SnapshotConfig(points=8, faithfulness=False)
     many = random_probes(48, 1000)
     heads = clear_heads(take_snapshot(model, many, config, progress=False), len(STORIES))
     plan = Planted(dict(zip(heads, STORIES, strict=True)))

@@ -222,8 +222,8 @@ def test_one_run_is_no_comparison():
         ({"graph": Graph(num_layers=3, num_heads=4, num_kv_heads=4)},
          r"the same graph, got 3 layers x 4 heads, 2 key/value heads in 'a' and 3 layers x 4 heads,"
          r" 4 key/value heads in 'b': heads of different architectures"),
-        ({"config": SnapshotConfig(steps=20)},
-         r"the same settings, got steps=100 in 'a' and steps=20 in 'b': `sparks replay`"),
+        ({"config": SnapshotConfig(points=20)},
+         r"the same settings, got points=100 in 'a' and points=20 in 'b': `sparks replay`"),
         ({"config": SnapshotConfig(threshold=0.5)}, r"threshold=0\.1 in 'a' and threshold=0\.5"),
     ],
 )  # fmt: skip

@@ -33,7 +33,7 @@ from sparks.views.words import circuits_in_words, heads_at, null_in_words
 
 LITTLE = "L is too little at step"
 WAY_OUT = "take probes whose two beginnings the model tells apart"
-CONFIG = SnapshotConfig(steps=6, faithfulness=False)
+CONFIG = SnapshotConfig(points=6, faithfulness=False)
 PLAN = {0: ["L0H0"], 10: ["L0H0", "L1H1"], 20: ["L1H1"], 30: ["L0H0"], 40: ["L0H0", "L1H1"]}
 
 

@@ -146,9 +146,9 @@ def test_different_graphs_name_their_steps():
 @pytest.mark.parametrize(
     ("setting", "value", "text"),
     [
-        ("steps", 20, "steps=100 at step 0; steps=20 at step 10"),
+        ("points", 20, "points=100 at step 0; points=20 at step 10"),
         ("top_share", 0.5, "top_share=None at step 0; top_share=0.5 at step 10"),
-        ("rule", "left", "rule='midpoint' at step 0; rule='left' at step 10"),
+        ("quadrature", "left", "quadrature='midpoint' at step 0; quadrature='left' at step 10"),
         ("threshold", 0.2, "threshold=0.1 at step 0; threshold=0.2 at step 10"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_memory_budget_does_not_change_what_is_measured():
 
 def test_a_setting_that_an_older_snapshot_lacks_has_its_default():
     config = SnapshotConfig().as_dict()
-    del config["rule"]
+    del config["quadrature"]
     older = make_snapshot(0)
     older = replace(older, meta=replace(older.meta, config=config))
     assert len(Timeline([older, make_snapshot(10)])) == 2
@@ -228,7 +228,7 @@ def test_too_few_points_are_said():
     fine, coarse = make_snapshot(0, gap=0.19), make_snapshot(10, gap=0.31)
     (problem,) = Timeline([fine, coarse]).problems
     assert "coarse at step 10: half of the probes miss at least 31% of L" in problem
-    assert "raise steps, now" in problem
+    assert "raise points, now" in problem
     assert Timeline([fine]).problems == ()
 
 

@@ -91,11 +91,11 @@ def test_it_shares_a_command_line_with_every_trainer(kind, tmp_path, capsys):
 
 def test_the_callback_has_the_settings():
     arguments = parse(
-        "--sparks_every_n_steps", "5", "--sparks_on_error", "raise", "--sparks_steps", "3",
+        "--sparks_every_n_steps", "5", "--sparks_on_error", "raise", "--sparks_points", "3",
         "--sparks_output_dir", "here", "--sparks_progress", "false",
     )  # fmt: skip
     callback = arguments.callback(PROBES)
-    assert callback.config == SnapshotConfig(steps=3)
+    assert callback.config == SnapshotConfig(points=3)
     assert (callback.every_n_steps, callback.on_error) == (5, "raise")
     assert (callback.output_dir, callback.progress, callback.report) == ("here", False, True)
     assert callback.probes is PROBES
@@ -126,8 +126,8 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         parse("--sparks_evaluate", "gsm8k", "--sparks_evaluation_samples", "0").callback(PROBES)
     with pytest.raises(SparksError, match="no probes: give their JSONL file with --sparks_probes"):
         parse().callback()
-    with pytest.raises(SparksError, match="steps must be a whole number, at least 1, got 0"):
-        parse("--sparks_steps", "0").callback(PROBES)
+    with pytest.raises(SparksError, match="points must be a whole number, at least 1, got 0"):
+        parse("--sparks_points", "0").callback(PROBES)
     config = tmp_path / "run.yaml"
     config.write_text("sparks_stepps: 3\n")
     with pytest.raises(ValueError, match="sparks_stepps"):

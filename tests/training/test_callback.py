@@ -30,7 +30,7 @@ from sparks.training.callback import SparksCallback
 from sparks.training.recorder import Recorder
 from sparks.views.live.page import View
 
-SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
+SETTINGS = {"points": 3, "threshold": 0.0, "top_n": 60}
 
 pytestmark = pytest.mark.filterwarnings(
     # transformers and trl among themselves, at the versions pinned.
@@ -360,7 +360,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     before = listing(tmp_path / "sparks")
     match = r"a snapshot of step 0 with steps=3, now it is 4: resume with the same settings"
     with pytest.raises(SparksError, match=match):
-        run(tmp_path, sparks(steps=4), max_steps=4, resume=True)
+        run(tmp_path, sparks(points=4), max_steps=4, resume=True)
     assert listing(tmp_path / "sparks") == before
     run(tmp_path, sparks(memory_gib=1.0), max_steps=4, resume=True)
     assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
@@ -524,7 +524,7 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
+        ({"points": 0}, "points must be a whole number, at least 1, got 0"),
         ({"step": 5}, r"unknown setting 'step'; known: .*steps"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
@@ -556,7 +556,7 @@ def test_a_snapshot_needs_a_step_and_tokenised_probes(step):
 
 def test_settings_in_a_dict_are_refused():
     with pytest.raises(SparksError, match="config must be a SnapshotConfig, got dict: give sett"):
-        SparksCallback(PROBES, config={"steps": 3})
+        SparksCallback(PROBES, config={"points": 3})
 
 
 def test_the_written_log_is_json_without_nan(tmp_path):

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is deprecated.*:FutureWarning",
     "ignore:.*pin_memory.*:UserWarning",
 )
-SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
+SETTINGS = {"points": 3, "threshold": 0.0, "top_n": 60}
 
 
 def sparks(**settings) -> SparksCallback:
@@ -218,7 +218,7 @@ def test_the_command_replays_and_refuses(trained, tmp_path, capsys):
     out = tmp_path / "out"
     common = (
         "replay", trained / "checkpoint-2", "--probes", probes, "--output", out, "--device", "cpu",
-        "--steps", 3, "--threshold", 0, "--top-n", 60,
+        "--points", 3, "--threshold", 0, "--top-n", 60,
     )  # fmt: skip
     inside = tmp_path / "out"
     assert_refused(

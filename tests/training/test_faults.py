@@ -177,7 +177,7 @@ class OutOfMemory(TrainerCallback):
 
 def sparks(**settings: Any) -> SparksCallback:
     # So little memory that a snapshot takes several gradients.
-    measuring = {"steps": 4, "threshold": 0.0, "top_n": 60, "memory_gib": 1e-9}
+    measuring = {"points": 4, "threshold": 0.0, "top_n": 60, "memory_gib": 1e-9}
     return SparksCallback(PROBES, progress=False, **measuring | settings)
 
 

@@ -30,7 +30,7 @@ from sparks.ground.errors import SparksError
 from sparks.runs.run_folder import RunStore
 from sparks.training.callback import SparksCallback
 
-MEASURED = SnapshotConfig(steps=3, threshold=0.0, top_n=60)
+MEASURED = SnapshotConfig(points=3, threshold=0.0, top_n=60)
 
 pytestmark = pytest.mark.filterwarnings(
     # transformers, trl and torch among themselves, at the versions pinned.

@@ -43,7 +43,7 @@ pytestmark = [
     ),
 ]
 HERE = HELPERS
-SETTINGS = {"steps": 3, "threshold": 0.0, "top_n": 60}
+SETTINGS = {"points": 3, "threshold": 0.0, "top_n": 60}
 KINDS = {
     "ddp": "DistributedType.MULTI_CPU",
     "fsdp2": "DistributedType.FSDP",

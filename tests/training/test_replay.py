@@ -32,7 +32,7 @@ from sparks.training.callback import SparksCallback
 from sparks.training.replay import replay_checkpoints, resolve_checkpoints
 
 ARRAYS = tuple(make_snapshot(0).to_arrays()[0])
-CONFIG = SnapshotConfig(steps=3, threshold=1e-6, top_n=60)
+CONFIG = SnapshotConfig(points=3, threshold=1e-6, top_n=60)
 TOKENIZER = byte_level_tokenizer()
 PROBES = ProbeSet.from_records(
     [
@@ -307,7 +307,7 @@ def test_a_folder_that_another_process_writes_is_refused(saved, tmp_path, loads,
 
 def test_other_settings_are_taken_again_but_never_mixed(saved, tmp_path, loads):
     store = replay(saved, tmp_path)
-    other = SnapshotConfig(**(asdict(CONFIG) | {"steps": 4}))
+    other = SnapshotConfig(**(asdict(CONFIG) | {"points": 4}))
     before = listing(tmp_path)
     match = r"holds a snapshot of step 2 with steps=3, now it is 4: replay that step too"
     with pytest.raises(SparksError, match=match):
@@ -315,7 +315,7 @@ def test_other_settings_are_taken_again_but_never_mixed(saved, tmp_path, loads):
     assert listing(tmp_path) == before
     assert len(loads) == 2
     replay(saved, tmp_path, config=other)
-    assert [store.load(step).meta.config["steps"] for step in (2, 4)] == [4, 4]
+    assert [store.load(step).meta.config["points"] for step in (2, 4)] == [4, 4]
 
 
 def test_another_memory_budget_is_the_same_measurement(saved, tmp_path, loads):

@@ -57,7 +57,7 @@ Runs = Callable[..., tuple[Path, Outcome]]
 
 
 def sparks() -> SparksCallback:
-    return SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
+    return SparksCallback(PROBES, progress=False, points=3, threshold=0.0, top_n=60)
 
 
 def run(folder: Path, situation: str, *callbacks: TrainerCallback, resume=None) -> Outcome:

@@ -245,7 +245,7 @@ def next_command(comparison: ThinkComparison, model: str, folder: Path, mode: Mo
     )
     return (
         f"sparks effects {shlex.quote(model)} --run {run} --others {against} --sets {sets} "
-        f"--task TASK --thinking {mode} --out {out}"
+        f"--task TASK --thinking {mode} --output {out}"
     )
 
 

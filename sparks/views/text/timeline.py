@@ -129,11 +129,11 @@ def settings_in_words(timeline: Timeline) -> str:
     unit = " of the largest" if config.threshold_mode == "relative" else ""
     where = "at the last position" if config.positions == "last" else "averaged over positions"
     swapped = "; roles swapped at step 0" if timeline.metas[0].roles_swapped else ""
-    points = f"{config.steps} points"
+    points = f"{config.points} points"
     if config.tolerance is not None:
-        points += f" or more (gap of {percent(config.tolerance)}, at most {config.max_steps})"
+        points += f" or more (gap of {percent(config.tolerance)}, at most {config.max_points})"
     return (
-        f"EAP-IG with {points} ({config.rule}), KL {where}, at most "
+        f"EAP-IG with {points} ({config.quadrature}), KL {where}, at most "
         f"{config.max_suffix_tokens} tokens; a circuit is {kept} with |score| >= "
         f"{config.threshold:g}{unit}, pruned{swapped}"
     )

@@ -41,7 +41,7 @@ RECORD = ThinkRecord(
 def compared(count: int) -> ThinkComparison:
     """The planted model, measured on its first `count` problems."""
     model, found = planted_model(), pairs()[:count]
-    config = SnapshotConfig(steps=8, threshold=0.01, threshold_mode="relative", faithfulness=False)
+    config = SnapshotConfig(points=8, threshold=0.01, threshold_mode="relative", faithfulness=False)
     swapped = [TokenPair(pair.prefix, pair.corrupted, pair.clean) for pair in found]
     on, off = (
         Timeline([take_snapshot(model, probes(part), config, progress=False)], name=name)
@@ -70,7 +70,7 @@ def test_the_page_names_the_heads_and_how_to_go_on(comparison):
     assert page.count("sparks effects") == 2
     assert (
         "  sparks effects 'owner/a model' --run 'my runs/think/on' --others 'my runs/think/off' "
-        "--sets exclusive --task TASK --thinking on --out 'my runs/think/effects-on'\n"
+        "--sets exclusive --task TASK --thinking on --output 'my runs/think/effects-on'\n"
     ) in page
     for line in page.splitlines():
         if line.startswith("  sparks effects"):  # the command knows every option of it
@@ -100,9 +100,9 @@ def test_the_rule_exclusive_is_named_only_where_it_finds_the_same_heads(comparis
             return super().exclusive(mode, rule) if mode == "off" else ((0, 1), (1, 3))
 
     page = render(Doubtful(comparison.on, comparison.off, record=RECORD), "think", width=120)
-    assert "--sets only-on=L0H1,L1H3 --task TASK --thinking on --out think/effects-on\n" in page
+    assert "--sets only-on=L0H1,L1H3 --task TASK --thinking on --output think/effects-on\n" in page
     assert (
-        "--others think/on --sets exclusive --task TASK --thinking off --out think/effects-off\n"
+        "--others think/on --sets exclusive --task TASK --thinking off --output think/effects-off\n"
         in page
     )
 

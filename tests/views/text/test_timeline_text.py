@@ -112,14 +112,14 @@ def test_the_title_says_it_in_words(story):
 
 
 def test_points_that_grow_to_a_tolerance_are_said():
-    config = SnapshotConfig(tolerance=0.05, rule="pilot")
+    config = SnapshotConfig(tolerance=0.05, quadrature="pilot")
     text = words(render(Timeline([make_snapshot(0, config=config)]), width=100))
     assert "EAP-IG with 12 points or more (gap of 5%, at most 324) (pilot), KL at the last" in text
 
 
 def test_other_settings_are_said():
     config = SnapshotConfig(
-        top_share=0.05, threshold=0.01, threshold_mode="relative", positions="all", steps=20
+        top_share=0.05, threshold=0.01, threshold_mode="relative", positions="all", points=20
     )
     groups = ["a", "a", "b", "b"]
     run = [make_snapshot(0, config=config, probes=4, groups=groups, roles_swapped=True)]

@@ -50,7 +50,7 @@ def others(rows):
 @pytest.mark.slow
 def test_the_trainers_rows_are_the_same_with_and_without_us(tmp_path, monkeypatch):
     without, trainer_alone = train(tmp_path / "alone", monkeypatch)
-    ours = SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
+    ours = SparksCallback(PROBES, progress=False, points=3, threshold=0.0, top_n=60)
     with_us, trainer_watched = train(tmp_path / "watched", monkeypatch, ours)
     assert weights_hash(trainer_watched.model) == weights_hash(trainer_alone.model)
     assert logged(trainer_watched) == logged(trainer_alone)
@@ -77,7 +77,7 @@ def test_a_view_that_breaks_is_told_once_and_training_goes_on(tmp_path, monkeypa
         raise OSError("no space left")
 
     monkeypatch.setattr(wandb_view, "log", broken)
-    ours = SparksCallback(PROBES, progress=False, steps=3, threshold=0.0, top_n=60)
+    ours = SparksCallback(PROBES, progress=False, points=3, threshold=0.0, top_n=60)
     with pytest.warns(UserWarning, match=r"nothing more goes to W&B .OSError") as seen:
         train(tmp_path / "run", monkeypatch, ours)
     assert len([w for w in seen if "nothing more goes" in str(w.message)]) == 1

@@ -180,7 +180,7 @@ def test_a_tracker_that_cannot_start_stops_the_training_before_its_first_step(
 ):
     two_views(monkeypatch, fails_at="start")
     monkeypatch.setattr(trackers, "chosen", lambda report_to: ("first",))
-    ours = SparksCallback(PROBES, progress=False, steps=3)
+    ours = SparksCallback(PROBES, progress=False, points=3)
     trainer = tiny_trainer(tmp_path, callbacks=[ours])
     with pytest.raises(SparksError, match="First cannot start"):
         trainer.train()
@@ -200,7 +200,7 @@ def test_a_training_shows_every_checkpoint_and_ends_before_the_reporters_do(tmp_
         def on_train_end(self, *_: Any, **__: Any) -> None:
             view.calls.append("the reporter ends")
 
-    ours = SparksCallback(PROBES, progress=False, steps=3, alerts=True)
+    ours = SparksCallback(PROBES, progress=False, points=3, alerts=True)
     tiny_trainer(tmp_path, callbacks=[Reporter(), ours], max_steps=3).train()
     shown = ["log", "alert"]  # at 0, 2, and 3, which is not saved
     assert view.calls == ["start", *shown * 3, "finish", "the reporter ends", "close"]
