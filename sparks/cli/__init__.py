@@ -12,17 +12,22 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
-from sparks.cli.ablate import add_ablate
-from sparks.cli.effects import add_effects
-from sparks.cli.evaluate import add_evaluate
-from sparks.cli.faithfulness import add_faithfulness
-from sparks.cli.look import add_compare, add_regimes, add_report, add_timeline, add_watch
-from sparks.cli.measure import add_probes, add_replay
-from sparks.cli.null import add_null
-from sparks.cli.options import close_output, say
-from sparks.cli.paper import add_figures
-from sparks.cli.publish import add_wandb
-from sparks.cli.think import add_think
+from sparks.cli.heads.ablate import add_ablate
+from sparks.cli.heads.effects import add_effects
+from sparks.cli.heads.evaluate import add_evaluate
+from sparks.cli.look.compare import add_compare
+from sparks.cli.look.figures import add_figures
+from sparks.cli.look.regimes import add_regimes
+from sparks.cli.look.report import add_report
+from sparks.cli.look.timeline import add_timeline
+from sparks.cli.look.wandb import add_wandb
+from sparks.cli.look.watch import add_watch
+from sparks.cli.measure.faithfulness import add_faithfulness
+from sparks.cli.measure.null import add_null
+from sparks.cli.measure.probes import add_probes
+from sparks.cli.measure.replay import add_replay
+from sparks.cli.measure.think import add_think
+from sparks.cli.options.common import close_output, say
 from sparks.ground.errors import SparksError, one_line
 from sparks.ground.version import __version__
 

@@ -153,8 +153,8 @@ def test_bad_tasks_and_models(model, problems, tmp_path, capsys):
 def test_vllm_is_taken_where_it_can_be(model, monkeypatch, tmp_path):
     """On a GPU, without heads and adapters."""
     from sparks.cli import build_parser
-    from sparks.cli.evaluate import _backend
-    from sparks.cli.options import settings
+    from sparks.cli.heads.evaluate import _backend
+    from sparks.cli.options.common import settings
     from sparks.evaluation.settings import EvaluationConfig
 
     def chosen(*more: str, heads=None, given=str(model)) -> str:

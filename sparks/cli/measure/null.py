@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     command_parser,
     loading,
@@ -164,9 +164,6 @@ def _bands(
         yield nulls.weight_noise(timeline, measured.noisy, arguments.noise, base=measured.base)
     if others:
         yield nulls.seeds(timeline, others)
-
-
-# -- the page --------------------------------------------------------------------------------
 
 
 def _page(timeline: Timeline, found: Sequence[NullBand]) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.options import add_reading
+from sparks.cli.options.common import add_reading
 from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:

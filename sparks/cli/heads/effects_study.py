@@ -7,9 +7,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparks.cli.evaluation_options import sampling
-from sparks.cli.head_options import check_doing, in_words, means_of
-from sparks.cli.options import model_of, quiet_libraries, say, settings, tokenizer_of
+from sparks.cli.options.common import model_of, quiet_libraries, say, settings, tokenizer_of
+from sparks.cli.options.evaluation import sampling
+from sparks.cli.options.heads import check_doing, in_words, means_of
 from sparks.effects.settings import EffectConfig
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.ground.errors import SparksError

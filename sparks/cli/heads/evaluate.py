@@ -6,16 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.evaluation_options import add_check, add_sampling, sampling
-from sparks.cli.head_options import (
-    HEADS_HELP,
-    add_heads,
-    chosen_heads,
-    for_model,
-    in_words,
-    intervention,
-)
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     command_parser,
     model_of,
@@ -24,6 +15,15 @@ from sparks.cli.options import (
     say,
     tokenizer_of,
     wants_color,
+)
+from sparks.cli.options.evaluation import add_check, add_sampling, sampling
+from sparks.cli.options.heads import (
+    HEADS_HELP,
+    add_heads,
+    chosen_heads,
+    for_model,
+    in_words,
+    intervention,
 )
 from sparks.ground.errors import SparksError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparks.cli.options import add_reading, command_parser, report_damage, say
+from sparks.cli.options.common import add_reading, command_parser, report_damage, say
 
 
 def add_wandb(commands: Any) -> None:

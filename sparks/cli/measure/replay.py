@@ -1,4 +1,4 @@
-"""Commands that measure a model: `sparks probes` and `sparks replay`."""
+"""`sparks replay`: snapshots of a run that had no callback."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.evaluation_options import add_check, add_sampling, sampling
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     add_settings,
     command_parser,
@@ -17,61 +16,13 @@ from sparks.cli.options import (
     say,
     settings,
 )
+from sparks.cli.options.evaluation import add_check, add_sampling, sampling
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 
 if TYPE_CHECKING:
     from sparks.evaluation.records import Task
-
-
-def add_probes(commands: Any) -> None:
-    """`sparks probes`."""
-    from sparks.probes.building import ProbeBuildingConfig
-
-    command = command_parser(
-        commands,
-        "probes",
-        _run_probes,
-        help="build probes from problems and a model, or from two models",
-        epilog="""examples:
-  sparks probes --data problems.jsonl --model Qwen/Qwen2.5-1.5B --output probes.jsonl
-      clean: the reference answers; corrupted: what the model writes before training
-  sparks probes --data problems.jsonl --model BASE --clean-model TRAINED --output probes.jsonl
-      clean: what the trained model writes; corrupted: what the base writes
-  sparks probes --data problems.jsonl --model BASE --control 8 --output probes.jsonl
-      16 probes, and 8 control probes (group `control`: copying and plain recall) in one file
-  sparks probes --control 8 --model BASE --output control.jsonl
-      control probes alone: no data needed""",
-    )
-    add_settings(command, ProbeBuildingConfig)
-
-
-def _run_probes(arguments: argparse.Namespace) -> int:
-    from sparks.probes.building import ProbeBuildingConfig, write_probes
-    from sparks.runs.run_folder import refuse_file_of_run
-
-    quiet_libraries()
-    config = settings(arguments, ProbeBuildingConfig)
-    refuse_file_of_run(config.output)
-    built = write_probes(config)
-    for reason in built.skipped:
-        say(f"sparks: passed over {reason}", aside=True)
-    if built.control_right is not None and built.control_right < arguments.control:
-        say(
-            f"sparks: in {arguments.control - built.control_right} of {arguments.control} control "
-            f"probes the model does not get the next word right: a weak control",
-            aside=True,
-        )
-    control = f", {arguments.control} of them control" if arguments.control else ""
-    say(
-        f"{len(built.probes)} probes in {arguments.output}{control} "
-        f"({len(built.skipped)} problems passed over), hash {built.probes.hash[:12]}"
-    )
-    return 0
-
-
-# -- replay ----------------------------------------------------------------------------------------
 
 
 def add_replay(commands: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_reading,
     command_parser,
     named_timelines,

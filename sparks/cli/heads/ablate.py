@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sparks.cli.head_options import (
-    HEADS_HELP,
-    add_heads,
-    chosen_heads,
-    for_model,
-    in_words,
-    means_of,
-)
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     command_parser,
     model_of,
     quiet_libraries,
     say,
     tokenizer_of,
+)
+from sparks.cli.options.heads import (
+    HEADS_HELP,
+    add_heads,
+    chosen_heads,
+    for_model,
+    in_words,
+    means_of,
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     add_settings,
     add_tables,

@@ -6,10 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.effects_study import studied
-from sparks.cli.evaluation_options import add_check, add_sampling
-from sparks.cli.head_options import HEADS_HELP
-from sparks.cli.options import (
+from sparks.cli.heads.effects_study import studied
+from sparks.cli.options.common import (
     add_loading,
     add_reading,
     add_settings,
@@ -17,6 +15,8 @@ from sparks.cli.options import (
     say,
     wants_color,
 )
+from sparks.cli.options.evaluation import add_check, add_sampling
+from sparks.cli.options.heads import HEADS_HELP
 from sparks.effects.settings import FORMATS, EffectConfig
 from sparks.ground.errors import SparksError
 from sparks.views.figures.kinds import FORMATS as FIGURE_FORMATS

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_args
 
-from sparks.cli.options import add_settings
+from sparks.cli.options.common import add_settings
 from sparks.evaluation.checks import CheckName
 from sparks.evaluation.settings import EvaluationConfig
 

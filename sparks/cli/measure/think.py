@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparks.cli.options import (
+from sparks.cli.options.common import (
     add_loading,
     add_settings,
     add_tables,

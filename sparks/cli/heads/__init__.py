@@ -1,0 +1,1 @@
+"""Commands that say what heads do: evaluate, effects, ablate."""

@@ -1,0 +1,1 @@
+"""Commands that run a model: probes, replay, null, faithfulness, think."""
