@@ -15,6 +15,7 @@ from typing import NoReturn
 from sparks.cli.heads.ablate import add_ablate
 from sparks.cli.heads.effects import add_effects
 from sparks.cli.heads.evaluate import add_evaluate
+from sparks.cli.help import add_help
 from sparks.cli.look.compare import add_compare
 from sparks.cli.look.figures import add_figures
 from sparks.cli.look.regimes import add_regimes
@@ -71,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="See which attention heads post-training brings to life.",
         epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: sparks timeline "
         "RUN; sparks report RUN; with several, sparks compare RUN RUN; for a paper, sparks figures "
-        "RUN. What the heads do: sparks effects MODEL --run RUN --task TASK. COMMAND --help tells "
-        "more.",
+        "RUN. What the heads do: sparks effects MODEL --run RUN --task TASK. COMMAND --help and "
+        "sparks help TOPIC tell more.",
     )
     parser.add_argument("--version", action="version", version=f"sparks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -91,4 +92,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_think(commands)
     add_figures(commands)
     add_wandb(commands)
+    add_help(commands)
     return parser

@@ -235,7 +235,7 @@ def test_a_hub_id_needs_an_output_folder(probes, tmp_path, capsys):
 def test_a_broken_checkpoint_is_one_line_in_a_process_too(tmp_path, probes):
     (tmp_path / "checkpoint-1").mkdir()
     before = listing(tmp_path)
-    command = [sys.executable, "-m", "sparks.cli", *replay(tmp_path / "checkpoint-1", probes)]
+    command = [sys.executable, "-m", "sparks", *replay(tmp_path / "checkpoint-1", probes)]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stdout == ""
