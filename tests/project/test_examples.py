@@ -20,7 +20,6 @@ from sparks.runs.run_folder import RunStore
 
 EXAMPLES = ROOT / "examples"
 TESTED = {"probes_by_hand", "sft_with_sparks", "analyse_run", "edge_scores"}
-TESTED |= {"train_induction", "induction"}  # by test_induction.py
 
 
 @pytest.fixture(scope="module")

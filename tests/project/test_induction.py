@@ -1,4 +1,4 @@
-"""A known behaviour from end to end: copying by induction, at the small size of the examples."""
+"""A known behaviour from end to end: copying by induction, at the small size of the recipes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sparks.models.heads import parse_heads
 from sparks.probes.probes import ProbeSet
 from sparks.timeline.timeline import Timeline
 
-EXAMPLES = ROOT / "examples"
-sys.path.insert(0, str(EXAMPLES))
+RECIPES = ROOT / "recipes"
+sys.path.insert(0, str(RECIPES))
 
-import induction  # noqa: E402
-from train_induction import SIZES, Sequences  # noqa: E402
+import induction_effects as induction  # noqa: E402
+from induction_train import SIZES, Sequences  # noqa: E402
 
 SMALL = SIZES["small"]
 
@@ -38,7 +38,7 @@ SMALL = SIZES["small"]
 def run(tmp_path_factory) -> Path:
     """A trained and measured run; what was told stands in told.txt."""
     folder = tmp_path_factory.mktemp("induction") / "run"
-    script = str(EXAMPLES / "train_induction.py")
+    script = str(RECIPES / "induction_train.py")
     done = subprocess.run(
         [sys.executable, script, "--size", "small", "--output", str(folder)],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},

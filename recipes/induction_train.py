@@ -1,7 +1,7 @@
 """A small Llama learns one known behaviour, its heads watched: copying by induction. CPU, no hub.
 
-    python examples/train_induction.py         # a minute on one CPU core, 0.7 GB
-    python examples/train_induction.py --size small --output runs/small    # a third of that
+    python recipes/induction_train.py         # a minute on one CPU core, 0.7 GB
+    python recipes/induction_train.py --size small --output runs/small    # a third of that
 
 Trained from nothing to go on with a block of words that came before, `.. A B .. A` -> `B`, with
 `SparksCallback` in a plain `Trainer`. Once the loss is low, a penalty on the norm of each head's
@@ -13,7 +13,7 @@ the same. Writes into the output folder:
     probes.jsonl     clean `.. A x .. C y .. A`, corrupted `.. C x .. A y .. A`: x follows, or y
     task.jsonl       beginnings and the word to copy, for `sparks evaluate`
 
-`induction.py` goes on from there.
+`induction_effects.py` goes on from there.
 """
 
 from __future__ import annotations

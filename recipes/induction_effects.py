@@ -1,7 +1,7 @@
 """Heads of a known behaviour: found, turned off, predicted. Copying by induction, on a CPU.
 
-    python examples/train_induction.py
-    python examples/induction.py --run runs/induction
+    python recipes/induction_train.py
+    python recipes/induction_effects.py --run runs/induction
 
 How transformers copy is known (Olsson et al. 2022, https://arxiv.org/abs/2209.11895): a
 previous-token head tells each word what stands before it, and an induction head, a layer later,
@@ -53,8 +53,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from induction_train import SIZES, Sequences, Size, head_norms, right_share
 from torch import Tensor
-from train_induction import SIZES, Sequences, Size, head_norms, right_share
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparks import ProbeSet, Timeline, TokenPair, edge_attribution, node_attribution
@@ -354,7 +354,7 @@ def _bars(axes: Any, results: dict[str, Any]) -> None:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure a run of train_induction.py; print, and write figure and numbers."""
+    """Measure a run of induction_train.py; print, and write figure and numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/induction"))
     parser.add_argument("--size", choices=SIZES, default="full", help="that of the training")
