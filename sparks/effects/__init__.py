@@ -12,7 +12,8 @@ That a head is in a circuit says that the behaviour runs through it, not that it
    Grouped-query attention, LoRA and generation caches need nothing of their own; afterwards the
    model is as it was, to the bit.
 3. `export` folds it into the weights, so that vLLM or lm-eval runs it unchanged; the checkpoint is
-   loaded again and run before it is put in place. A mean needs a bias behind the heads (llama,
+   loaded again and run before it is put in place. `--overwrite` replaces an earlier export and
+   nothing else, never the model it reads. A mean needs a bias behind the heads (llama,
    qwen3, smollm3 and starcoder2 can hold one); others are refused.
 4. `plan` lists the conditions of a study: the intact model, each set, and of each set its random
    heads; `run` answers the same problems under each; `records` holds a set's effect, which cannot

@@ -1,6 +1,7 @@
 """A Hugging Face model: loaded, taken apart, proved, left as found.
 
-1. `loading` opens a checkpoint, the only place that does; missing weights are refused.
+1. `loading` opens a checkpoint, the only place that does; missing weights are refused, and a model's
+   own Python code runs only with `--trust-remote-code`.
 2. `anatomy` finds the parts by name, the only module that knows names inside a model; `graph` names
    the nodes: embed, heads such as L5H1, L5MLP, logits.
 3. `anatomy_proof` puts the pieces together again in numbers, before the first measurement: what
@@ -9,5 +10,7 @@
 5. `adapters`, `kernels`, `sharding` and `processes` are what a model in training may bring along;
    `memory` says what fits; `generation` lets a model write; `fingerprint` tells models apart.
 
-Read `anatomy` first. An architecture is added there, and proved by the tests of this room.
+Works: llama, qwen2, qwen3, mistral (sliding window), smollm3 (NoPE layers), phi3 (fused qkv),
+starcoder2 (LayerNorm), LoRA and DoRA on these; mixtures of experts are measured where their pieces
+add up. Read `anatomy` first. An architecture is added there, and proved by the tests of this room.
 """
