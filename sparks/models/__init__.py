@@ -1,7 +1,7 @@
 """A Hugging Face model: loaded, taken apart, proved, left as found.
 
-1. `loading` opens a checkpoint, the only place that does; missing weights are refused, and a model's
-   own Python code runs only with `--trust-remote-code`.
+1. `loading` opens a checkpoint, the only place that does; missing weights are refused, and a
+   model's own Python code runs only with `--trust-remote-code`.
 2. `anatomy` finds the parts by name, the only module that knows names inside a model; `graph` names
    the nodes: embed, heads such as L5H1, L5MLP, logits.
 3. `anatomy_proof` puts the pieces together again in numbers, before the first measurement: what

@@ -1,6 +1,6 @@
 """Thousands of damaged stores, each read by all that reads: one clear line, or it is read.
 
-    PYTHONPATH=tests python tests/helpers/fuzz_store.py --count 10000 --seed 1
+    PYTHONPATH=tests/helpers python tests/helpers/fuzz_store.py --count 10000 --seed 1
 
 A mutation is drawn by its number: a file of a store, and what happens to it (bytes, a JSON value, a
 value of an array, its end, the whole file). Half of the changed snapshots get a right checksum, so
