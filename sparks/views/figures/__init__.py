@@ -8,10 +8,11 @@
 
 `write_figures` and `sparks figures` write all of them: cohorts (2A, 3A), layer x head map (2B,
 3C), accuracy reward (3B), component shift (12; the paper's residual is what a layer adds to it,
-attention and MLP together), effect map (13) and, with several runs, shared heads (14). Not drawn: Fig. 9 to
-11, of which we have no definition to follow, and circuits. One style: text columns of 3.25 inches or
-pages of 6.75, colours that colour-blind readers can tell apart, fonts embedded, no date in a file,
-so that the same run gives the same bytes. Needs the extra `figures` (matplotlib), no torch.
+attention and MLP together), effect map (13) and, with several runs, shared heads (14). Not drawn:
+Fig. 9 to 11, of which we have no definition to follow, and circuits. One style: text columns of
+3.25 inches or pages of 6.75, colours that colour-blind readers can tell apart, fonts embedded, no
+date in a file, so that the same run gives the same bytes.
+Needs the extra `figures` (matplotlib), no torch.
 """
 
 from __future__ import annotations
