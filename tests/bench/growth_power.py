@@ -44,9 +44,9 @@ import numpy as np
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.stats.intervals import student_below, student_quantile
-from sparks.timeline.calibration import decide
+from sparks.timeline.calibration import CalibrationConfig, decide
 from sparks.timeline.growth import GrowthConfig, growth, log_shares
-from sparks.timeline.states import calibrated_states
+from sparks.timeline.states import CalibratedStates, States
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -131,6 +131,14 @@ class Measured:
         return self.arrays["planted_factors"]
 
 
+def states_of(levels: np.ndarray) -> States:
+    """By the rule of before."""
+    table = CalibratedStates(SETTINGS, CalibrationConfig())
+    for now in levels:
+        table.add(now, now.any(axis=0))
+    return table.states(len(levels))
+
+
 def draws(pool: int, size: int, count: int) -> Iterator[np.ndarray]:
     """Sets of `size` probes, in random order."""
     rng = np.random.default_rng(0)
@@ -151,7 +159,7 @@ def power(arguments: argparse.Namespace) -> Iterator[Row]:
             for chosen in draws(measured.probes, size, arguments.draws):
                 found = growth(*measured.run("trained", chosen), GrowthConfig(smallest=smallest))
                 moved = found.moved[1]
-                old = calibrated_states(decide(measured.levels("trained", chosen), SETTINGS))
+                old = states_of(measured.levels("trained", chosen))
                 rows.append(
                     {
                         "grew": int((moved > 0).sum()),
