@@ -90,7 +90,7 @@ def memory(
     model: torch.nn.Module, pair: TokenPair, arguments: argparse.Namespace, device: torch.device
 ) -> dict[str, object]:
     """Peak of the attribution alone, above what the process held with the model loaded."""
-    settings = {"steps": arguments.steps, "memory_gib": arguments.memory_gib}
+    settings = {"points": arguments.steps, "memory_gib": arguments.memory_gib}
     for weight in model.parameters():  # a file mapped into memory counts when it is first read
         weight.detach().abs().sum()
     before = peak_gib(device)
