@@ -8,13 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from command_line import listing
 from factories import STORY, make_run, make_snapshot, write_run
+from lock_holder import HOLD, holder
 from places import HELPERS
 
 from sparks.ground.errors import SparksError
@@ -191,35 +190,6 @@ def test_a_damaged_id_is_named_and_the_run_still_read(tmp_path, text):
 
 
 # -- the lock --------------------------------------------------------------------------------------
-
-HOLD = """
-import os, sys
-from pathlib import Path
-from sparks.runs.lock import RunLock
-RunLock(Path(sys.argv[1])).take()
-if sys.argv[2] == "worker":
-    begun, told = os.pipe()
-    if not os.fork():
-        os.closerange(1, 3)  # lives on, and holds nothing of its parent
-        os.write(told, b"x")
-        sys.stdin.read()
-        os._exit(0)
-    os.read(begun, 1)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def holder(folder: Path, kind: str = "") -> Iterator[subprocess.Popen]:
-    """Another process that holds the lock of a folder."""
-    command = [sys.executable, "-c", HOLD, str(folder), kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout.readline() == b"held\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):

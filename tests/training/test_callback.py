@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from command_line import listing
+from lock_holder import HOLD, holder
 from models import tiny_model, wrapped
 from peft import LoraConfig
-from test_run_identity import HOLD, holder
 from tiny_training import PROBES, logged, optimizer_hash, tiny_trainer, weights_hash
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from transformers import TrainerCallback

@@ -15,8 +15,8 @@ import pytest
 import torch
 from command_line import listing
 from factories import make_snapshot
+from lock_holder import holder
 from models import tiny_model, wrapped
-from test_run_identity import holder
 from tiny_training import tiny_trainer
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compared_runs import GRPO, SFT
+from compared_runs import timeline as regime
 from factories import STORY, large_run, make_metrics, make_run
-from test_comparison import GRPO, SFT
-from test_comparison import timeline as regime
 from test_report_browser import (
     GRAPH,
     HOSTILE,

@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
-from test_think_planted import PROBES, pairs, planted_model, probes
+from think_planted import PROBES, pairs, planted_model, probes
 
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.cli import build_parser
