@@ -98,7 +98,7 @@ def watch(
             _build_probes(path, recipe, training, model, sparks)
         else:
             wait_for(path)
-    return sparks.training.callback()
+    return sparks.callback()
 
 
 def _build_probes(

@@ -7,10 +7,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
-import started
+from places import HELPERS, ROOT, TESTS
 
 INNER = '''
 import json
@@ -61,11 +60,10 @@ def test_where_ctrl_c_is_ignored_and_a_test_fails(tmp_path):
     """As in a script's background job, which has SIGINT ignored."""
     (tmp_path / "test_inner.py").write_text(INNER)
     pytest = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "--tb=line", "test_inner.py"]
-    here = str(Path(started.__file__).parent)
     done = subprocess.run(
         ["bash", "-c", 'trap "" INT; exec "$@"', "job", *pytest],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([here, os.getcwd()])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HELPERS), str(ROOT)])},
         capture_output=True,
         text=True,
         timeout=300,

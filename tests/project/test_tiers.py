@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
-from pathlib import Path
 
-import started
+from places import ROOT, TESTS
 
-TESTS = Path(started.__file__).parent
-OPTIONS = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
+OPTIONS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
 MARKERS = [line.partition(":")[0] for line in OPTIONS["ini_options"]["markers"]]
 
 

@@ -358,7 +358,7 @@ def test_resuming_with_other_probes_is_refused(tmp_path):
 def test_resuming_with_other_settings_is_refused(tmp_path):
     run(tmp_path, sparks(), max_steps=2)
     before = listing(tmp_path / "sparks")
-    match = r"a snapshot of step 0 with steps=3, now it is 4: resume with the same settings"
+    match = r"a snapshot of step 0 with points=3, now it is 4: resume with the same settings"
     with pytest.raises(SparksError, match=match):
         run(tmp_path, sparks(points=4), max_steps=4, resume=True)
     assert listing(tmp_path / "sparks") == before
@@ -525,7 +525,7 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
     ("settings", "message"),
     [
         ({"points": 0}, "points must be a whole number, at least 1, got 0"),
-        ({"step": 5}, r"unknown setting 'step'; known: .*steps"),
+        ({"step": 5}, r"unknown setting 'step'; known: .*points"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
         ({"threshold": None}, "threshold must be a finite number, at least 0, got None"),

@@ -309,7 +309,7 @@ def test_other_settings_are_taken_again_but_never_mixed(saved, tmp_path, loads):
     store = replay(saved, tmp_path)
     other = SnapshotConfig(**(asdict(CONFIG) | {"points": 4}))
     before = listing(tmp_path)
-    match = r"holds a snapshot of step 2 with steps=3, now it is 4: replay that step too"
+    match = r"holds a snapshot of step 2 with points=3, now it is 4: replay that step too"
     with pytest.raises(SparksError, match=match):
         replay(saved / "checkpoint-4", tmp_path, config=other)
     assert listing(tmp_path) == before

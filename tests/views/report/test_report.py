@@ -766,7 +766,7 @@ def test_wheel_holds_every_part():
         *LOADER,
         *EVALUATED,
     }
-    assert {f"sparks/report/{name}" for name in parts} <= held
+    assert {f"sparks/views/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
 
 
