@@ -25,6 +25,7 @@ from sparks.runs.run_folder import RunStore
 from sparks.timeline import history as run_history
 from sparks.timeline import turnover
 from sparks.timeline.calibration import CalibrationConfig, Judge, decide
+from sparks.timeline.growth import GrowthRule
 from sparks.timeline.history import History
 from sparks.timeline.regimes import circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, RULES, Rule, Timeline
@@ -39,7 +40,7 @@ ARRAYS = (
     "steps", "frequency", "importance", "levels", "inclusion", "inclusion_low", "inclusion_high",
     "active", "undecided", "base", "emergent", "retained", "cohort", "loss", "too_little",
 )  # fmt: skip
-FRAMES = ("counts", "events", "cohorts", "heads", "importance_frame", "component_totals")
+FRAMES = ("counts", "growth", "events", "cohorts", "heads", "importance_frame", "component_totals")
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +351,7 @@ WORK: list[tuple[Any, str, int]] = [
     (run_history, "checkpoint", 2),  # the control probes too
     (run_history, "circuit_heads", 2),
     (Judge, "judge", 2),
+    (GrowthRule, "add", 1),
     (TurnoverMeter, "add", 1),
 ]
 
