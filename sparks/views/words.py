@@ -38,13 +38,18 @@ def rule_in_words(timeline: Timeline) -> str:
     )
 
 
+def can_call_growth(timeline: Timeline) -> bool:
+    """There are enough probes for a head to be called grown, shrunk, born or pruned at all."""
+    return timeline.num_probes >= timeline.growth_config.fewest_probes
+
+
 def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
     """The verdict on a run: how many heads changed since the base; the same under every rule.
 
     Where nothing can be called, why. `brief` is for where there is one line.
     """
     config, probes = timeline.growth_config, timeline.num_probes
-    if probes < config.fewest_probes:
+    if not can_call_growth(timeline):
         return (
             f"No change of a head can be called, too few probes: {probes}, at least "
             f"{config.fewest_probes} are needed"

@@ -22,10 +22,9 @@ from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
+from sparks.timeline import growth, turnover
 from sparks.timeline import history as run_history
-from sparks.timeline import turnover
 from sparks.timeline.calibration import CalibrationConfig, Judge, decide
-from sparks.timeline.growth import GrowthRule
 from sparks.timeline.history import History
 from sparks.timeline.regimes import circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, RULES, Rule, Timeline
@@ -351,7 +350,7 @@ WORK: list[tuple[Any, str, int]] = [
     (run_history, "checkpoint", 2),  # the control probes too
     (run_history, "circuit_heads", 2),
     (Judge, "judge", 2),
-    (GrowthRule, "add", 1),
+    (growth, "log_shares", 1),
     (TurnoverMeter, "add", 1),
 ]
 
