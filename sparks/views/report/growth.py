@@ -13,10 +13,12 @@ from sparks.views.report.packing import packed
 from sparks.views.report.words import clean_text
 from sparks.views.words import growth_in_words
 
-MOST_GROWN_HEADS = 120
+MOST_GROWN_HEADS = 100
 """Heads on the picture: those whose share changed by the largest factors."""
-OCTAVE = 32
+OCTAVE = 16
 """Steps of a factor of 2 that are told apart."""
+MOST_TOLD = 12
+"""Heads with a factor and its interval in numbers."""
 
 
 def growth_data(timeline: Timeline) -> dict[str, Any]:
@@ -26,9 +28,9 @@ def growth_data(timeline: Timeline) -> dict[str, Any]:
         `verdict`: the sentence. `growth`: None where no head ever grew or shrank, else `heads`
         (indices, the most grown first), `left` (heads that are left out), `at` (checkpoint of the
         verdict), `factors` (head by head, log2 in 1 / `OCTAVE`, int8, differences in time), `named`
-        (a bit a cell, beyond luck: `packed_turns`), `ends` (factor, low, high and what the head is
-        at `at`, a head each), `changes` (place in `heads`, checkpoint, 1 born or -1 pruned), and
-        `grew` and `shrank` (heads at each checkpoint).
+        (a bit a cell, beyond luck: `packed_turns`), `told` (place in `heads`, factor, low, high and
+        what the head is, all at `at`, the largest factors first), `changes` (place in `heads`,
+        checkpoint, 1 born or -1 pruned), and `grew` and `shrank` (heads at each checkpoint).
     """
     grown = timeline.grown
     ever = np.flatnonzero((grown.moved != 0).any(axis=0))
@@ -41,7 +43,9 @@ def growth_data(timeline: Timeline) -> dict[str, Any]:
     heads = ever[most[np.argsort(-size[most], kind="stable")]]
     octaves = np.rint(np.log2(grown.factor[:, heads].T) * OCTAVE).clip(-127, 127).astype(np.int8)
     time, place = np.nonzero(grown.change[:, heads])
-    ends = np.stack([getattr(grown, f"factor{end}")[at, heads] for end in ("", "_low", "_high")])
+    told = [i for i in np.argsort(-np.abs(np.log(grown.factor[at, heads])), kind="stable").tolist()
+            if grown.moved[at, heads[i]]][:MOST_TOLD]  # fmt: skip
+    ends = np.stack([grown.factor, grown.factor_low, grown.factor_high], axis=-1)[at, heads]
     words["growth"] = {
         "heads": heads.tolist(),
         "left": len(ever) - len(heads),
@@ -49,9 +53,9 @@ def growth_data(timeline: Timeline) -> dict[str, Any]:
         "octave": OCTAVE,
         "factors": packed(np.diff(octaves, axis=1, prepend=np.int8(0))),
         "named": packed_turns(grown.moved[:, heads].T != 0),
-        "ends": [
-            [*(float(f"{end:.3g}") for end in row), NOW[now]]
-            for row, now in zip(ends.T.tolist(), grown.now[at, heads].tolist(), strict=True)
+        "told": [
+            [i, *(float(f"{end:.3g}") for end in ends[i].tolist()), NOW[grown.now[at, heads[i]]]]
+            for i in told
         ],
         "changes": np.stack([place, time, grown.change[time, heads[place]]], axis=1).tolist(),
         "grew": (grown.moved > 0).sum(axis=1).tolist(),

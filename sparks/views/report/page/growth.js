@@ -1,7 +1,6 @@
 // Growth: heads x checkpoints by the factor of each head's share of all |score|. Stands in pages of
 // runs in which a head grew or shrank.
 
-const FIRST_GROWN = 12;
 const FULL_OCTAVES = 1;  // a factor of 2 either way has the full colour
 
 function addGrowth() {
@@ -88,7 +87,7 @@ function drawGrowth(holder) {
 }
 
 function fillGrowth() {
-  const {heads, ends, at, left} = run.growth;
+  const {heads, told, at, left} = run.growth;
   byId("growth-scale").replaceChildren(make("div", {class: "ramp"}, [make("span", {text: "share"}),
     make("span", {text: "\u00f7 2"}), rampPicture(part => effectColour(palette, 2 * part - 1)),
     make("span", {text: "\u00d7 2"})]));
@@ -97,11 +96,7 @@ function fillGrowth() {
     "all |score| is larger than at the first checkpoint, orange where smaller, pale where that " +
     "may be luck; \u25b2 born: it rose above an even share; \u25bc pruned: it fell below one. " +
     "Table: the largest factors at step " + run.steps[at] + ", with 95 % intervals over probes.";
-  const order = heads.map((_, index) => index).sort((a, b) =>
-    Math.abs(Math.log(ends[b][0])) - Math.abs(Math.log(ends[a][0])) || a - b);
-  const isNow = index => run.growth.isNamed[index * run.times + at];
-  const body = order.filter(isNow).slice(0, FIRST_GROWN).map(index => {
-    const [factor, low, high, now] = ends[index];
+  const body = told.map(([index, factor, low, high, now]) => {
     const button = make("button", {type: "button", text: headName(run, heads[index])});
     button.addEventListener("click", () => openHead(heads[index]));
     return make("tr", {}, [make("td", {class: "text"}, [button]),
