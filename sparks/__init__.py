@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sparks.timeline.answers import EvaluationHistory
     from sparks.timeline.calibration import CalibrationConfig
     from sparks.timeline.comparison import Comparison
+    from sparks.timeline.growth import GrowthConfig
     from sparks.timeline.nulls import null_of
     from sparks.timeline.regimes import Regime
     from sparks.timeline.timeline import Timeline
@@ -73,6 +74,7 @@ _HOMES = {
     "EvaluationHistory": "timeline.answers",
     "FaithfulnessCurves": "attribution.faithfulness.results",
     "Graph": "models.graph",
+    "GrowthConfig": "timeline.growth",
     "HeadMeans": "effects.head_means",
     "HeadSet": "effects.choose_heads",
     "NodeScores": "attribution.scores",
@@ -131,6 +133,7 @@ __all__ = [
     "EvaluationHistory",
     "FaithfulnessCurves",
     "Graph",
+    "GrowthConfig",
     "HeadMeans",
     "HeadSet",
     "NodeScores",

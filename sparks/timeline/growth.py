@@ -50,14 +50,17 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
 
-from sparks.ground.config import setting
+from sparks.ground.config import LEAST_LOSS, setting
 from sparks.ground.errors import SparksError
 from sparks.stats.intervals import LEVEL, student_below, student_quantile
 
+_Row = dict[str, Any]
+"""A checkpoint of `Growth`, by field; for `onset` stands `above`: the share is above 1."""
 VERDICTS = ("grew", "shrank", "none", "too little L")
 """What is said of a head at a checkpoint."""
 SHARE_FLOOR = 1e-3
@@ -89,7 +92,9 @@ class GrowthConfig:
     smallest: float = setting(
         1.05, "smallest change that matters: the factor by which a share must have moved, or more"
     )
-    least_loss: float = setting(0.01, "median L over probes, nats, below which nothing is called")
+    least_loss: float = setting(
+        LEAST_LOSS, "median L over probes, nats, below which nothing is called"
+    )
     level: float = setting(LEVEL, "coverage of the intervals of factors and shares")
     flips: int = setting(2048, "sign flips that stand for luck")
 
@@ -194,7 +199,7 @@ def growth(
 class GrowthRule:
     """The rule, a checkpoint at a time; the same answers as all at once.
 
-    Holds a byte a flip and head, and the log shares of all checkpoints.
+    Holds a byte a flip and head, the log shares of three checkpoints, and a row a checkpoint.
     """
 
     def __init__(
@@ -205,17 +210,20 @@ class GrowthRule:
     ) -> None:
         """Begin with the base; arguments as for `growth`, of one checkpoint."""
         self.config = config or GrowthConfig()
-        self._shares = [log_shares(totals)]
-        probes, heads = self._shares[0].shape
-        self._enough = [self._is_enough(loss)]
+        self._base = self._now = log_shares(totals)
+        self._before = self._base.copy()
+        """Of each head at the checkpoint where its side was settled."""
+        probes, heads = self._base.shape
+        self._has_base = self._is_enough(loss)
         self._flips = sign_flips(probes, self.config.flips)
         self._luck = _Luck(len(self._flips), heads, self.config)
-        level, _ = _mean_error(self._shares[0])
+        level, _ = _mean_error(self._base)
         self._settled = np.where(level > 0, 1, -1).astype(np.int8)
         """1 where a head is in, -1 where it is out."""
-        self._since = np.zeros(heads, dtype=np.int64)
-        """Checkpoint at which that was settled."""
-        self._rows = [self._row(_nothing(heads))]
+        self._crossed = np.zeros(heads, dtype=bool)
+        """Heads that have changed sides."""
+        self._rows = list[_Row]()
+        self._say(_nothing(heads), enough=self._has_base)
 
     def add(
         self, totals: Float[np.ndarray, "probes heads"], loss: Float[np.ndarray, " probes"]
@@ -226,45 +234,48 @@ class GrowthRule:
             SparksError: shapes other than those of the base, or a mass below 0.
         """
         shares = log_shares(totals)
-        if shares.shape != self._shares[0].shape:
+        if shares.shape != self._base.shape:
             raise SparksError(
                 f"totals of a checkpoint must have the shape of the base's, "
-                f"{self._shares[0].shape}, got {shares.shape}"
+                f"{self._base.shape}, got {shares.shape}"
             )
-        self._enough.append(self._enough[0] and self._is_enough(loss))
-        self._shares.append(shares)
-        said = self._judge() if self._enough[-1] else _nothing(shares.shape[1])
-        self._rows.append(self._row(said))
+        self._now = shares
+        enough = self._has_base and self._is_enough(loss)
+        self._say(self._judge() if enough else _nothing(shares.shape[1]), enough=enough)
 
-    def result(self) -> Growth:
-        """What was said so far."""
-        columns = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        enough, onset = np.array(self._enough), _onset(columns["share"] > 1)
-        return Growth(enough_loss=enough, onset=onset, **columns)
+    def __len__(self) -> int:
+        """Checkpoints so far."""
+        return len(self._rows)
+
+    def result(self, count: int | None = None) -> Growth:
+        """What was said at the first `count` checkpoints; None for all."""
+        rows = self._rows[:count]
+        columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return Growth(onset=_onset(columns.pop("above")), **columns)
 
     def _is_enough(self, loss: Float[np.ndarray, " probes"]) -> bool:
         return bool(np.median(loss) >= self.config.least_loss)  # False for what is no number
 
-    def _row(self, said: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What is said at the newest checkpoint, with factors, shares and their intervals."""
-        row = dict(said, inside=self._settled > 0)
-        now, base = self._shares[-1], self._shares[0]
-        for name, values in (("factor", now - base), ("share", now)):
+    def _say(self, said: _Row, *, enough: bool) -> None:
+        """Keep what is said at the newest checkpoint, with factors, shares and their intervals."""
+        row = said | {"inside": self._settled > 0, "enough_loss": np.bool_(enough)}
+        for name, values in (("factor", self._now - self._base), ("share", self._now)):
             mean, error = _mean_error(values)
             degrees = np.isfinite(values).all(axis=1).sum() - 1
             half = student_quantile(0.5 + self.config.level / 2, max(1, int(degrees))) * error
             with np.errstate(over="ignore"):
                 ends = np.exp(mean - half), np.exp(mean + half)
             row |= {name: np.exp(mean), f"{name}_low": ends[0], f"{name}_high": ends[1]}
-        return row
+        row["above"] = row["share"] > 1
+        self._rows.append(row)
 
-    def _judge(self) -> dict[str, np.ndarray]:
+    def _judge(self) -> _Row:
         """Verdicts and events of the newest checkpoint."""
-        move = self._shares[-1] - self._shares[0]
-        across = (self._shares[-1] - self._settled_shares()) * -self._settled
+        move = self._now - self._base
+        across = (self._now - self._before) * -self._settled
         shift = math.log(self.config.smallest)
         up, down, over = (self._measured(values - shift) for values in (move, -move, across))
-        luck, again = self._by_luck(move), self._since > 0
+        luck, again = self._by_luck(move), self._crossed
         luck[:, again] = np.maximum(luck[:, again], self._by_luck(across[:, again]))
         boundaries = self._luck.next(luck, np.maximum.reduce([up, down, over]))
         boundary = boundaries[self._luck.named]
@@ -299,21 +310,22 @@ class GrowthRule:
         Args:
             able: heads that moved across beyond the boundary of each R.
         """
-        level, _ = _mean_error(self._shares[-1])
+        level, _ = _mean_error(self._now)
         able = able & (np.where(level > 0, 1, -1) != self._settled)
-        counts = (able | (self._since > 0)).sum(axis=1)
+        counts = (able | self._crossed).sum(axis=1)
         good = np.flatnonzero((counts >= self._luck.numbers) & able.any(axis=1))
         crossed = able[good[-1]] if len(good) else np.zeros(len(level), dtype=bool)
         doubt = np.full(len(level), np.nan)
         doubt[crossed] = self._side_doubt(crossed)
         change = np.where(crossed, -self._settled, 0).astype(np.int8)
         self._settled[crossed] *= -1
-        self._since[crossed] = len(self._shares) - 1
+        self._before[:, crossed] = self._now[:, crossed]
+        self._crossed |= crossed
         return change, doubt
 
     def _side_doubt(self, heads: Bool[np.ndarray, " heads"]) -> Float[np.ndarray, " some"]:
         """Sum of the one-sided p of both sides, for heads that are just crossing."""
-        before, now = self._settled_shares()[:, heads], self._shares[-1][:, heads]
+        before, now = self._before[:, heads], self._now[:, heads]
         doubt = np.zeros(before.shape[1])
         for values in (before * self._settled[heads], now * -self._settled[heads]):
             mean, error = _mean_error(values)
@@ -321,13 +333,6 @@ class GrowthRule:
             ratio = mean / np.maximum(error, 1e-9)
             doubt += [1 - student_below(float(t), degrees) for t in ratio]
         return np.minimum(doubt, 1)
-
-    def _settled_shares(self) -> Float[np.ndarray, "probes heads"]:
-        """Log shares of each head at the checkpoint where its side was settled."""
-        before = self._shares[0].copy()
-        for time in np.unique(self._since[self._since > 0]):
-            before[:, self._since == time] = self._shares[time][:, self._since == time]
-        return before
 
 
 class _Luck:
@@ -391,7 +396,7 @@ def _reached(
     return (len(boundaries) - np.searchsorted(boundaries[::-1], z)).astype(np.uint8)
 
 
-def _nothing(heads: int) -> dict[str, np.ndarray]:
+def _nothing(heads: int) -> _Row:
     """What is said where nothing is judged."""
     none = np.zeros(heads, dtype=np.int8)
     missing = np.full(heads, np.nan)

@@ -6,6 +6,7 @@ one, so a snapshot that lands adds a row to each table and leaves the others alo
 
     measured    numbers of the probes of a group                     (`timeline_numbers.checkpoint`)
     states      of every head under a rule                           (`timeline_states`)
+    growth      of every head                                        (`timeline.growth`)
     circuits    heads of a circuit and their growth                  (`timeline_numbers`)
     followed    what a view reads off whole snapshots, edges too                  (`Follower`)
 
@@ -28,6 +29,7 @@ from sparks.probes.probes import CONTROL_GROUP, members
 from sparks.runs.run_folder import RunContents, RunStore
 from sparks.timeline.calibration import CalibrationConfig, too_little
 from sparks.timeline.growing import Table
+from sparks.timeline.growth import Growth, GrowthConfig, GrowthRule
 from sparks.timeline.input import Outline, check_comparable
 from sparks.timeline.numbers import CIRCUIT_COLUMNS, checkpoint, circuit_heads
 from sparks.timeline.states import CalibratedStates, PaperStates, States, StateTable
@@ -219,6 +221,10 @@ class History(Sequence[Snapshot]):
         table = self._core.states(rule, group, calibration, self._count)
         return table.states(self._count), lambda name: table.column(name, self._count)
 
+    def growth(self, group: str | None, config: GrowthConfig) -> Growth:
+        """Of every head, layer by layer, on the probes of a group."""
+        return self._core.growth(group, config, self._count).result(self._count)
+
     def circuits(self, group: str | None, calibration: CalibrationConfig) -> dict[str, np.ndarray]:
         """Columns of `timeline_numbers.circuit_heads` of the probes of a group."""
         table = self._core.circuits(group, calibration, self._count)
@@ -246,6 +252,7 @@ class _Core:
         self.kept: dict[int, Snapshot] = {}
         self._measured: dict[str | None, Table] = {}
         self._states: dict[Any, StateTable] = {}
+        self._growth: dict[Any, GrowthRule] = {}
         self._circuits: dict[Any, Table] = {}
         self._followed: dict[Hashable, tuple[Follower, list[Any]]] = {}
 
@@ -346,6 +353,17 @@ class _Core:
         for row in range(len(table), count):
             table.add(levels[row], frequency[row] > 0, little=bool(little[row]))
         return table
+
+    def growth(self, group: str | None, config: GrowthConfig, count: int) -> GrowthRule:
+        """At least `count` checkpoints."""
+        measured, key = self.measured(group, count), (group, config)
+        totals, losses = measured.column("head_totals"), measured.column("losses")
+        if key not in self._growth:
+            self._growth[key] = GrowthRule(totals[0], losses[0], config)
+        rule = self._growth[key]
+        for row in range(len(rule), count):
+            rule.add(totals[row], losses[row])
+        return rule
 
     def circuits(self, group: str | None, calibration: CalibrationConfig, count: int) -> Table:
         """At least `count` rows."""

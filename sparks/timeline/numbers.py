@@ -39,10 +39,11 @@ def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[
 
     Returns:
         levels (uint8, probes x layers x heads), frequency, importance and inclusion (float32,
-        layers x heads), node_totals (sources), sizes (sum of the levels of a probe), likely (heads
-        whose inclusion is at least one half), grid_half and grid_any (a setting: heads in at least
-        half of the probes' circuits, in any), is_finite (all scores), loss and gap (medians, NaN
-        where a probe has none), and those of `PER_CHECKPOINT`.
+        layers x heads), node_totals (sources), head_totals (float32, probes x all heads: sum of
+        |score| over all edges that leave a head), losses (float32, L of a probe), sizes (sum of the
+        levels of a probe), likely (heads whose inclusion is at least one half), grid_half and
+        grid_any (a setting: heads in at least half of the probes' circuits, in any), is_finite (all
+        scores), loss and gap (medians, NaN where a probe has none), and those of `PER_CHECKPOINT`.
     """
     levels, settings = snapshot.levels if graded else (snapshot.active.astype(np.uint8), 1)
     levels, scores = levels[chosen], snapshot.importance[chosen]
@@ -57,6 +58,8 @@ def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[
         "inclusion": inclusion,
         "likely": (inclusion >= HALF).sum(),
         "node_totals": snapshot.node_totals[chosen].sum(axis=0, dtype=np.float64),
+        "head_totals": snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()],
+        "losses": snapshot.loss_corrupted[chosen],
         "sizes": levels.sum(axis=(1, 2), dtype=np.int64),
         **_of_settings(snapshot, chosen, graded),
         "is_finite": np.isfinite(scores).all(),

@@ -43,6 +43,8 @@ from sparks.runs.evaluations import StepEvaluation
 from sparks.runs.null_band import NullBand
 from sparks.runs.run_folder import RunStore
 from sparks.timeline.calibration import CalibrationConfig, too_little
+from sparks.timeline.growth import Growth, GrowthConfig
+from sparks.timeline.growth_tables import growth_frame
 from sparks.timeline.history import Follower, History
 from sparks.timeline.input import (
     caveats,
@@ -78,6 +80,8 @@ class Timeline:
     """Only probes of this group were counted; None for all but those of the group `control`."""
     rule: Rule
     calibration: CalibrationConfig
+    growth_config: GrowthConfig
+    """Of `growth()`, whatever `rule` is."""
     graph: Graph
     problems: tuple[str, ...]
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
@@ -133,6 +137,7 @@ class Timeline:
         group: str | None = None,
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
+        growth_config: GrowthConfig | None = None,
         nulls: Sequence[NullBand] = (),
         evaluations: Sequence[StepEvaluation] = (),
     ) -> None:
@@ -147,6 +152,8 @@ class Timeline:
                 `control`.
             rule: how heads are judged: `calibrated` or `paper`.
             calibration: settings of the calibrated rule; None takes the defaults.
+            growth_config: settings of `growth()`; None takes the defaults, with the floor of L of
+                `calibration`.
             nulls: what `sparks null` found.
             evaluations: of checkpoints of the run.
 
@@ -170,6 +177,7 @@ class Timeline:
             check_group(outlines, group)
         self.name, self.group, self.graph = name, group, first.graph
         self.rule, self.calibration = rule, calibration or CalibrationConfig()
+        self.growth_config = growth_config or GrowthConfig(least_loss=self.calibration.floor)
         self.nulls = tuple(nulls)
         self.evaluations = tuple(sorted(evaluations, key=lambda evaluation: evaluation.step))
         self.groups = tuple(sorted(set(first.probe_groups)))
@@ -197,12 +205,13 @@ class Timeline:
         group: str | None = None,
         rule: Rule = "calibrated",
         calibration: CalibrationConfig | None = None,
+        growth_config: GrowthConfig | None = None,
         followers: Sequence[Follower] = (),
     ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
-        Files that cannot be read are skipped and named in `problems`; `group`, `rule` and
-        `timeline.calibration` as for `Timeline`, `followers` as for `History.read`.
+        Files that cannot be read are skipped and named in `problems`; `group`, `rule`,
+        `calibration` and `growth_config` as for `Timeline`, `followers` as for `History.read`.
 
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
@@ -220,6 +229,7 @@ class Timeline:
             group=group,
             rule=rule,
             calibration=calibration,
+            growth_config=growth_config,
             nulls=run.nulls,
             evaluations=run.evaluations,
         )
@@ -237,6 +247,7 @@ class Timeline:
             group=group,
             rule=rule,
             calibration=self.calibration,
+            growth_config=self.growth_config,
             nulls=self.nulls,
             evaluations=self.evaluations,
         )
@@ -349,6 +360,26 @@ class Timeline:
                 "inclusion_high": self.inclusion_high[time, layer, head],
             }
         )
+
+    @cached_property
+    def grown(self) -> Growth:
+        """What `timeline.growth` says of every head, layer by layer, at every checkpoint."""
+        return self.snapshots.growth(self.group, self.growth_config)
+
+    def growth(self, checkpoint: int | None = None) -> pd.DataFrame:
+        """A row a checkpoint and head: how its share of all score mass changed since the first.
+
+        `timeline.growth` has the rule. Columns: step, head (`L5H1`), factor, factor_low,
+        factor_high (share against the first checkpoint's, with its 95 % interval), verdict
+        (`grew`, `shrank`, `none`, `too little L`), change (`born` or `pruned` where that is called
+        at this checkpoint, else empty) and now (`in`, `out`, `unsure`).
+
+        Args:
+            checkpoint: its index, for its rows alone; None for all.
+        """
+        at = None if checkpoint is None else range(len(self))[checkpoint]
+        rows = slice(None) if at is None else slice(at, at + 1)
+        return growth_frame(self.grown, self.steps, self._head_names().ravel().tolist(), rows)
 
     def event_list(self) -> list[Event]:
         """`events()` as records."""

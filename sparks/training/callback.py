@@ -273,9 +273,11 @@ class SparksCallback(TrainerCallback):
                 warnings.warn(f"sparks: the log is not kept ({error})", stacklevel=2)
         recorder.tell_holes()
         if state.is_world_process_zero and recorder.snapshots:
-            recorder.show_end(state, recorder.write_report() if self.report else None)
+            report = recorder.write_report() if self.report else None
+            recorder.show_end(state, report)
             if self.progress:
-                tqdm.write(f"sparks: {recorder.summary()}", file=sys.stderr)
+                for line in (recorder.summary(), recorder.verdict(state, report)):
+                    tqdm.write(f"sparks: {line}", file=sys.stderr)
 
 
 def _refuse_split_sequences(args: TrainingArguments) -> None:

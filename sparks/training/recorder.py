@@ -39,7 +39,7 @@ from sparks.timeline.timeline import Timeline
 from sparks.training.evaluator import CheckpointEvaluator
 from sparks.views.report import followers, write_report
 from sparks.views.trackers.trackers import Trackers
-from sparks.views.words import heads_at
+from sparks.views.words import growth_in_words, heads_at
 
 REPORT = "report.html"
 
@@ -324,6 +324,14 @@ class Recorder:
             warnings.warn(f"sparks: no report ({reason(error)})", stacklevel=3)
             return None
         return path
+
+    def verdict(self, state: TrainerState, report: Path | None) -> str:
+        """How many heads changed, and where the report lies; why not, where it cannot be said."""
+        try:
+            line = growth_in_words(self._timeline(state))
+        except Exception as error:  # as for the report
+            line = f"no verdict ({reason(error)})"
+        return line if report is None else f"{line}; see {printable(report)}"
 
     @property
     def seconds(self) -> float:

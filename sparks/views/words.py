@@ -14,6 +14,7 @@ import pandas as pd
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.plain_text import count, inert, percent
+from sparks.timeline.growth_tables import GrowthCounts
 from sparks.timeline.nulls import null_of, sentence
 from sparks.timeline.timeline import Rule, Timeline
 from sparks.timeline.turnover import Turnover, TurnoverMeter
@@ -35,6 +36,59 @@ def rule_in_words(timeline: Timeline) -> str:
         "probes, undecided where that cannot be told; of births and prunings at most "
         f"{percent(timeline.calibration.fdr)} are expected to be false"
     )
+
+
+def can_call_growth(timeline: Timeline) -> bool:
+    """There are enough probes for a head to be called grown, shrunk, born or pruned at all."""
+    return timeline.num_probes >= timeline.growth_config.fewest_probes
+
+
+def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
+    """The verdict on a run: how many heads changed since the base; the same under every rule.
+
+    Where nothing can be called, why. `brief` is for where there is one line.
+    """
+    config, probes = timeline.growth_config, timeline.num_probes
+    if not can_call_growth(timeline):
+        return (
+            f"No change of a head can be called, too few probes: {probes}, at least "
+            f"{config.fewest_probes} are needed"
+        )
+    found, last = GrowthCounts.of(timeline.grown), len(timeline) - 1
+    if not timeline.grown.enough_loss[0]:
+        return f"No change of a head can be called, {_little(timeline, 0)}"
+    if not last:
+        return "One checkpoint so far, so no head can have changed yet"
+    if not found.at:
+        return f"No change of a head can be called, {_little(timeline, last)}"
+    if brief:
+        return (
+            f"{count(found.grew, 'head')} grew, {found.shrank} shrank, {found.born} born, "
+            f"{found.pruned} pruned by step {timeline.steps[found.at]}"
+        )
+    text = (
+        f"{count(found.grew, 'head')} grew, {found.shrank} shrank (of {timeline.base.size}, "
+        f"{_by_how_much(config.smallest)} since step {timeline.steps[0]}, at most "
+        f"{percent(config.fdr)} of those named false); {found.born} "
+        f"{'was' if found.born == 1 else 'were'} born (rose above an even share), {found.pruned} "
+        "pruned (fell below it); "
+    )
+    text += "an unchanged model gives 0; " if config.smallest > 1 else "rounding counts too; "
+    text += f"L is {timeline.loss[found.at]:.3g} nats, {count(probes, 'probe')}"
+    if found.at == last:
+        return text
+    return f"By step {timeline.steps[found.at]} {text}; nothing later, {_little(timeline, last)}"
+
+
+def _little(timeline: Timeline, checkpoint: int) -> str:
+    return (
+        f"too little L at step {timeline.steps[checkpoint]} ({timeline.loss[checkpoint]:.2g} nats, "
+        f"at least {timeline.growth_config.least_loss:g} are needed)"
+    )
+
+
+def _by_how_much(smallest: float) -> str:
+    return f"by {percent(smallest - 1)} or more" if smallest > 1 else "by any amount"
 
 
 def head_range(active: int, undecided: int) -> str:

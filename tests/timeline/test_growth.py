@@ -22,8 +22,8 @@ from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
+from sparks.timeline import growth, turnover
 from sparks.timeline import history as run_history
-from sparks.timeline import turnover
 from sparks.timeline.calibration import CalibrationConfig, Judge, decide
 from sparks.timeline.history import History
 from sparks.timeline.regimes import circuit_turnover
@@ -39,7 +39,7 @@ ARRAYS = (
     "steps", "frequency", "importance", "levels", "inclusion", "inclusion_low", "inclusion_high",
     "active", "undecided", "base", "emergent", "retained", "cohort", "loss", "too_little",
 )  # fmt: skip
-FRAMES = ("counts", "events", "cohorts", "heads", "importance_frame", "component_totals")
+FRAMES = ("counts", "growth", "events", "cohorts", "heads", "importance_frame", "component_totals")
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +350,7 @@ WORK: list[tuple[Any, str, int]] = [
     (run_history, "checkpoint", 2),  # the control probes too
     (run_history, "circuit_heads", 2),
     (Judge, "judge", 2),
+    (growth, "log_shares", 1),
     (TurnoverMeter, "add", 1),
 ]
 

@@ -29,6 +29,7 @@ from sparks.timeline.timeline import Timeline
 from sparks.training.callback import SparksCallback
 from sparks.training.recorder import Recorder
 from sparks.views.live.page import View
+from sparks.views.words import growth_in_words
 
 SETTINGS = {"points": 3, "threshold": 0.0, "top_n": 60}
 
@@ -134,7 +135,9 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     assert counts["overhead"].tolist()[1:] == [s.meta.overhead for s in snapshots[1:]]
     # The base, which no step precedes, counts too.
     assert snapshots[1].meta.overhead > snapshots[1].meta.seconds / callback.recorder.seconds
-    assert f"sparks: 3 snapshots in {tmp_path}" in told[-1]
+    assert f"sparks: 3 snapshots in {tmp_path}" in told[-2]
+    report = RunStore.find(tmp_path).path / "report.html"
+    assert told[-1].endswith(f"sparks: {growth_in_words(timeline)}; see {report}")
 
 
 def test_faithfulness_can_be_left_out(tmp_path):

@@ -15,8 +15,10 @@ from sparks.timeline.timeline import Timeline
 from sparks.training.recorder import _line
 from sparks.views.live.page import View
 from sparks.views.report.data import run_data
+from sparks.views.text.page import Page
 from sparks.views.text.timeline import render
 from sparks.views.trackers.data import scalars
+from sparks.views.words import growth_in_words
 
 GROUPS = ["sums"] * 16 + ["control"] * 8
 PLAN = {
@@ -86,6 +88,37 @@ def test_active_heads_at_every_checkpoint(run):
             low,
             high - low,
         )
+
+
+def test_growth_is_one_sentence_and_four_numbers(run):
+    """Text, watch, page, trackers, and the frame."""
+    timeline = Timeline([grown(snapshot) for snapshot in run])
+    frame = timeline.growth()
+    last, changes = frame[frame["step"] == 20], frame["change"].tolist()
+    numbers = [(last["verdict"] == kind).sum() for kind in ("grew", "shrank")]
+    numbers += [changes.count(kind) for kind in ("born", "pruned")]
+    assert numbers[0] == numbers[2] == 1
+    verdict = growth_in_words(timeline)
+    found = one(r"(\d+) heads? grew, (\d+) shrank .*; (\d+) w.* born .*, (\d+) pruned", verdict)
+    assert [int(number) for number in found] == numbers
+    assert said(render(timeline, width=100)).startswith(f"Verdict {verdict} Run")
+    watched = Page(100, False)
+    View(timeline, None).write(watched, 0.0, rows=40)
+    assert said(" ".join(watched.lines)).startswith(f"Verdict {verdict} Run")
+    page = run_data(timeline)
+    assert page["verdict"] == verdict
+    assert [page["growth"][kind][-1] for kind in ("grew", "shrank")] == numbers[:2]
+    ways = [way for *_, way in page["growth"]["changes"]]
+    assert [ways.count(1), ways.count(-1)] == numbers[2:]
+    keys = ("heads_grew", "heads_shrank", "births", "prunings")
+    assert [scalars(timeline)[f"sparks/{key}"] for key in keys] == numbers
+
+
+def grown(snapshot: Snapshot) -> Snapshot:
+    """L1H1 grows from a fifth less than an even share to a half more."""
+    totals = np.random.default_rng(0).uniform(0.95, 1.05, snapshot.node_totals.shape)
+    totals[:, snapshot.graph.head_sources[1, 1]] *= 0.8 + 0.035 * snapshot.step
+    return replace(snapshot, node_totals=totals.astype(np.float32))
 
 
 def test_control_probes_count_nowhere(run):

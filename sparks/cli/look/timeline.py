@@ -15,7 +15,7 @@ from sparks.cli.options.common import (
     wants_color,
 )
 
-_TABLES = ("counts", "events", "cohorts", "heads", "metrics")
+_TABLES = ("counts", "growth", "events", "cohorts", "heads", "metrics")
 
 
 _EVALUATED = {"evaluation": "progress", "problems": "problems"}
@@ -28,7 +28,7 @@ def add_timeline(commands: Any) -> None:
         commands,
         "timeline",
         _run_timeline,
-        help="print births, prunings, cohorts and retained heads of a run",
+        help="print which heads grew, shrank, were born or pruned in a run",
         epilog="""examples:
   sparks timeline outputs/                       what happened, as a table
   sparks timeline outputs/ --format csv --table events > events.csv
@@ -44,7 +44,7 @@ A damaged snapshot is named on standard error and left out; the exit code is the
         "--max-events", type=int, default=40, help="events listed in text (default: 40)"
     )
     command.add_argument(
-        "--max-heads", type=int, default=20, help="heads in the table of text (default: 20)"
+        "--max-heads", type=int, default=20, help="heads in each table of text (default: 20)"
     )
 
 

@@ -24,6 +24,7 @@ from sparks.views.text.timeline import strip
 from sparks.views.words import (
     RULE_NAMES,
     control_in_words,
+    growth_in_words,
     head_range,
     heads_at,
     no_change_in_words,
@@ -97,18 +98,21 @@ class View:
         """
         meta, graph = self._timeline.metas[-1], self._timeline.graph
         last = self._counts.iloc[-1]
+        is_roomy = rows >= _ROOMY
+        page.labelled("Verdict", growth_in_words(self._timeline, brief=not is_roomy))
         page.labelled("Run    ", self.title)
-        page.labelled(
-            "Model  ",
-            f"{inert(meta.model_name, 120)} ({inert(meta.model_type, 40)}, {graph.num_layers} "
-            f"layers x {graph.num_heads} heads)",
-        )
+        if is_roomy:
+            page.labelled(
+                "Model  ",
+                f"{inert(meta.model_name, 120)} ({inert(meta.model_type, 40)}, {graph.num_layers} "
+                f"layers x {graph.num_heads} heads)",
+            )
         page.labelled(
             "Heads  ",
             f"{_range(last)} active: {last['retained']:.0f} of {last['base']:.0f} base heads "
             f"retained, {last['emergent']:.0f} emergent",
         )
-        for label, text in self._beside if rows >= _ROOMY else ():
+        for label, text in self._beside if is_roomy else ():
             page.labelled(label, text)
         if self._answers:
             page.labelled("Answers", self._answers)

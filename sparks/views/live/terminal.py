@@ -26,7 +26,7 @@ from sparks.views.words import circuits_now
 
 SHORTEST_INTERVAL = 0.1
 """Seconds between two looks."""
-_ROWS = 24  # lines of a page where no terminal sets a height
+_ROWS = 28  # lines of a page where no terminal sets a height
 
 # The other screen, no cursor, long lines cut; and all of it back.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"

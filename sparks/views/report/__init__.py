@@ -63,8 +63,9 @@ SCRIPTS = (
     "controls.js",
 )
 """Parts of the script that draws the page, in this order."""
-EVALUATED = (*SCRIPTS[:-1], "evaluation.js", SCRIPTS[-1])
-"""Those of a page of which a run was evaluated: the others need not carry its weight."""
+GROWN, EVALUATED = "growth.js", "evaluation.js"
+"""Stand before the last part where a head grew or shrank, and where a run was evaluated: other
+pages need not carry their weight."""
 
 
 def followers(group: str | None) -> list[Follower]:
@@ -101,7 +102,8 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
     title = clean_text(title, 200) or "Attention heads over training"
     is_evaluated = any(timeline.evaluations for timeline in timelines)
     style = _without_notes(_part("page.css") + (_part("evaluation.css") if is_evaluated else ""))
-    parts = EVALUATED if is_evaluated else SCRIPTS
+    more = [GROWN] * any(run["growth"] for run in runs) + [EVALUATED] * is_evaluated
+    parts = (*SCRIPTS[:-1], *more, SCRIPTS[-1])
     loader, script = _script(LOADER), f"(() => {{\n{_script(parts)}}})();"
     fill = {
         "policy": (

@@ -21,6 +21,7 @@ from sparks.views.report.cells import cells, differences_by_column
 from sparks.views.report.circuits import grid_data, shared_counts, turnover_data
 from sparks.views.report.edges import edge_data
 from sparks.views.report.evaluation import evaluation_data
+from sparks.views.report.growth import growth_data
 from sparks.views.report.looks import look
 from sparks.views.report.packing import differences, packed, packed_numbers, packed_planes
 from sparks.views.report.words import circuit_words, clean_text, describe_settings
@@ -48,6 +49,7 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "steps": timeline.steps.tolist(),
         "missing_steps": _missing_steps(timeline),
         "unscored": _unscored(timeline),
+        **growth_data(timeline),
         **cells(calibrated),
         "event_kinds": list(EVENT_KINDS),
         "rule": timeline.rule,

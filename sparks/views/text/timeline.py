@@ -16,6 +16,7 @@ from jaxtyping import Num
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.ground.plain_text import count, inert, number, percent
+from sparks.timeline.growth_tables import GrowthCounts, most_moved
 from sparks.timeline.paper_rule import paper_counts
 from sparks.timeline.regimes import Regime, circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
@@ -25,6 +26,7 @@ from sparks.views.words import (
     circuits_in_words,
     control_in_words,
     faithfulness_of,
+    growth_in_words,
     head_range,
     no_change_in_words,
     null_in_words,
@@ -59,7 +61,7 @@ def render(
     max_events: int = 40,
     max_heads: int = 20,
 ) -> str:
-    """Title, checkpoints, strips, regime, cohorts, heads, evaluations, events, as text.
+    """Verdict, title, checkpoints, strips, growth, regime, cohorts, heads, evaluations, events.
 
     It ends in a newline.
 
@@ -68,7 +70,7 @@ def render(
         width: characters a line; None takes the terminal's. Columns are left out where it is small.
         color: with ANSI colours. They add nothing that the text does not say.
         max_events: heads named in the list of events; the rest is counted.
-        max_heads: rows of the table of heads.
+        max_heads: rows of the tables of heads.
 
     Raises:
         SparksError: `width` is under 40, or `max_events` or `max_heads` is negative.
@@ -78,10 +80,12 @@ def render(
             raise SparksError(f"{name} must be at least 0, got {value!r}")
     page = Page(width, color)
     counts = timeline.counts()
+    page.labelled("Verdict    ", growth_in_words(timeline))
     _title(page, timeline, counts)
     _table(page, timeline, counts)
     _problems(page, timeline)
     _strips(page, counts)
+    _growth(page, timeline, max_heads)
     _regime(page, timeline)
     _cohorts(page, timeline)
     _heads(page, timeline, max_heads)
@@ -276,6 +280,29 @@ def strip(values: Num[np.ndarray, " checkpoints"], room: int) -> str:
     top = heights.max()
     scaled = heights / top if top > 0 else heights
     return "".join(_BARS[round(value * (len(_BARS) - 1))] for value in scaled)
+
+
+def _growth(page: Page, timeline: Timeline, max_heads: int) -> None:
+    """Heads that grew or shrank, those first whose share changed by the largest factor."""
+    at = GrowthCounts.of(timeline.grown).at
+    found = most_moved(timeline.growth(at))
+    if found.empty or not max_heads:
+        return
+    rows = found.head(max_heads).to_dict("records")
+    columns = {
+        "head": [row["head"] for row in rows],
+        "verdict": [row["verdict"] for row in rows],
+        "factor": [_with_ends(row, "factor", "factor") for row in rows],
+        "now": [row["now"] for row in rows],
+    }
+    first = timeline.steps[0]
+    page.heading(
+        f"Heads that grew or shrank by step {timeline.steps[at]}: share of all |score| against "
+        f"step {first}, with its 95% interval"
+    )
+    page.grid(_grid(columns, page.width))
+    if left := len(found) - len(rows):
+        page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
 
 
 def _regime(page: Page, timeline: Timeline) -> None:

@@ -15,10 +15,11 @@ import pandas as pd
 from sparks.ground.optional import import_optional
 from sparks.runs.evaluations import FOLDER
 from sparks.timeline.answers import EvaluationHistory
+from sparks.timeline.growth_tables import GrowthCounts
 from sparks.timeline.nulls import null_of
 from sparks.timeline.paper_rule import paper_counts
 from sparks.timeline.timeline import Timeline
-from sparks.views.words import circuits_now, with_onset
+from sparks.views.words import can_call_growth, circuits_now, with_onset
 
 STEP_KEY = "train/global_step"
 """The trainer's own x axis in W&B and trackio: it stands in every row."""
@@ -31,8 +32,8 @@ COHORT_KEYS = (
     "sparks/cohort/later",
 )
 
-HEADS_KEY, REPORT_KEY = "sparks/heads", "sparks/report"
-"""The closing table and page."""
+HEADS_KEY, REPORT_KEY, VERDICT_KEY = "sparks/heads", "sparks/report", "sparks/verdict"
+"""The closing table, page and sentence."""
 
 ARTIFACT_TYPE = "sparks-snapshots"
 
@@ -65,6 +66,16 @@ _COLUMNS = {
     "sparks/overhead": "overhead",
 }
 """Key in a tracker -> column of `Timeline.counts()`."""
+
+_GROWTH = {
+    # Heads whose share of all |score| is larger than at the base, beyond luck: what training did.
+    "sparks/heads_grew": "grew",
+    "sparks/heads_shrank": "shrank",
+    # Of these, how many rose above an even share since the base, or fell below it, so far.
+    "sparks/births": "born",
+    "sparks/prunings": "pruned",
+}
+"""Key in a tracker -> field of `timeline.growth_tables.GrowthCounts`."""
 
 _PAPER = {
     # The paper's number, to hold against the paper: heads in the circuit of any probe.
@@ -113,8 +124,8 @@ _EVALUATION = {
 }
 """Key in a tracker -> column of `EvaluationHistory.progress()`, where the checkpoint has one."""
 
-PAPER_KEYS, NULL_KEYS, CIRCUIT_KEYS, CONTROL_KEYS, EVALUATION_KEYS = map(
-    tuple, (_PAPER, _NULL, _CIRCUITS, _CONTROL, _EVALUATION)
+GROWTH_KEYS, PAPER_KEYS, NULL_KEYS, CIRCUIT_KEYS, CONTROL_KEYS, EVALUATION_KEYS = map(
+    tuple, (_GROWTH, _PAPER, _NULL, _CIRCUITS, _CONTROL, _EVALUATION)
 )
 
 _NAMED = 20  # heads that an alert names
@@ -123,7 +134,8 @@ _NAMED = 20  # heads that an alert names
 def scalars(timeline: Timeline) -> dict[str, float]:
     """Numbers of the LAST checkpoint; a number that is not finite is left out.
 
-    Keys: those of `_COLUMNS`, `_PAPER`, `_NULL` (absent with too few probes), `_CIRCUITS` (turnover
+    Keys: those of `_COLUMNS`, `_GROWTH` (absent where nothing can be called: too few probes or too
+    little L), `_PAPER`, `_NULL` (absent with too few probes), `_CIRCUITS` (turnover
     from the second checkpoint on), `_EVALUATION` (where the checkpoint was evaluated) and
     `_CONTROL` (absent without control probes, as is `sparks/heads_specific`: emergent heads that
     were not born there too);
@@ -146,6 +158,9 @@ def scalars(timeline: Timeline) -> dict[str, float]:
 
 def _beside(timeline: Timeline) -> Iterator[tuple[str, float]]:
     """What tells how far the counts of the last checkpoint carry."""
+    if can_call_growth(timeline) and timeline.grown.enough_loss[-1]:
+        growth = GrowthCounts.of(timeline.grown)
+        yield from ((key, float(getattr(growth, field))) for key, field in _GROWTH.items())
     paper = paper_counts(timeline).iloc[-1]
     yield from ((key, float(paper[column])) for key, column in _PAPER.items())
     if (band := null_of(timeline)) is not None:

@@ -24,6 +24,7 @@ from sparks.views.trackers.data import (
     HEADS_KEY,
     REPORT_KEY,
     STEP_KEY,
+    VERDICT_KEY,
     alert_of,
     head_rows,
     name_in_artifact,
@@ -31,6 +32,7 @@ from sparks.views.trackers.data import (
     origin,
     scalars,
 )
+from sparks.views.words import growth_in_words
 
 LABEL = "trackio"
 _EXTRA = "trackio"
@@ -76,7 +78,7 @@ def alert(run: Any, timeline: Timeline) -> None:
 
 
 def finish(run: Any, timeline: Timeline, report: Path | None, snapshots: Sequence[Path]) -> None:
-    """One row with the table of heads and the report, and one artifact `sparks-RUN`.
+    """One row with the verdict, the table of heads and the report, and one artifact `sparks-RUN`.
 
     Args:
         run: the open run, which stays open.
@@ -89,7 +91,10 @@ def finish(run: Any, timeline: Timeline, report: Path | None, snapshots: Sequenc
     """
     trackio = optional_module("trackio", extra=_EXTRA)
     columns, rows = head_rows(timeline, most=_MOST_HEADS)
-    row: dict[str, Any] = {HEADS_KEY: trackio.Table(columns=columns, data=rows)}
+    row: dict[str, Any] = {
+        VERDICT_KEY: growth_in_words(timeline),
+        HEADS_KEY: trackio.Table(columns=columns, data=rows),
+    }
     if report:
         row[REPORT_KEY] = trackio.Html(report.read_text(encoding="utf-8"), inject=False)
     _log_row(run, timeline, row)

@@ -22,6 +22,7 @@ from sparks.views.trackers.data import (
     HEADS_KEY,
     REPORT_KEY,
     STEP_KEY,
+    VERDICT_KEY,
     alert_of,
     head_rows,
     name_in_artifact,
@@ -29,6 +30,7 @@ from sparks.views.trackers.data import (
     origin,
     scalars,
 )
+from sparks.views.words import growth_in_words
 
 if TYPE_CHECKING:
     import wandb
@@ -90,8 +92,9 @@ def finish(
 ) -> None:
     """Log what is known only at the end; call it while the run is open. The run stays open.
 
-    One row with `sparks/heads` (the table of `Timeline.heads()`, a row a head) and `sparks/report`
-    (the HTML page), and one artifact `sparks-RUN_ID` with the snapshot files.
+    One row with `sparks/verdict` (a sentence), `sparks/heads` (the table of `Timeline.heads()`, a
+    row a head) and `sparks/report` (the HTML page), and one artifact `sparks-RUN_ID` with the
+    snapshot files.
 
     Args:
         run: an open run.
@@ -110,7 +113,10 @@ def finish(
             f"report and snapshots must be files, {missing[0]} is none: write it first"
         )
     columns, rows = head_rows(timeline, most=wandb.Table.MAX_ROWS)
-    row: dict[str, Any] = {HEADS_KEY: wandb.Table(columns=columns, data=rows)}
+    row: dict[str, Any] = {
+        VERDICT_KEY: growth_in_words(timeline),
+        HEADS_KEY: wandb.Table(columns=columns, data=rows),
+    }
     if report:
         with report.open(encoding="utf-8") as page:
             row[REPORT_KEY] = wandb.Html(page, inject=False)

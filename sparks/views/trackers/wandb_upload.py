@@ -27,6 +27,7 @@ from sparks.views.trackers.data import (
     COHORT_KEYS,
     CONTROL_KEYS,
     EVALUATION_KEYS,
+    GROWTH_KEYS,
     HEADS_KEY,
     NULL_KEYS,
     PAPER_KEYS,
@@ -212,6 +213,7 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
         curves("Emergent heads by cohort", *COHORT_KEYS, plot_type="stacked-area"),
         curves(metric, metric),
         curves("Heads", "sparks/heads_active", "sparks/heads_emergent", "sparks/base_retained"),
+        curves("Grew, shrank, born and pruned since the base", *GROWTH_KEYS),
         curves("Born and pruned", "sparks/heads_new", "sparks/heads_pruned"),
     ]
     doubt = [

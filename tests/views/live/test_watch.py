@@ -283,6 +283,9 @@ def test_the_page_once(run, monkeypatch):
     assert (
         out.getvalue()
         == """\
+Verdict  2 heads grew, 1 shrank (of 12, by 5% or more since step 0, at most 5%
+         of those named false); 5 were born (rose above an even share), 4 pruned
+         (fell below it); an unchanged model gives 0; L is 1.3 nats, 16 probes
 Run      out: 5 snapshots, steps 0 to 40 of 100 (calibrated rule)
 Model    tiny/llama (llama, 3 layers x 4 heads)
 Heads    4 active: 2 of 3 base heads retained, 2 emergent
@@ -609,7 +612,8 @@ def test_the_screen_is_drawn_where_something_changes_and_given_back(run, termina
     )
     assert watch(run, out=terminal, sleep=sleep, clock=lambda: NOON + next(times)) == 0
     first, later, landed, gone = terminal.frames
-    assert first.startswith("sparks watch: a look every 2 s, Ctrl-C leaves\nRun      out: 5")
+    assert first.startswith("sparks watch: a look every 2 s, Ctrl-C leaves\nVerdict  2 heads grew")
+    assert "\nRun      out: 5" in first
     assert len(first.splitlines()) == 15
     assert "step 50 in about 1 min" in first
     assert "step 50 in about 50 s" in later
@@ -634,7 +638,7 @@ def test_the_screen_waits_with_a_clock(tmp_path, terminal):
 def test_the_screen_is_no_higher_than_the_terminal(run, terminal, monkeypatch, lines):
     monkeypatch.setenv("LINES", str(lines))
     watch(run, out=terminal, sleep=stop, clock=lambda: NOON)
-    assert len(terminal.frames[0].splitlines()) == min(lines - 1, 25)
+    assert len(terminal.frames[0].splitlines()) == min(lines - 1, 29)
 
 
 def test_colours_are_on_the_screen_when_asked_for(run, terminal):

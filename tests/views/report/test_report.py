@@ -31,7 +31,7 @@ from sparks.timeline.nulls import null_of, sentence
 from sparks.timeline.regimes import circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
 from sparks.timeline.turnover import turnover_frame
-from sparks.views.report import EVALUATED, LOADER, SCRIPTS, render_report, write_report
+from sparks.views.report import EVALUATED, GROWN, LOADER, SCRIPTS, render_report, write_report
 from sparks.views.report.circuits import TURNOVER
 from sparks.views.report.data import run_data, thin
 from sparks.views.report.packing import packed_numbers
@@ -156,7 +156,7 @@ def test_parts_of_the_page_fit_together():
     of_tabs = {f"{kind}{tab}{view}" for tab in ("timeline", "head", "circuit")
                for kind, view in (("tab-", ""), ("", "-view"))}  # fmt: skip
     assert of_tabs <= ids
-    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *EVALUATED}
+    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *SCRIPTS, EVALUATED, GROWN}
     light, dark = (
         set(re.findall(r"--(\w[\w-]*):", block))
         for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
@@ -757,14 +757,16 @@ def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
     held = {file.distribution_path for file in builder.recurse_included_files()}
-    modules = "__init__ cells circuits compared data edges evaluation looks packing words"
+    modules = "__init__ cells circuits compared data edges evaluation growth looks packing words"
     parts = {
         *(f"{name}.py" for name in modules.split()),
         "page.html",
         "page.css",
         "evaluation.css",
         *LOADER,
-        *EVALUATED,
+        *SCRIPTS,
+        EVALUATED,
+        GROWN,
     }
     assert {f"sparks/views/report/{name}" for name in parts} <= held
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts

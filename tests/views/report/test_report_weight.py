@@ -106,6 +106,24 @@ def test_a_run_of_the_paper_weighs_at_most_150_kb(paper_page: Path):
     assert paper_page.stat().st_size <= 150_000
 
 
+def test_a_picture_of_growth_adds_little(tmp_path: Path):
+    """Most heads of the paper's run move, by a little more at each checkpoint."""
+    rng = np.random.default_rng(0)
+    run = run_of(PAPER, 60, probes=12, edges=600)
+    usual = rng.exponential(1, run[0].node_totals.shape)
+    speed = rng.normal(0, 0.02, PAPER.num_sources) * (rng.random(PAPER.num_sources) < 0.6)
+    grown = [
+        replace(one, node_totals=(usual * np.exp(
+            index * speed + rng.normal(0, 0.1, usual.shape) * (index > 0)
+        )).astype(np.float32))
+        for index, one in enumerate(run)
+    ]  # fmt: skip
+    timeline = timeline_of(grown, metrics=30, every_step=1)
+    assert (timeline.grown.moved[-1] != 0).sum() > 200
+    page = write_report([timeline], tmp_path / "report.html")
+    assert page.stat().st_size <= 156_000
+
+
 @pytest.mark.slow
 def test_a_long_run_of_a_large_model_weighs_at_most_6_mb(large_page: Path):
     assert 1_000_000 < large_page.stat().st_size <= 6_000_000

@@ -19,6 +19,7 @@ from sparks.timeline.timeline import Timeline
 from sparks.views.trackers import trackio as trackio_view
 from sparks.views.trackers.data import scalars
 from sparks.views.trackers.pictures import PICTURES
+from sparks.views.words import growth_in_words
 
 SNAPSHOTS = make_run(STORY, seconds=2.5)
 
@@ -95,6 +96,7 @@ def test_the_end_is_one_row_with_table_and_report(trackio: Any, folder: Path):
     row = [row for row in rows_of("watched") if is_ours(row)][-1]
     page = MEDIA_DIR / row["sparks/report"]["file_path"]
     assert page.read_bytes() == (folder / "report.html").read_bytes()  # nothing injected
+    assert row["sparks/verdict"] == growth_in_words(Timeline.from_run(folder))
     table = row["sparks/heads"]["_value"]
     assert len(table) == SMALL.num_layers * SMALL.num_heads
     by_name = {line["head"]: line for line in table}

@@ -28,6 +28,7 @@ from sparks.timeline.timeline import Timeline
 from sparks.views.trackers import data as trackers_data
 from sparks.views.trackers import pictures
 from sparks.views.trackers import wandb as wandb_view
+from sparks.views.words import growth_in_words
 
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("matplotlib")
@@ -71,13 +72,14 @@ MEASURED = {
     "sparks/faithfulness",
     "sparks/completeness_gap",
     "sparks/seconds",
+    *trackers_data.GROWTH_KEYS,
 }
 """And `sparks/edge_turnover`, from the second checkpoint on."""
 
 
 def test_numbers_of_every_checkpoint_by_hand():
     run = make_run(STORY, gap=[0.25, 0.5, 4.0, 0.75] * 4, seconds=2.5)
-    circuits = circuit_turnover(Timeline(run))
+    circuits, growth = circuit_turnover(Timeline(run)), Timeline(run).growth()
     for moved, snapshot, timeline in zip(circuits, run, timelines(run), strict=True):
         found = trackers_data.scalars(timeline)
         expected = {key: values[snapshot.step] for key, values in WORKED.items()}
@@ -88,6 +90,12 @@ def test_numbers_of_every_checkpoint_by_hand():
             "sparks/seconds": 2.5,
             "sparks/circuit_stability": moved.edges_stability.value,
         }
+        now, so_far = (growth[rows] for rows in (growth.step == snapshot.step,
+                                                 growth.step <= snapshot.step))  # fmt: skip
+        expected |= {f"sparks/heads_{kind}": (now.verdict == kind).sum() for kind in
+                     ("grew", "shrank")}  # fmt: skip
+        expected["sparks/births"] = (so_far.change == "born").sum()
+        expected["sparks/prunings"] = (so_far.change == "pruned").sum()
         if snapshot.step:
             expected["sparks/edge_turnover"] = moved.edges_from_previous.value
             assert 0 < moved.edges_from_previous.value < 1
@@ -508,6 +516,7 @@ def test_the_end_is_one_row_with_table_and_report(logged: Logged, report: Path):
     assert row["sparks/report._type"] == "html-file"
     page = logged.folder / "files" / row["sparks/report.path"]
     assert page.read_bytes() == report.read_bytes()  # nothing injected
+    assert row["sparks/verdict"] == growth_in_words(Timeline(SNAPSHOTS))
     assert row["sparks/heads._type"] == "table-file"
     table = json.loads((logged.folder / "files" / row["sparks/heads.path"]).read_text())
     heads = Timeline(SNAPSHOTS).heads()
@@ -590,7 +599,7 @@ def test_without_report_and_snapshots_only_the_table_is_logged():
     run = Recorder()
     wandb_view.finish(run, Timeline(SNAPSHOTS), None, [])
     ((_, row, keywords),) = run.calls
-    assert row.keys() == {"sparks/heads", "train/global_step"}
+    assert row.keys() == {"sparks/verdict", "sparks/heads", "train/global_step"}
     assert keywords == {}
 
 

@@ -236,6 +236,7 @@ function fillHeader(run) {
   byId("about").textContent = [...name, run.model,
     run.layers + " layers \u00d7 " + run.heads + " heads", steps,
     run.probes + (run.probes === 1 ? " probe" : " probes") + group].join(" \u00b7 ");
+  byId("verdict").textContent = run.verdict;
   byId("summary").textContent = run.summary.join(" ");
   byId("numbers").replaceChildren(...run.numbers.map(({value, label, detail}) =>
     make("div", {}, [make("dt", {text: label}), make("dd", {text: value}),

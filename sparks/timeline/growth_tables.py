@@ -1,0 +1,68 @@
+"""Growth as counts and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from sparks.timeline.growth import Growth
+
+CHANGES = ("", "born", "pruned")
+"""By 0, 1 and -1 of `Growth.change`."""
+NOW = ("unsure", "in", "out")
+"""By 0, 1 and -1 of `Growth.now`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthCounts:
+    """A run's growth in four numbers."""
+
+    at: int
+    """The last checkpoint after the base that has enough L; 0 where there is none."""
+    grew: int
+    """Heads that had grown, or shrunk, at `at`."""
+    shrank: int
+    born: int
+    """Births, and prunings, of the whole run."""
+    pruned: int
+
+    @classmethod
+    def of(cls, growth: Growth) -> GrowthCounts:
+        """Count."""
+        at = int(np.flatnonzero(growth.enough_loss)[-1:].sum())
+        return cls(
+            at=at,
+            grew=int((growth.moved[at] > 0).sum()),
+            shrank=int((growth.moved[at] < 0).sum()),
+            born=int((growth.change > 0).sum()),
+            pruned=int((growth.change < 0).sum()),
+        )
+
+
+def growth_frame(
+    growth: Growth, steps: Int[np.ndarray, " checkpoints"], heads: list[str], rows: slice
+) -> pd.DataFrame:
+    """`Timeline.growth` of some checkpoints."""
+    shape = growth.factor[rows].shape
+    return pd.DataFrame(
+        {
+            "step": np.repeat(steps[rows], shape[1]),
+            "head": heads * shape[0],
+            "factor": growth.factor[rows].ravel(),
+            "factor_low": growth.factor_low[rows].ravel(),
+            "factor_high": growth.factor_high[rows].ravel(),
+            "verdict": growth.verdict[rows].ravel(),
+            "change": np.array(CHANGES, dtype=object)[growth.change[rows].ravel()],
+            "now": np.array(NOW, dtype=object)[growth.now[rows].ravel()],
+        }
+    )
+
+
+def most_moved(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `Timeline.growth` that grew or shrank, the largest factor either way first."""
+    named = frame[frame["verdict"].isin(("grew", "shrank"))]
+    order = np.argsort(-np.abs(np.log(named["factor"].to_numpy())), kind="stable")
+    return named.iloc[order]
