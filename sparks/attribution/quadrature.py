@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparks.ground.config import Quadrature
+from sparks.ground.config import Quadrature, check_choice
 from sparks.ground.errors import SparksError
 
 _OFFSETS: dict[str, float] = {"midpoint": 0.5, "left": 0.0, "right": 1.0, "pilot": 0.5}
@@ -119,7 +119,6 @@ class Strata:
 
 
 def _check(kind: Quadrature, m: int) -> None:
-    if kind not in _OFFSETS:
-        raise SparksError(f"quadrature must be one of {', '.join(_OFFSETS)}, got {kind!r}")
+    check_choice("quadrature", kind, _OFFSETS)
     if not isinstance(m, int) or m < 1:
         raise SparksError(f"points must be a whole number, at least 1, got {m!r}")

@@ -19,12 +19,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, get_args
+from dataclasses import MISSING, dataclass, replace
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from sparks.ground.config import TRUST_HELP, ControlKind, SnapshotConfig, check_share, setting
+from sparks.ground.config import (
+    ABOVE_0,
+    SHARE,
+    TRUST_HELP,
+    ControlKind,
+    SnapshotConfig,
+    check_settings,
+    setting,
+)
 from sparks.ground.errors import SparksError
 from sparks.ground.files import check_writable
 from sparks.models.generation import (
@@ -45,10 +53,6 @@ T = TypeVar("T")
 _PATIENCE = 100
 
 
-def _required(help: str) -> Any:
-    return field(metadata={"help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProbeBuildingConfig:
     """What probes are built from, and how. Frozen; ranges are checked when it is made.
@@ -63,19 +67,22 @@ class ProbeBuildingConfig:
         "problem or question, and with completion, solution or answer; needed but for control "
         "probes alone",
     )
-    model: str = _required(
+    model: str = setting(
+        MISSING,
         "the model before training, a folder or hub id; its sampled beginnings are the corrupted "
-        "ones"
+        "ones",
     )
-    output: str = _required("the JSONL file to write")
+    output: str = setting(MISSING, "the JSONL file to write")
     clean_model: str | None = setting(
         None, "a trained model whose sampled beginnings are the clean ones, not reference answers"
     )
     subset: str | None = setting(None, "name of the subset of a hub data set")
     split: str = setting("train", "split of a hub data set")
-    count: int = setting(16, "probes to build from the data")
+    count: int = setting(16, "probes to build from the data", low=1)
     control: int = setting(
-        0, "control probes to build as well, of a behaviour that is not trained; they need no data"
+        0,
+        "control probes to build as well, of a behaviour that is not trained; they need no data",
+        low=0,
     )
     control_kind: ControlKind = setting(
         "both", "what control probes ask for: copying a list, recall of plain facts, or both"
@@ -87,39 +94,24 @@ class ProbeBuildingConfig:
     system_prompt: str | None = setting(
         None, "system message of chat prompts, in place of the problem's own"
     )
-    max_new_tokens: int = setting(32, "tokens sampled, and kept of a reference answer")
+    max_new_tokens: int = setting(32, "tokens sampled, and kept of a reference answer", low=1)
     max_suffix_tokens: int = setting(
-        SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens"
+        SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens", low=1
     )
-    temperature: float = setting(0.6, "sampling temperature (paper: 0.6)")
-    top_p: float = setting(0.95, "sampling nucleus (paper: 0.95)")
+    temperature: float = setting(0.6, "sampling temperature (paper: 0.6)", ABOVE_0)
+    top_p: float = setting(0.95, "sampling nucleus (paper: 0.95)", SHARE)
     greedy: bool = setting(False, "take the likeliest token instead of sampling")
     seed: int = setting(0, "seed of the sampling")
-    batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
+    batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces", low=1)
     device: str = setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = setting(False, TRUST_HELP)
 
     def __post_init__(self) -> None:
-        for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SparksError(f"{name} must be a whole number, at least 1, got {value!r}")
-        if type(self.control) is not int or self.control < 0:
-            raise SparksError(f"control must be a whole number, at least 0, got {self.control!r}")
-        if self.control_kind not in get_args(ControlKind):
-            raise SparksError(
-                f"control_kind must be one of {', '.join(get_args(ControlKind))}, "
-                f"got {self.control_kind!r}"
-            )
+        check_settings(self)
         if self.data is None and not self.control:
             raise SparksError("no probes asked for: give problems with data, or control above 0")
         if self.control_probes is not None and not self.control:
             raise SparksError("control_probes needs control: how many of them to take")
-        if not self.temperature > 0:
-            raise SparksError(
-                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
-            )
-        check_share("top_p", self.top_p)
         if self.max_new_tokens < self.max_suffix_tokens:
             raise SparksError(
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "

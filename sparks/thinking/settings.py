@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sparks.ground.config import setting
-from sparks.ground.errors import SparksError
+from sparks.ground.config import check_choice, setting
 from sparks.probes.building import ProbeBuildingConfig
 
 Contrast = Literal["auto", "beginnings", "words"]
@@ -48,10 +47,7 @@ class ThinkConfig:
     batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
 
     def __post_init__(self) -> None:
-        if self.contrast not in get_args(Contrast):
-            raise SparksError(
-                f"contrast must be one of {', '.join(get_args(Contrast))}, got {self.contrast!r}"
-            )
+        check_choice("contrast", self.contrast, get_args(Contrast))
         self.sampling("-", "cpu", max_suffix_tokens=1)  # checks the rest
 
     def sampling(

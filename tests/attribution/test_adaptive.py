@@ -353,7 +353,7 @@ def test_growing_stays_in_the_budget() -> None:
         ({"max_points": 2.5}, r"max_points must be a whole number, at least 1, got 2\.5"),
         (
             {"points": 20, "tolerance": 0.1, "max_points": 10},
-            r"max_points must be at least steps \(20\), got 10: raise it, or leave tolerance out",
+            r"max_points must be at least points \(20\), got 10: raise it, or leave tolerance out",
         ),
     ],
 )

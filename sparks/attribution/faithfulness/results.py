@@ -22,7 +22,7 @@ from pydantic import Field
 
 from sparks.attribution.faithfulness.curve import areas
 from sparks.attribution.faithfulness.settings import METRICS, CurveConfig, Metric
-from sparks.ground.config import refuse_unknown
+from sparks.ground.config import check_choice, refuse_unknown
 from sparks.ground.errors import SparksError
 from sparks.ground.files import read_file, why, write_atomically
 from sparks.ground.schema import LIMITS, Count, Number, Plain, Positive, Scalar, Share, Spec, decode
@@ -331,8 +331,7 @@ def _shares_lost(
 
 
 def _metric(metric: Metric) -> int:
-    if metric not in METRICS:
-        raise SparksError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    check_choice("metric", metric, METRICS)
     return METRICS.index(metric)
 
 
