@@ -155,10 +155,9 @@ def _measure(
 def _is_done(store: RunStore, probes: TokenizedProbes, config: SnapshotConfig) -> bool:
     try:
         meta = store.load(0).meta
+        return meta.probes_hash == probes.hash and meta.settings.difference(config) is None
     except SparksError:  # none, or damaged: it is taken again
         return False
-    held = SnapshotConfig.from_dict(meta.config).measurement()
-    return meta.probes_hash == probes.hash and held == config.measurement()
 
 
 def _request(model: str, probes: ThinkConfig, config: SnapshotConfig) -> dict[str, Any]:

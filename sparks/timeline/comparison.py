@@ -34,7 +34,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.timeline.nulls import null_of
 from sparks.timeline.paper_rule import paper_counts
@@ -245,10 +244,7 @@ class Comparison:
         )
         rules = [timeline.rule for timeline in self.timelines]
         self._refuse_mixed("the same rule", rules, "read all of them with the same --rule")
-        settings = [
-            SnapshotConfig.from_dict(timeline.metas[0].config).measurement()
-            for timeline in self.timelines
-        ]
+        settings = [timeline.metas[0].settings.measurement() for timeline in self.timelines]
         for setting in settings[0]:
             texts = [f"{setting}={values[setting]!r}" for values in settings]
             self._refuse_mixed("the same settings", texts, f"{again} settings")

@@ -148,8 +148,7 @@ class _Measurer:
     @property
     def config(self) -> SnapshotConfig:
         """Of the run; how much a circuit carries alone plays no part."""
-        config = SnapshotConfig.from_dict(self.first.meta.config)
-        return replace(config, faithfulness=False)
+        return replace(self.first.meta.settings, faithfulness=False)
 
     def tokenized(self, probes: ProbeSet) -> TokenizedProbes:
         return probes.tokenize(
@@ -187,14 +186,12 @@ class _Measurer:
     def _known(self, store: RunStore, index: int, probes: TokenizedProbes) -> Snapshot | None:
         try:
             found = store.load(index)
+            difference = found.meta.settings.difference(self.config)
         except SparksError:  # none, or damaged: it is taken again
             return None
-        settings = SnapshotConfig.from_dict(found.meta.config).measurement()
-        same = (found.meta.probes_hash, found.meta.model_hash) == (
-            probes.hash,
-            fingerprint(self.model),
-        )
-        return found if same and settings == self.config.measurement() else None
+        kept, now = found.meta, (probes.hash, fingerprint(self.model))
+        same = (kept.probes_hash, kept.model_hash) == now and difference is None
+        return found if same else None
 
 
 # -- noise -----------------------------------------------------------------------------------

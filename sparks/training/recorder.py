@@ -164,14 +164,12 @@ class Recorder:
                 f"{meta.probes_hash[:12]}, now {tokenized.hash[:12]}): resume "
                 f"with the same probes, or give another output_dir"
             )
-        held = SnapshotConfig.from_dict(meta.config).measurement()
-        for name, value in self.config.measurement().items():
-            if held[name] != value:
-                raise SparksError(
-                    f"{self.store.path} holds a snapshot of step {meta.step} with {name}="
-                    f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
-                    f"give another output_dir"
-                )
+        if found := meta.settings.difference(self.config):
+            name, held, now = found
+            raise SparksError(
+                f"{self.store.path} holds a snapshot of step {meta.step} with {name}={held!r}, now "
+                f"it is {now!r}: resume with the same settings, or give another output_dir"
+            )
 
     # -- measuring ---------------------------------------------------------------------------
 

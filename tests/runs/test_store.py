@@ -161,9 +161,9 @@ def test_earlier_names_of_settings_are_translated_and_a_run_goes_on(tmp_path, sc
     assert {*found.meta.config} <= {item.name for item in fields(SnapshotConfig)}
     assert found.meta.settings == SnapshotConfig(points=100, max_points=324, quadrature="midpoint")
     store.save(make_snapshot(20, {"L2H3": 3}, groups=found.probe_groups, grid=bool(found.grid)))
-    assert Timeline.from_run(tmp_path).steps == (10, 20)
+    assert Timeline.from_run(tmp_path).steps.tolist() == [10, 20]
     store.save(make_snapshot(30, groups=found.probe_groups, config=SnapshotConfig(points=50)))
-    with pytest.raises(SparksError, match="same settings, got points=100 at 10, 20 and points=50"):
+    with pytest.raises(SparksError, match="points=100 at steps 10, 20; points=50 at step 30"):
         Timeline.from_run(tmp_path)
 
 
