@@ -117,7 +117,7 @@ class Snapshot:
     """`(share of edges, tau / L)` of the circuit settings of `grid_active`."""
     grid_active: Bool[np.ndarray, "settings probes layers heads"] | None = None
     """The head is in the probe's circuit under each setting of the grid
-    (`attribution.circuit_grid`). None becomes an array of no settings."""
+    (`attribution.circuit`). None becomes an array of no settings."""
     completeness_gap: Float32[np.ndarray, " probes"]
     """|sum of embedding attributions - loss_corrupted| / loss_corrupted."""
     points: Int32[np.ndarray, " probes"] | None = None

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparks.attribution.circuit import Circuit, extract_circuit
-from sparks.attribution.circuit_grid import GRID, heads_of_grid
+from sparks.attribution.circuit import GRID, Circuit, extract_circuit, heads_of_grid
 from sparks.attribution.circuit_runs import circuit_loss
 from sparks.attribution.eap_ig import iter_edge_attribution, points_bar
 from sparks.attribution.model_runs import Passes

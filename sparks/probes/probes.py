@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.ground.errors import SparksError
-from sparks.ground.files import write_atomically
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import read_jsonl, write_atomically
 from sparks.probes.pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]

@@ -1,7 +1,7 @@
 """The calibrated rule: which heads are in the circuit, and which were born or pruned, beyond luck.
 
 A head's *inclusion* at a checkpoint is the mean, over probes, of the share of circuit settings that
-hold it (`attribution.circuit_grid`; with one setting, the share of probes). In order, for each
+hold it (`attribution.circuit`; with one setting, the share of probes). In order, for each
 checkpoint:
 
 1. Reading: `active` where the interval of the inclusion (`stats.intervals`) lies above one half,

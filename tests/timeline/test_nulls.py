@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from factories import SMALL, STORY, make_run, make_snapshot, write_run
 
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
