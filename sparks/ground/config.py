@@ -88,13 +88,18 @@ def check_settings(settings: Any) -> None:
         if get_origin(hint) is Literal:
             check_choice(item.name, value, get_args(hint))
         else:
-            _check(item.name, value, hint, item.metadata["bounds"])
+            check_value(item.name, value, hint, item.metadata["bounds"])
 
 
 _hints = lru_cache(get_type_hints)
 
 
-def _check(name: str, value: Any, hint: Any, bounds: Bounds) -> None:
+def check_value(name: str, value: Any, hint: Any, bounds: Bounds) -> None:
+    """Hold a value against a type, such as `int | None`, and bounds.
+
+    Raises:
+        SparksError: it does not fit; a percentage in place of a share is told.
+    """
     fits, rule = _judged(value, hint, bounds)
     if not fits:
         way_out = bounds.way_out
@@ -118,15 +123,6 @@ def _judged(value: Any, hint: Any, bounds: Bounds) -> tuple[bool, str]:
     if float in kinds:
         return _is_finite(value) and bounds.hold(value), bounds.words or "a finite number"
     return True, ""
-
-
-def check_share(name: str, value: Any) -> None:
-    """Check that a number is a share, and no percentage.
-
-    Raises:
-        SparksError: it is no number, or not above 0 and at most 1.
-    """
-    _check(name, value, float, SHARE)
 
 
 def check_choice(name: str, value: Any, known: Collection[str]) -> None:
@@ -220,7 +216,7 @@ class SnapshotConfig:
                 f"it, or leave tolerance out to have {self.points} points whatever the gap"
             )
         if self.threshold_mode == "relative" and self.threshold:
-            check_share("a relative threshold", self.threshold)
+            check_value("a relative threshold", self.threshold, float, SHARE)
 
     def _settle_points(self) -> None:
         if self.points is None:

@@ -26,7 +26,7 @@ from torch import nn
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
-from sparks.ground.config import SnapshotConfig, check_share
+from sparks.ground.config import SHARE, SnapshotConfig, check_value
 from sparks.ground.errors import SparksError
 from sparks.models.fingerprint import fingerprint
 from sparks.models.loading import load_model, load_tokenizer
@@ -83,7 +83,7 @@ def measure(
             no probes, all fresh probes are the run's own, or as `take_snapshot` does.
     """
     if noise is not None:
-        check_share("noise", noise)
+        check_value("noise", noise, float, SHARE)
     if draws < 1:
         raise SparksError(f"draws must be at least 1, got {draws!r}")
     store = RunStore.find(run)
