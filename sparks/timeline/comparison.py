@@ -351,9 +351,7 @@ def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
         "retained_share": retained / base if base else math.nan,
         **_beside(timeline),
         "regime": regime.verdict,
-        "survival": regime.survival.value,
-        "survival_low": regime.survival.low,
-        "survival_high": regime.survival.high,
+        **regime.survival.cells("survival"),
         "half_life": math.nan if math.isinf(regime.half_life.value) else regime.half_life.value,
     }
     circuits = circuit_means(timeline)

@@ -293,9 +293,8 @@ def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def _cells(name: str, value: object) -> Mapping[str, Any]:
     if isinstance(value, Interval):
-        finite = {end: getattr(value, end) for end in ("value", "low", "high")}
-        finite = {end: math.nan if math.isinf(number) else number for end, number in finite.items()}
-        return {name: finite["value"], f"{name}_low": finite["low"], f"{name}_high": finite["high"]}
+        ends = value.cells(name).items()
+        return {end: math.nan if math.isinf(number) else number for end, number in ends}
     if isinstance(value, Trend):
         return {f"{name}_rho": value.rho, f"{name}_p": value.p_value}
     if name in _COUPLINGS:

@@ -176,8 +176,8 @@ class FaithfulnessCurves:
                 for index, share in enumerate(self.shares):
                     row = {"metric": metric, "circuits": kind, "share": share}
                     row |= {"edges": curve.edges[index], "heads": curve.heads[index]}
-                    row |= _cells("faithfulness", curve.faithfulness[index])
-                    row |= _cells("necessity", curve.necessity[index])
+                    row |= curve.faithfulness[index].cells("faithfulness")
+                    row |= curve.necessity[index].cells("necessity")
                     rows.append(row)
         return pd.DataFrame(rows)
 
@@ -189,11 +189,11 @@ class FaithfulnessCurves:
             for kind in KINDS:
                 curve = self.curve(kind, metric)
                 row = {"metric": metric, "circuits": kind, "probes": probes}
-                rows.append(row | _cells("cpr", curve.cpr) | _cells("cmd", curve.cmd))
+                rows.append(row | curve.cpr.cells("cpr") | curve.cmd.cells("cmd"))
             for kind in KINDS[:-1]:
                 cpr, cmd = self.minus(kind, "random", metric)
                 row = {"metric": metric, "circuits": f"{kind} - random", "probes": probes}
-                rows.append(row | _cells("cpr", cpr) | _cells("cmd", cmd))
+                rows.append(row | cpr.cells("cpr") | cmd.cells("cmd"))
         return pd.DataFrame(rows)
 
     @property
@@ -333,7 +333,3 @@ def _shares_lost(
 def _metric(metric: Metric) -> int:
     check_choice("metric", metric, METRICS)
     return METRICS.index(metric)
-
-
-def _cells(name: str, estimate: Interval) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
