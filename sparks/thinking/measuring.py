@@ -143,11 +143,7 @@ def _measure(
         if _is_done(store, tokenized, longer):
             continue
         loaded = loaded or load_model(model, **how)
-        tokenized = kept.tokenize(
-            tokenizer,
-            max_suffix_tokens=longer.max_suffix_tokens,
-            max_context=getattr(loaded.config, "max_position_embeddings", None),
-        )
+        tokenized = kept.tokenize_for(loaded.config, tokenizer, longer)
         store.save(take_snapshot(loaded, tokenized, longer, source="replay", progress=progress))
         store.write_probes(kept.to_jsonl())
 

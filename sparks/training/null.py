@@ -151,11 +151,7 @@ class _Measurer:
         return replace(self.first.meta.settings, faithfulness=False)
 
     def tokenized(self, probes: ProbeSet) -> TokenizedProbes:
-        return probes.tokenize(
-            self.tokenizer,
-            max_suffix_tokens=self.config.max_suffix_tokens,
-            max_context=getattr(self.model.config, "max_position_embeddings", None),
-        )
+        return probes.tokenize_for(self.model.config, self.tokenizer, self.config)
 
     def pool(self, fresh: ProbeSet, own: TokenizedProbes) -> TokenizedProbes:
         """Those fresh probes that the run does not have, and no control probes."""

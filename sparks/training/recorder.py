@@ -116,11 +116,7 @@ class Recorder:
                 "SFTTrainer(processing_class=tokenizer)"
             )
         config = getattr(base_model(model), "config", None)
-        return self.probes.tokenize(
-            _tokenizer_of(processing_class),
-            max_suffix_tokens=self.config.max_suffix_tokens,
-            max_context=getattr(config, "max_position_embeddings", None),
-        )
+        return self.probes.tokenize_for(config, _tokenizer_of(processing_class), self.config)
 
     def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
         """Be the only one to write the folder, from now to `close`, and take up what is there."""

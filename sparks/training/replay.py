@@ -169,11 +169,7 @@ def _measure(
     *,
     progress: bool,
 ) -> Snapshot:
-    tokenized = probes.tokenize(
-        tokenizer,
-        max_suffix_tokens=config.max_suffix_tokens,
-        max_context=getattr(model.config, "max_position_embeddings", None),
-    )
+    tokenized = probes.tokenize_for(model.config, tokenizer, config)
     log = checkpoint.log
     return take_snapshot(
         model,
