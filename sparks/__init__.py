@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from sparks.ground.errors import SparksError
     from sparks.models.graph import Graph
     from sparks.models.heads import parse_heads
-    from sparks.probes.building import ProbeBuildingConfig, build_probes
+    from sparks.probes.building import build_probes
     from sparks.probes.pairs import TokenizedProbes, TokenPair
     from sparks.probes.probes import Probe, ProbeSet
+    from sparks.probes.settings import ProbeBuildingConfig
     from sparks.runs.null_band import NullBand
     from sparks.runs.run_folder import RunStore
     from sparks.thinking.comparison import ThinkComparison
@@ -80,7 +81,7 @@ _HOMES = {
     "NodeScores": "attribution.scores",
     "NullBand": "runs.null_band",
     "Probe": "probes.probes",
-    "ProbeBuildingConfig": "probes.building",
+    "ProbeBuildingConfig": "probes.settings",
     "ProbeSet": "probes.probes",
     "Regime": "timeline.regimes",
     "RunStore": "runs.run_folder",

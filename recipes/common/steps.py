@@ -17,7 +17,8 @@ from trl import ModelConfig
 from sparks import SparksArguments, SparksCallback
 from sparks.ground.errors import SparksError
 from sparks.models.loading import load_model, load_tokenizer
-from sparks.probes.building import ProbeBuildingConfig, write_probes
+from sparks.probes.building import write_probes
+from sparks.probes.settings import ProbeBuildingConfig
 
 from .data import system_prompt
 from .settings import RecipeArguments

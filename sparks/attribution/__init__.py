@@ -1,6 +1,6 @@
 """From a model and probes to a snapshot: exact edge attribution, circuits, faithfulness.
 
-    batches -> model_runs -> head_gradients -> eap_ig -> circuit -> take_snapshot -> snapshot
+    batches -> model_runs -> head_gradients -> path_sums -> eap_ig -> circuit -> take_snapshot
 
 The scores are EAP-IG, "inputs" variant (Hanna et al. 2024, https://arxiv.org/abs/2403.17806):
 

@@ -11,10 +11,18 @@ What we settle beyond the paper: of equal |score| the edge of lower index (row, 
 an edge of score 0 is never kept, whatever tau. Keys and values are the KV heads that the model
 really has: an edge into one counts for every query head of its group, and goes when none of them
 lives.
+
+Beside it stands a grid of settings (`heads_of_grid`), from the same scores without extra passes.
+The paper's n and tau are fixed, so that the size of its circuit follows the size of the model and
+the scale of L: n is 15 % of GPT-2's edges, 7 % of SmolLM2-135M's, 2.7 % of Qwen2.5-1.5B's and
+0.25 % of Qwen3-8B's; tau is 0.8 % of L where L is 13 nats and 4 % where it is 2.5. In the grid n is
+a share of the edges that exist, tau a share of the probe's L, and a head is held by a share of the
+grid: its *consensus* (after CIRCUS, https://arxiv.org/abs/2603.00523).
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +31,13 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
+
+SHARES = (0.02, 0.05, 0.1)
+"""Edges kept, of those that exist."""
+THRESHOLDS = (0.003, 0.006, 0.012)
+"""Lowest |score| of a kept edge, of the probe's L."""
+GRID: tuple[tuple[float, float], ...] = tuple(itertools.product(SHARES, THRESHOLDS))
+"""`(share of edges, tau / L)` of each setting."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,11 +76,11 @@ def extract_circuit(
             f"got {np.shape(scores)}"
         )
     signed = np.asarray(scores, dtype=np.float32)
-    edges, _ = ranked_edges(
+    edges, _ = _ranked_edges(
         signed,
         graph,
         floor=config.threshold,
-        limit=_limit(graph, config),
+        limit=config.top_n if config.top_share is None else _count(config.top_share, graph),
         of_largest=config.threshold_mode == "relative",
     )
     source, destination = np.divmod(edges, graph.num_destinations)
@@ -82,7 +97,36 @@ def extract_circuit(
     )
 
 
-def ranked_edges(
+def heads_of_grid(
+    scores: Float32[np.ndarray, "sources destinations"],
+    graph: Graph,
+    loss: float,
+    grid: tuple[tuple[float, float], ...] = GRID,
+) -> Bool[np.ndarray, "settings layers heads"]:
+    """Whether the head is in the circuit, under each setting.
+
+    Args:
+        scores: signed edge scores.
+        graph: names the rows and columns of `scores`.
+        loss: L of the probe at its corrupted end, nats.
+        grid: `(share of edges, tau / L)` of each setting.
+
+    Raises:
+        SparksError: the score of an edge is not finite.
+    """
+    most = max(share for share, _ in grid)
+    edges, strength = _ranked_edges(
+        scores, graph, floor=min(tau for _, tau in grid) * loss, limit=_count(most, graph)
+    )
+    held = np.zeros((len(grid), graph.num_layers, graph.num_heads), dtype=bool)
+    for index, (share, tau) in enumerate(grid):
+        kept = np.searchsorted(-strength, -np.float32(tau * loss), side="right")
+        chosen = edges[: min(int(kept), _count(share, graph))]
+        held[index] = prune(*np.divmod(chosen, graph.num_destinations), graph)[1]
+    return held
+
+
+def _ranked_edges(
     scores: Float32[np.ndarray, "sources destinations"],
     graph: Graph,
     *,
@@ -126,10 +170,8 @@ def ranked_edges(
     return found[order], magnitude[order]
 
 
-def _limit(graph: Graph, config: SnapshotConfig) -> int:
-    if config.top_share is None:
-        return config.top_n
-    return max(1, round(config.top_share * graph.num_edges))
+def _count(share: float, graph: Graph) -> int:
+    return max(1, round(share * graph.num_edges))
 
 
 def prune(

@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sparks.ground.config import Positions
+from sparks.ground.config import Positions, check_choice
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy, Layer
 from sparks.models.anatomy_proof import take_apart
@@ -105,8 +105,8 @@ class EdgePatcher:
         positions: Positions = "last",
         patch: Patch = "corrupted",
     ) -> None:
-        _choice("positions", positions, get_args(Positions))
-        _choice("patch", patch, get_args(Patch))
+        check_choice("positions", positions, get_args(Positions))
+        check_choice("patch", patch, get_args(Patch))
         self._model, self._pair = model, pair
         self._targets = 1 if positions == "last" else len(pair.clean)
         with undisturbed(model), torch.no_grad():
@@ -272,8 +272,3 @@ def _divergence(clean: Tensor, other: Tensor) -> float:
     """KL(clean || other), nats, mean over positions; in float64: small ones are differences."""
     log_clean, log_other = (logits.double().log_softmax(-1) for logits in (clean, other))
     return float((log_clean.exp() * (log_clean - log_other)).sum(-1).mean())
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SparksError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -28,8 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparks.ground.config import Quadrature
-from sparks.ground.errors import SparksError
+from sparks.ground.config import Quadrature, at_least, check_choice, check_value
 
 _OFFSETS: dict[str, float] = {"midpoint": 0.5, "left": 0.0, "right": 1.0, "pilot": 0.5}
 _GROWTH: dict[str, int] = {"midpoint": 3, "left": 2, "right": 2, "pilot": 3}
@@ -119,7 +118,5 @@ class Strata:
 
 
 def _check(kind: Quadrature, m: int) -> None:
-    if kind not in _OFFSETS:
-        raise SparksError(f"quadrature must be one of {', '.join(_OFFSETS)}, got {kind!r}")
-    if not isinstance(m, int) or m < 1:
-        raise SparksError(f"points must be a whole number, at least 1, got {m!r}")
+    check_choice("quadrature", kind, _OFFSETS)
+    check_value("points", m, int, at_least(1))

@@ -10,14 +10,14 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from pydantic import Field
 
-from sparks.ground.config import todays_names
+from sparks.ground.config import SnapshotConfig, todays_names
 from sparks.ground.errors import SparksError
 from sparks.ground.schema import (
     LIMITS,
@@ -77,6 +77,21 @@ class SnapshotMeta:
     run_id: str = ""
     """Of the run whose folder holds it (`run_identity`); empty outside one and in older files."""
 
+    @cached_property
+    def settings(self) -> SnapshotConfig:
+        """`config`, as the settings that it is.
+
+        Raises:
+            SparksError: it is of another version, or out of range.
+        """
+        try:
+            return SnapshotConfig.from_dict(self.config)
+        except (SparksError, TypeError) as error:
+            raise SparksError(
+                f"the settings of the snapshot at step {self.step} cannot be read ({error}): "
+                "take it again with `sparks replay`"
+            ) from error
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
@@ -102,7 +117,7 @@ class Snapshot:
     """`(share of edges, tau / L)` of the circuit settings of `grid_active`."""
     grid_active: Bool[np.ndarray, "settings probes layers heads"] | None = None
     """The head is in the probe's circuit under each setting of the grid
-    (`attribution.circuit_grid`). None becomes an array of no settings."""
+    (`attribution.circuit`). None becomes an array of no settings."""
     completeness_gap: Float32[np.ndarray, " probes"]
     """|sum of embedding attributions - loss_corrupted| / loss_corrupted."""
     points: Int32[np.ndarray, " probes"] | None = None

@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparks.attribution.circuit import Circuit, extract_circuit
-from sparks.attribution.circuit_grid import GRID, heads_of_grid
+from sparks.attribution.circuit import GRID, Circuit, extract_circuit, heads_of_grid
 from sparks.attribution.circuit_runs import circuit_loss
 from sparks.attribution.eap_ig import iter_edge_attribution, points_bar
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.scores import EdgeScores
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
-from sparks.ground.config import SnapshotConfig
+from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError
 from sparks.ground.version import __version__
 from sparks.models import processes
@@ -106,8 +105,7 @@ def take_snapshot(
 
 
 def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, shared: bool) -> None:
-    if type(step) is not int or step < 0:
-        raise SparksError(f"step must be a whole number, at least 0, got {step!r}")
+    check_value("step", step, int, at_least(0))
     if not isinstance(probes, TokenizedProbes):
         raise SparksError(
             f"probes must be TokenizedProbes, got {type(probes).__name__}: ProbeSet.tokenize makes "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.effects.choose_heads import HeadSet, matched_random
-from sparks.effects.sets import ChosenSets
+from sparks.effects.sets import ChosenSet, ChosenSets
 from sparks.effects.settings import FEWEST_DRAWS
 from sparks.ground.errors import SparksError
 from sparks.ground.files import read_file, why, write_atomically
@@ -58,18 +58,18 @@ INTACT = Condition(label="no ablation", kind="intact", heads=(), scale=1.0, inte
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedSet:
-    """A set under one factor, with its random draws."""
+class AblatedSet(ChosenSet):
+    """A set under one factor."""
 
-    name: str
-    heads: tuple[Head, ...]
-    found: int
-    """Heads that the rule found; of these `heads` are the most important."""
-    origin: str
-    """How they were found, in words."""
     done: str
-    """What is done to them, in words: `set to 0`."""
+    """What is done to the heads, in words: `set to 0`."""
     scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSet(AblatedSet):
+    """With its random draws."""
+
     random: tuple[tuple[Head, ...], ...]
     """A draw each."""
     moved: tuple[int, ...]

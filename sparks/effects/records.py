@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from sparks.effects.metrics import Metric, beside
-from sparks.effects.plan import PlannedSet
+from sparks.effects.plan import AblatedSet, PlannedSet
 from sparks.effects.settings import ALPHA, FEWEST_DRAWS, EffectConfig
 from sparks.effects.verdicts import Judgement, holm, judge
 from sparks.evaluation.pass_at_k import mean_with_interval
@@ -70,20 +70,13 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(AblatedSet):
     """One head set under one intervention, beside its matched random heads.
 
     Raises:
         SparksError: the random heads do not match the set.
     """
 
-    name: str
-    heads: tuple[Head, ...]
-    found: int
-    """Heads that the rule found; of these `heads` are the most important."""
-    origin: str
-    done: str
-    scale: float
     value: float
     """Metric with the heads ablated."""
     effect: Interval
@@ -219,12 +212,7 @@ class _Draft:
     def row(self, intact: float, p_holm: float, alpha: float, margin: float) -> Row:
         given = self.measured.planned
         return Row(
-            name=given.name,
-            heads=given.heads,
-            found=given.found,
-            origin=given.origin,
-            done=given.done,
-            scale=given.scale,
+            **{item.name: getattr(given, item.name) for item in fields(AblatedSet)},
             value=float(self.after.mean()),
             effect=self.effect,
             control=self.control,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.ground.errors import SparksError
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import read_jsonl
 from sparks.probes.pairs import PairEncoder
 from sparks.probes.probes import ProbeSet
 from sparks.probes.problems import read_problems

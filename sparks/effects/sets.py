@@ -39,6 +39,7 @@ class ChosenSet:
     found: int
     """Heads that the rule found; of these `heads` are the most important."""
     origin: str
+    """How they were found, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from sparks.ground.config import setting
-from sparks.ground.errors import SparksError
+from sparks.ground.config import FRACTION, at_least, check_settings, setting
 
 FEWEST_DRAWS = 2
 """One draw does not say how much draws differ."""
@@ -25,19 +23,17 @@ class EffectConfig:
     """
 
     metric: str = setting("pass@1", "what is judged: pass@K or success@K")
-    random_draws: int = setting(5, "random sets that match each set, at least 2; more tell more")
+    random_draws: int = setting(
+        5,
+        "random sets that match each set, at least 2; more tell more",
+        at_least(FEWEST_DRAWS, way_out="one draw does not say how much draws differ"),
+    )
     margin: float = setting(
-        0.1, "a difference that would matter, as a share of the metric without ablation"
+        0.1, "a difference that would matter, as a share of the metric without ablation", FRACTION
     )
 
     def __post_init__(self) -> None:
         from sparks.effects.metrics import Metric  # numpy is not needed to show the help
 
         Metric.named(self.metric)
-        if type(self.random_draws) is not int or self.random_draws < FEWEST_DRAWS:
-            raise SparksError(
-                f"random_draws must be at least {FEWEST_DRAWS}, got {self.random_draws!r}: one "
-                f"draw does not say how much draws differ"
-            )
-        if not (math.isfinite(self.margin) and 0 < self.margin < 1):
-            raise SparksError(f"margin must be above 0 and below 1, got {self.margin!r}")
+        check_settings(self)

@@ -193,10 +193,10 @@ def _record(table: EffectTable, row: Row) -> dict[str, Any]:
         "set": row.name, "done": row.done, "scale": row.scale, "heads": names(row.heads),
         "count": len(row.heads), "found": row.found, "origin": row.origin, "metric": table.metric,
         "problems": table.problems, "samples": table.samples, "intact": table.intact.value,
-        "ablated": row.value, **_interval("delta", row.effect), "random_draws": control.draws,
+        "ablated": row.value, **row.effect.cells("delta"), "random_draws": control.draws,
         "random": control.value, "random_lowest": min(control.values),
-        "random_highest": max(control.values), **_interval("random_delta", control.effect),
-        **_interval("contrast", row.contrast.interval), "p": row.contrast.p_value,
+        "random_highest": max(control.values), **control.effect.cells("random_delta"),
+        **row.contrast.interval.cells("contrast"), "p": row.contrast.p_value,
         "p_holm": row.p_holm, "verdict": judgement.verdict, "reason": judgement.reason,
         "random_heads": ";".join(map(names, control.heads)), "random_moved": sum(control.moved),
     }  # fmt: skip
@@ -207,10 +207,6 @@ def _record(table: EffectTable, row: Row) -> dict[str, Any]:
             f"random_{name}": random,
         }
     return record
-
-
-def _interval(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from sparks.evaluation.checks import CheckName, Verdict, judge
+from sparks.ground.config import check_choice
 from sparks.ground.errors import SparksError
 from sparks.probes.pairs import Message
 
@@ -58,10 +59,8 @@ class Task:
             if problem.id in seen:
                 raise SparksError(f"task {self.name}: two problems have the id {problem.id!r}")
             seen.add(problem.id)
-        if self.scorer is None and self.check not in get_args(CheckName):
-            raise SparksError(
-                f"check must be one of {', '.join(get_args(CheckName))}, got {self.check!r}"
-            )
+        if self.scorer is None:
+            check_choice("check", self.check, get_args(CheckName))
 
     @property
     def hash(self) -> str:

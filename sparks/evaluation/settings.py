@@ -11,12 +11,11 @@ Sampling settings that are not given, in this order:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from sparks.ground.config import check_share, refuse_unknown, setting
+from sparks.ground.config import ABOVE_0, SHARE, check_settings, refuse_unknown, setting
 from sparks.ground.errors import SparksError
 
 Backend = Literal["auto", "transformers", "vllm"]
@@ -35,23 +34,25 @@ class EvaluationConfig:
         SparksError: a value is outside its range.
     """
 
-    samples: int = setting(4, "answers sampled a problem (paper: 4 to 64)")
+    samples: int = setting(4, "answers sampled a problem (paper: 4 to 64)", low=1)
     temperature: float | None = setting(
-        None, "sampling temperature (0.6; with thinking on, what the model suggests)"
+        None, "sampling temperature (0.6; with thinking on, what the model suggests)", ABOVE_0
     )
     top_p: float | None = setting(
-        None, "sampling nucleus (0.95; with thinking on, what the model suggests)"
+        None, "sampling nucleus (0.95; with thinking on, what the model suggests)", SHARE
     )
     top_k: int | None = setting(
-        None, "sample among so many tokens (all; with thinking on, what the model suggests)"
+        None, "sample among so many tokens (all; with thinking on, what the model suggests)", low=1
     )
     greedy: bool = setting(
         False, "take the likeliest token instead of sampling: one sample a problem"
     )
-    max_new_tokens: int = setting(1024, "an answer is cut after so many tokens")
-    limit: int | None = setting(None, "use only the first so many problems of the task")
-    seed: int = setting(0, "seed of the sampling and of what a task draws")
-    batch_size: int = setting(16, "answers sampled at a time; part of what a seed reproduces")
+    max_new_tokens: int = setting(1024, "an answer is cut after so many tokens", low=1)
+    limit: int | None = setting(None, "use only the first so many problems of the task", low=1)
+    seed: int = setting(0, "seed of the sampling and of what a task draws", low=0)
+    batch_size: int = setting(
+        16, "answers sampled at a time; part of what a seed reproduces", low=1
+    )
     system_prompt: str | None = setting(
         None, "system message of chat prompts, in place of the problem's own"
     )
@@ -66,34 +67,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.greedy:  # all would be alike
             object.__setattr__(self, "samples", 1)
-        for name, lowest in (
-            ("samples", 1), ("max_new_tokens", 1), ("limit", 1), ("batch_size", 1),
-            ("top_k", 1), ("seed", 0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is None and name in ("limit", "top_k"):
-                continue
-            if type(value) is not int or value < lowest:
-                raise SparksError(
-                    f"{name} must be a whole number, at least {lowest}, got {value!r}"
-                )
-        self._check_sampling()
-        if self.thinking is not None and type(self.thinking) is not bool:
-            raise SparksError(f"thinking must be True, False or None, got {self.thinking!r}")
-        if self.backend not in get_args(Backend):
-            raise SparksError(
-                f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}"
-            )
-
-    def _check_sampling(self) -> None:
-        if self.temperature is not None and not (
-            _is_number(self.temperature) and 0 < self.temperature < math.inf
-        ):
-            raise SparksError(
-                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
-            )
-        if self.top_p is not None:
-            check_share("top_p", self.top_p)
+        check_settings(self)
         if self.greedy and any(getattr(self, name) is not None for name in SUGGESTED):
             raise SparksError("greedy takes no temperature, top_p or top_k: leave them out")
 
@@ -127,7 +101,3 @@ class EvaluationConfig:
         """
         refuse_unknown(cls, values)
         return cls(**values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -20,7 +20,7 @@ from sparks.evaluation.gym_tasks import PREFIX, gym_task
 from sparks.evaluation.hub_tasks import HUB_TASKS
 from sparks.evaluation.records import Task, TaskProblem
 from sparks.ground.errors import SparksError
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import read_jsonl
 from sparks.probes.problems import answer_text, hub_rows, is_local, one_line, read_prompt
 
 __all__ = ["HUB_TASKS", "Task", "TaskProblem", "load_task"]

@@ -1,11 +1,13 @@
-"""Settings of a snapshot. Every default stands here and nowhere else."""
+"""Settings: fields with bounds, and those of a snapshot, whose every default stands here alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sparks.ground.errors import SparksError
 
@@ -38,9 +40,99 @@ def todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {_EARLIER.get(name, name): value for name, value in dict(values).items()}
 
 
-def setting(default: Any, help: str) -> Any:
-    """A field of a settings class: its default, and the help that the command line shows."""
-    return field(default=default, metadata={"help": help})
+# -- fields and their bounds -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number must be, in words and as a test, and what to do where it is not."""
+
+    words: str
+    hold: Callable[[float], bool]
+    way_out: str = ""
+
+
+ANY = Bounds("", lambda value: True)
+SHARE = Bounds("above 0 and at most 1", lambda value: 0 < value <= 1)
+FRACTION = Bounds("a number between 0 and 1", lambda value: 0 < value < 1)
+ABOVE_0 = Bounds("above 0", lambda value: value > 0, "use greedy for 0")
+
+
+def at_least(low: float, noun: str = "", way_out: str = "") -> Bounds:
+    """Of a number that may be `low` or more; `noun` says what it is: `a number of nats, `."""
+    return Bounds(f"{noun}at least {low}", lambda value: value >= low, way_out)
+
+
+def setting(default: Any, help: str, bounds: Bounds = ANY, *, low: int | None = None) -> Any:
+    """A field of a settings class.
+
+    Args:
+        default: `dataclasses.MISSING` for what must be given.
+        help: what the command line shows.
+        bounds: of a number.
+        low: in place of `bounds`, the lowest that it may be.
+    """
+    held = bounds if low is None else at_least(low)
+    return field(default=default, metadata={"help": help, "bounds": held})
+
+
+def check_settings(settings: Any) -> None:
+    """Hold every field of a settings class against its type and its bounds.
+
+    Raises:
+        SparksError: one does not fit.
+    """
+    hints = _hints(settings.__class__)
+    for item in fields(settings):
+        hint, value = hints[item.name], getattr(settings, item.name)
+        if get_origin(hint) is Literal:
+            check_choice(item.name, value, get_args(hint))
+        else:
+            check_value(item.name, value, hint, item.metadata["bounds"])
+
+
+_hints = lru_cache(get_type_hints)
+
+
+def check_value(name: str, value: Any, hint: Any, bounds: Bounds) -> None:
+    """Hold a value against a type, such as `int | None`, and bounds.
+
+    Raises:
+        SparksError: it does not fit; a percentage in place of a share is told.
+    """
+    fits, rule = _judged(value, hint, bounds)
+    if not fits:
+        way_out = bounds.way_out
+        if bounds == SHARE and _is_finite(value) and 1 < value <= 100:
+            way_out = f"it is a share, so {value / 100:g} for {value:g} %"
+        end = f": {way_out}" if way_out else ""
+        raise SparksError(f"{name} must be {rule}, got {value!r}{end}")
+
+
+def _judged(value: Any, hint: Any, bounds: Bounds) -> tuple[bool, str]:
+    """Whether the value fits, and what it must be. Of text, nothing is asked."""
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if value is None and type(None) in kinds:
+        return True, ""
+    if bool in kinds:
+        rule = "True, False or None" if type(None) in kinds else "True or False"
+        return isinstance(value, bool), rule
+    if int in kinds:
+        rule = ", ".join(filter(None, ("a whole number", bounds.words)))
+        return type(value) is int and bounds.hold(value), rule
+    if float in kinds:
+        return _is_finite(value) and bounds.hold(value), bounds.words or "a finite number"
+    return True, ""
+
+
+def check_choice(name: str, value: Any, known: Collection[str]) -> None:
+    """Check that a word is one of those that are known.
+
+    Raises:
+        SparksError: it is not.
+    """
+    if value not in known:
+        raise SparksError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def refuse_unknown(kind: Any, values: Mapping[str, Any]) -> None:
@@ -54,16 +146,11 @@ def refuse_unknown(kind: Any, values: Mapping[str, Any]) -> None:
         raise SparksError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
 
 
-def check_share(name: str, value: Any) -> None:
-    """Check that a setting is a share, and no percentage.
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    Raises:
-        SparksError: it is no number, or not above 0 and at most 1.
-    """
-    if not (_is_finite(value) and 0 < value <= 1):
-        percent = _is_finite(value) and 1 < value <= 100
-        way = f": it is a share, so {value / 100:g} for {value:g} %" if percent else ""
-        raise SparksError(f"{name} must be above 0 and at most 1, got {value!r}{way}")
+
+# -- a snapshot ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +165,15 @@ class SnapshotConfig:
         None,
         "points m on the path from corrupted to clean (100 where not given, as in paper A.5); with "
         "a tolerance, the m to start from (12 where not given)",
+        low=1,
     )
     tolerance: float | None = setting(
         None,
         "completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe, until the "
         "gap is not above it; without it, every probe has the same m",
+        SHARE,
     )
-    max_points: int = setting(324, "with a tolerance, m grows while it stays at most this")
+    max_points: int = setting(324, "with a tolerance, m grows while it stays at most this", low=1)
     quadrature: Quadrature = setting(
         "midpoint",
         "where the points lie: midpoint; left (official code); right (paper's Eq. 3); pilot "
@@ -93,15 +182,19 @@ class SnapshotConfig:
     positions: Positions = setting(
         "last", "KL divergence at the last position, or its mean over all continuation positions"
     )
-    top_n: int = setting(5000, "edges kept a probe, the strongest first (paper: 5000)")
+    top_n: int = setting(5000, "edges kept a probe, the strongest first (paper: 5000)", low=1)
     top_share: float | None = setting(
-        None, "keep this share (0..1] of the model's edges instead of top_n"
+        None, "keep this share (0..1] of the model's edges instead of top_n", SHARE
     )
-    threshold: float = setting(0.1, "tau: kept edges have at least this |score| (paper: 0.1)")
+    threshold: float = setting(
+        0.1,
+        "tau: kept edges have at least this |score| (paper: 0.1)",
+        at_least(0, "a finite number, "),
+    )
     threshold_mode: ThresholdMode = setting(
         "absolute", "threshold as it is, or relative to the probe's largest |score|"
     )
-    max_suffix_tokens: int = setting(16, "continuations are cut to this many tokens")
+    max_suffix_tokens: int = setting(16, "continuations are cut to this many tokens", low=1)
     swap_base_roles: bool = setting(
         False, "at step 0 swap clean and corrupted, as the paper does for its base model"
     )
@@ -109,40 +202,21 @@ class SnapshotConfig:
         True, "also measure how much of L each circuit carries alone (a little more time)"
     )
     memory_gib: float = setting(
-        4.0, "memory for activations, GiB; pairs and points are split to stay under it"
+        4.0,
+        "memory for activations, GiB; pairs and points are split to stay under it",
+        Bounds("a finite number above 0", lambda value: value > 0),
     )
 
     def __post_init__(self) -> None:
         self._settle_points()
-        _whole("points", self.points, 1)
-        _whole("max_points", self.max_points, 1)
-        if self.tolerance is not None:
-            check_share("tolerance", self.tolerance)
+        check_settings(self)
         if self.most_points < self.first_points:
             raise SparksError(
                 f"max_points must be at least points ({self.points}), got {self.max_points}: raise "
                 f"it, or leave tolerance out to have {self.points} points whatever the gap"
             )
-        _whole("top_n", self.top_n, 1)
-        _whole("max_suffix_tokens", self.max_suffix_tokens, 1)
-        _choice("quadrature", self.quadrature, get_args(Quadrature))
-        _choice("positions", self.positions, get_args(Positions))
-        _choice("threshold_mode", self.threshold_mode, get_args(ThresholdMode))
-        if self.top_share is not None:
-            check_share("top_share", self.top_share)
-        if not (_is_finite(self.threshold) and self.threshold >= 0):
-            raise SparksError(
-                f"threshold must be a finite number, at least 0, got {self.threshold!r}"
-            )
         if self.threshold_mode == "relative" and self.threshold:
-            check_share("a relative threshold", self.threshold)
-        for name in ("swap_base_roles", "faithfulness"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise SparksError(f"{name} must be True or False, got {value!r}")
-        if not (_is_finite(self.memory_gib) and self.memory_gib > 0):
-            raise SparksError(
-                f"memory_gib must be a finite number above 0, got {self.memory_gib!r}"
-            )
+            check_value("a relative threshold", self.threshold, float, SHARE)
 
     def _settle_points(self) -> None:
         if self.points is None:
@@ -180,6 +254,14 @@ class SnapshotConfig:
         names = ("points", "tolerance", "max_points", "quadrature", "positions", "memory_gib")
         return {name: getattr(self, name) for name in names}
 
+    def difference(self, other: SnapshotConfig) -> tuple[str, Any, Any] | None:
+        """The first setting by which the scores differ: its name, and its value in each."""
+        theirs = other.measurement()
+        for name, value in self.measurement().items():
+            if value != theirs[name]:
+                return name, value, theirs[name]
+        return None
+
     def measurement(self) -> dict[str, Any]:
         """The settings that change the scores: snapshots on one timeline must share them."""
         values = self.as_dict()
@@ -187,17 +269,3 @@ class SnapshotConfig:
         if self.tolerance is None:
             values["max_points"] = None  # says nothing
         return values
-
-
-def _whole(name: str, value: Any, lowest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise SparksError(f"{name} must be a whole number, at least {lowest}, got {value!r}")
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SparksError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

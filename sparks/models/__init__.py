@@ -7,7 +7,7 @@
 3. `anatomy_proof` puts the pieces together again in numbers, before the first measurement: what
    does not add up is refused, with the number. `hooks` reads and moves what flows between them.
 4. `guard` leaves a model as it was found: hooks, gradients, modes and random states, to the bit.
-5. `adapters`, `kernels`, `sharding` and `processes` are what a model in training may bring along;
+5. `adapters`, `sharding` and `processes` are what a model in training may bring along;
    `memory` says what fits; `generation` lets a model write; `fingerprint` tells models apart.
 
 Works: llama, qwen2, qwen3, mistral (sliding window), smollm3 (NoPE layers), phi3 (fused qkv),

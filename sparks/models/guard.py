@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from sparks.ground.errors import SparksError
-from sparks.models.kernels import without_liger
+
+_ROPE = "apply_rotary_pos_emb"
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     The caller's autocast is off inside, so that sums stay in float32; a model that a trainer has
     wrapped in its own autocast runs as it trains. Compiled models run eagerly, and Liger's kernels
-    rest (`models.kernels`).
+    rest (`without_liger`).
 
     Restored: the `training` flag of every module (set directly: `.train()` swaps kernels in some
     models), `requires_grad` of every parameter, and the random states of Python, numpy, torch and
@@ -63,3 +65,40 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(states[2])
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def without_liger(model: nn.Module) -> Iterator[None]:
+    """Inside, what Liger patched in `model` runs as transformers wrote it, and RoPE on copies.
+
+    Liger's kernels (`use_liger_kernel`) write into tensors that hooks hold. Liger patches instances
+    of norms and MLPs, and RoPE for the whole process; its RoPE rotates queries and keys in place,
+    so that a hook on their projections sees them rotated.
+    """
+    forwards = {
+        module: module.__dict__["forward"]
+        for module in model.modules()
+        # The model's own forward may be wrapped in autocast since; without labels it is harmless.
+        if _is_liger(module.__dict__.get("forward")) and not hasattr(module, "generation_config")
+    }
+    homes = {sys.modules.get(type(module).__module__) for module in model.modules()}
+    ropes = {home: getattr(home, _ROPE) for home in homes if _is_liger(getattr(home, _ROPE, None))}
+    try:
+        for module in forwards:
+            del module.forward
+        for home, rope in ropes.items():
+            setattr(home, _ROPE, _on_copies(rope))
+        yield
+    finally:
+        for module, forward in forwards.items():
+            module.forward = forward
+        for home, rope in ropes.items():
+            setattr(home, _ROPE, rope)
+
+
+def _is_liger(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("liger_kernel")
+
+
+def _on_copies(rope: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda q, k, *args, **kwargs: rope(q.clone(), k.clone(), *args, **kwargs)

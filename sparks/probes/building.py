@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, get_args
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from sparks.ground.config import TRUST_HELP, ControlKind, SnapshotConfig, check_share, setting
 from sparks.ground.errors import SparksError
 from sparks.ground.files import check_writable
 from sparks.models.generation import (
@@ -38,93 +37,12 @@ from sparks.probes.controls import Reading, control_probes
 from sparks.probes.pairs import Message, PairEncoder, TokenPair, opened_thinking
 from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.probes.problems import ANSWER_KEYS, Problem, one_line, opened_problems
+from sparks.probes.settings import ProbeBuildingConfig
 
 T = TypeVar("T")
 
 # Passed-over problems after which building gives up, so that no hub data set is read to its end.
 _PATIENCE = 100
-
-
-def _required(help: str) -> Any:
-    return field(metadata={"help": help})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeBuildingConfig:
-    """What probes are built from, and how. Frozen; ranges are checked when it is made.
-
-    Raises:
-        SparksError: a value is outside its range.
-    """
-
-    data: str | None = setting(
-        None,
-        "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
-        "problem or question, and with completion, solution or answer; needed but for control "
-        "probes alone",
-    )
-    model: str = _required(
-        "the model before training, a folder or hub id; its sampled beginnings are the corrupted "
-        "ones"
-    )
-    output: str = _required("the JSONL file to write")
-    clean_model: str | None = setting(
-        None, "a trained model whose sampled beginnings are the clean ones, not reference answers"
-    )
-    subset: str | None = setting(None, "name of the subset of a hub data set")
-    split: str = setting("train", "split of a hub data set")
-    count: int = setting(16, "probes to build from the data")
-    control: int = setting(
-        0, "control probes to build as well, of a behaviour that is not trained; they need no data"
-    )
-    control_kind: ControlKind = setting(
-        "both", "what control probes ask for: copying a list, recall of plain facts, or both"
-    )
-    control_probes: str | None = setting(
-        None, "JSONL file of probes of your own to take as control probes"
-    )
-    group: str = setting("", "label of the probes; the problem's own `group` where not given")
-    system_prompt: str | None = setting(
-        None, "system message of chat prompts, in place of the problem's own"
-    )
-    max_new_tokens: int = setting(32, "tokens sampled, and kept of a reference answer")
-    max_suffix_tokens: int = setting(
-        SnapshotConfig.max_suffix_tokens, "pairs must differ within this many tokens"
-    )
-    temperature: float = setting(0.6, "sampling temperature (paper: 0.6)")
-    top_p: float = setting(0.95, "sampling nucleus (paper: 0.95)")
-    greedy: bool = setting(False, "take the likeliest token instead of sampling")
-    seed: int = setting(0, "seed of the sampling")
-    batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
-    device: str = setting("auto", "where models run: auto, cpu, cuda, cuda:1, ...")
-    trust_remote_code: bool = setting(False, TRUST_HELP)
-
-    def __post_init__(self) -> None:
-        for name in ("count", "max_new_tokens", "max_suffix_tokens", "batch_size"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SparksError(f"{name} must be a whole number, at least 1, got {value!r}")
-        if type(self.control) is not int or self.control < 0:
-            raise SparksError(f"control must be a whole number, at least 0, got {self.control!r}")
-        if self.control_kind not in get_args(ControlKind):
-            raise SparksError(
-                f"control_kind must be one of {', '.join(get_args(ControlKind))}, "
-                f"got {self.control_kind!r}"
-            )
-        if self.data is None and not self.control:
-            raise SparksError("no probes asked for: give problems with data, or control above 0")
-        if self.control_probes is not None and not self.control:
-            raise SparksError("control_probes needs control: how many of them to take")
-        if not self.temperature > 0:
-            raise SparksError(
-                f"temperature must be above 0, got {self.temperature!r}: use greedy for 0"
-            )
-        check_share("top_p", self.top_p)
-        if self.max_new_tokens < self.max_suffix_tokens:
-            raise SparksError(
-                f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
-                f"got {self.max_new_tokens}"
-            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sparks.ground.config import at_least, check_value
 from sparks.ground.errors import SparksError, reason
 
 Message = dict[str, str]
@@ -107,10 +108,7 @@ class PairEncoder:
     def __init__(
         self, tokenizer: Any, *, max_suffix_tokens: int, max_context: int | None = None
     ) -> None:
-        if type(max_suffix_tokens) is not int or max_suffix_tokens < 1:
-            raise SparksError(
-                f"max_suffix_tokens must be a whole number, at least 1, got {max_suffix_tokens!r}"
-            )
+        check_value("max_suffix_tokens", max_suffix_tokens, int, at_least(1))
         self._tokenizer = copy.deepcopy(tokenizer)
         self._max_suffix_tokens = max_suffix_tokens
         self._max_context = max_context

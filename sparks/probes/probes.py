@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
-from sparks.ground.files import write_atomically
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import read_jsonl, write_atomically
 from sparks.probes.pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]
@@ -165,6 +165,16 @@ class ProbeSet:
             SparksError: it cannot be written.
         """
         return write_atomically(path, self.to_jsonl())
+
+    def tokenize_for(
+        self, model_config: Any, tokenizer: Any, settings: SnapshotConfig
+    ) -> TokenizedProbes:
+        """`tokenize`, as snapshots with these settings need it, for a model of this config."""
+        return self.tokenize(
+            tokenizer,
+            max_suffix_tokens=settings.max_suffix_tokens,
+            max_context=getattr(model_config, "max_position_embeddings", None),
+        )
 
     def tokenize(
         self, tokenizer: Any, *, max_suffix_tokens: int, max_context: int | None = None

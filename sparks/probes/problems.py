@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks.ground.errors import SparksError
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import read_jsonl
 from sparks.probes.pairs import Message
 from sparks.probes.probes import check_messages
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
+from sparks.ground.config import todays_names
 from sparks.ground.errors import SparksError
 from sparks.ground.schema import LIMITS, Amount, Count, Versioned, decode
 
@@ -95,13 +97,20 @@ def from_json(text: str) -> tuple[NullBand, ...]:
     try:
         schema = decode(Versioned, text).schema
         if schema <= SCHEMA_VERSION:
-            return decode(_Bands, text).bands
+            return tuple(map(_with_todays_names, decode(_Bands, text).bands))
     except SparksError as error:
         raise SparksError(f"damaged ({error}): run `sparks null` again, or delete it") from error
     raise SparksError(
         f"schema {schema} is newer than this sparks reads ({SCHEMA_VERSION}): upgrade with "
         f"`pip install -U thinking-sparks`"
     )
+
+
+def _with_todays_names(band: NullBand) -> NullBand:
+    with suppress(ValueError, TypeError, RecursionError):  # what is no such text belongs to no run
+        settings = todays_names(json.loads(band.settings))
+        return replace(band, settings=json.dumps(settings, sort_keys=True))
+    return band
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,10 @@ class Interval:
     low: float
     high: float
 
+    def cells(self, name: str) -> dict[str, float]:
+        """As three columns of a table: NAME, NAME_low, NAME_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 NO_INTERVAL = Interval(value=math.nan, low=math.nan, high=math.nan)
 

@@ -22,8 +22,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int8, Num
 
-from sparks.attribution.snapshot import Snapshot
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.heads import Head, head_name
 from sparks.probes.thinking_switch import MODES, Mode
@@ -249,11 +247,12 @@ class ThinkComparison:
     def _check_alike(self) -> None:
         on, off = self.on.snapshots[-1], self.off.snapshots[-1]
         again = "measure both again with sparks think --overwrite"
+        name, *values = on.meta.settings.difference(off.meta.settings) or ("", "", "")
         for what, first, second in (
             ("the same problems", self.on.probe_ids, self.off.probe_ids),
             ("the same graph", on.graph, off.graph),
             ("the same weights", on.meta.model_hash[:12], off.meta.model_hash[:12]),
-            ("the same settings", *_first_difference(on, off)),
+            ("the same settings", *(f"{name}={value!r}" for value in values)),
             ("the same circuit settings", on.grid, off.grid),
         ):
             if first != second:
@@ -261,14 +260,3 @@ class ThinkComparison:
                     f"thinking on and off must be measured with {what}, got {first} and {second}: "
                     f"{again}"
                 )
-
-
-def _first_difference(on: Snapshot, off: Snapshot) -> tuple[str, str]:
-    """The first setting that differs, with its value in each; twice nothing where none does."""
-    values = [
-        SnapshotConfig.from_dict(snapshot.meta.config).measurement() for snapshot in (on, off)
-    ]
-    for name, first in values[0].items():
-        if first != values[1][name]:
-            return f"{name}={first!r}", f"{name}={values[1][name]!r}"
-    return "", ""

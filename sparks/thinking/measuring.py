@@ -143,11 +143,7 @@ def _measure(
         if _is_done(store, tokenized, longer):
             continue
         loaded = loaded or load_model(model, **how)
-        tokenized = kept.tokenize(
-            tokenizer,
-            max_suffix_tokens=longer.max_suffix_tokens,
-            max_context=getattr(loaded.config, "max_position_embeddings", None),
-        )
+        tokenized = kept.tokenize_for(loaded.config, tokenizer, longer)
         store.save(take_snapshot(loaded, tokenized, longer, source="replay", progress=progress))
         store.write_probes(kept.to_jsonl())
 
@@ -155,10 +151,9 @@ def _measure(
 def _is_done(store: RunStore, probes: TokenizedProbes, config: SnapshotConfig) -> bool:
     try:
         meta = store.load(0).meta
+        return meta.probes_hash == probes.hash and meta.settings.difference(config) is None
     except SparksError:  # none, or damaged: it is taken again
         return False
-    held = SnapshotConfig.from_dict(meta.config).measurement()
-    return meta.probes_hash == probes.hash and held == config.measurement()
 
 
 def _request(model: str, probes: ThinkConfig, config: SnapshotConfig) -> dict[str, Any]:

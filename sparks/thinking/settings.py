@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from sparks.ground.config import setting
-from sparks.ground.errors import SparksError
-from sparks.probes.building import ProbeBuildingConfig
+from sparks.ground.config import check_choice, setting
+from sparks.probes.settings import ProbeBuildingConfig
 
 Contrast = Literal["auto", "beginnings", "words"]
 
@@ -48,10 +47,7 @@ class ThinkConfig:
     batch_size: int = setting(8, "prompts sampled at a time; part of what a seed reproduces")
 
     def __post_init__(self) -> None:
-        if self.contrast not in get_args(Contrast):
-            raise SparksError(
-                f"contrast must be one of {', '.join(get_args(Contrast))}, got {self.contrast!r}"
-            )
+        check_choice("contrast", self.contrast, get_args(Contrast))
         self.sampling("-", "cpu", max_suffix_tokens=1)  # checks the rest
 
     def sampling(
@@ -62,13 +58,8 @@ class ThinkConfig:
         Raises:
             SparksError: a value is outside its range.
         """
-        same = {
-            name: getattr(self, name)
-            for name in (
-                "subset", "split", "count", "system_prompt", "max_new_tokens", "temperature",
-                "top_p", "greedy", "seed", "batch_size",
-            )
-        }  # fmt: skip
+        known = {item.name for item in fields(ProbeBuildingConfig)} - {"data"}
+        same = {item.name: getattr(self, item.name) for item in fields(self) if item.name in known}
         return ProbeBuildingConfig(
             data=self.data or "-", model=model, output="-", device=device,
             max_suffix_tokens=max_suffix_tokens, trust_remote_code=trust_remote_code, **same,

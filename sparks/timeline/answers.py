@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from sparks.ground.errors import SparksError
 from sparks.runs.evaluations import StepEvaluation
 from sparks.stats.fisher import beyond_luck, by_luck, p_values
+from sparks.stats.intervals import NO_INTERVAL, Interval
 from sparks.stats.paired import effect
 from sparks.timeline.timeline import Rule, Timeline
 
@@ -223,16 +224,13 @@ class EvaluationHistory:
 
     def _row(self, index: int) -> dict[str, object]:
         item, step = self.evaluations[index], int(self.steps[index])
-        found = item.pass_at_1()
         solved, missed = self._changes(index, "solved"), self._changes(index, "missed")
         heads = {kind: self.heads(step, kind) for kind in JOINED}
         luck = by_luck(self.right[0], self.right[index], self.samples) if index else 0.0
         return {
             "step": step,
-            "pass_1": found.value,
-            "pass_1_low": found.low,
-            "pass_1_high": found.high,
-            **self._change(index),
+            **item.pass_at_1().cells("pass_1"),
+            **self._change(index).cells("change"),
             "problems": len(self.base.ids),
             "samples": self.samples,
             "solved": int((self.right[index] > 0).sum()),
@@ -246,12 +244,10 @@ class EvaluationHistory:
             "seconds": item.seconds,
         }
 
-    def _change(self, index: int) -> dict[str, float]:
-        names = ("change", "change_low", "change_high")
+    def _change(self, index: int) -> Interval:
         if not index or self.right.shape[1] < 2:
-            return dict.fromkeys(names, np.nan)
-        found = effect(self.shares[index], self.shares[0], grain=1 / self.samples)
-        return dict(zip(names, (found.value, found.low, found.high), strict=True))
+            return NO_INTERVAL
+        return effect(self.shares[index], self.shares[0], grain=1 / self.samples)
 
     def problems(self) -> pd.DataFrame:
         """A row a checkpoint and changed problem: newly solved ones, then newly missed ones.

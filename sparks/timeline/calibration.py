@@ -1,7 +1,7 @@
 """The calibrated rule: which heads are in the circuit, and which were born or pruned, beyond luck.
 
 A head's *inclusion* at a checkpoint is the mean, over probes, of the share of circuit settings that
-hold it (`attribution.circuit_grid`; with one setting, the share of probes). In order, for each
+hold it (`attribution.circuit`; with one setting, the share of probes). In order, for each
 checkpoint:
 
 1. Reading: `active` where the interval of the inclusion (`stats.intervals`) lies above one half,
@@ -42,8 +42,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int32, UInt8
 
-from sparks.ground.config import LEAST_LOSS, setting
-from sparks.ground.errors import SparksError
+from sparks.ground.config import FRACTION, LEAST_LOSS, at_least, check_settings, setting
 from sparks.stats.intervals import LEVEL, inclusion_interval
 from sparks.stats.sign_flips import changed
 
@@ -60,29 +59,24 @@ class CalibrationConfig:
     """
 
     fdr: float = setting(
-        0.05, "share of false births and prunings that is accepted, over heads and checkpoints"
+        0.05,
+        "share of false births and prunings that is accepted, over heads and checkpoints",
+        FRACTION,
     )
-    level: float = setting(LEVEL, "coverage of the intervals that decide active and inactive")
+    level: float = setting(
+        LEVEL, "coverage of the intervals that decide active and inactive", FRACTION
+    )
     checkpoints: int = setting(
-        50, "checkpoints after the first over which half of the accepted errors are spread"
+        50, "checkpoints after the first over which half of the accepted errors are spread", low=1
     )
     floor: float = setting(
         LEAST_LOSS,
         "L, nats, median over probes: where a checkpoint has less, nothing is called; 0 for none",
+        at_least(0, "a number of nats, "),
     )
 
     def __post_init__(self) -> None:
-        for name in ("fdr", "level"):
-            value = getattr(self, name)
-            if not (isinstance(value, float) and 0 < value < 1):
-                raise SparksError(f"{name} must be a number between 0 and 1, got {value!r}")
-        if type(self.checkpoints) is not int or self.checkpoints < 1:
-            raise SparksError(
-                f"checkpoints must be a whole number, at least 1, got {self.checkpoints!r}"
-            )
-        number = isinstance(self.floor, int | float) and not isinstance(self.floor, bool)
-        if not (number and 0 <= self.floor < math.inf):
-            raise SparksError(f"floor must be a number of nats, at least 0, got {self.floor!r}")
+        check_settings(self)
 
     def alpha(self, checkpoint: int) -> float:
         """False discovery rate spent at the checkpoint of this index; the first compares nothing.

@@ -34,7 +34,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.timeline.nulls import null_of
 from sparks.timeline.paper_rule import paper_counts
@@ -245,10 +244,7 @@ class Comparison:
         )
         rules = [timeline.rule for timeline in self.timelines]
         self._refuse_mixed("the same rule", rules, "read all of them with the same --rule")
-        settings = [
-            SnapshotConfig.from_dict(timeline.metas[0].config).measurement()
-            for timeline in self.timelines
-        ]
+        settings = [timeline.metas[0].settings.measurement() for timeline in self.timelines]
         for setting in settings[0]:
             texts = [f"{setting}={values[setting]!r}" for values in settings]
             self._refuse_mixed("the same settings", texts, f"{again} settings")
@@ -355,9 +351,7 @@ def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
         "retained_share": retained / base if base else math.nan,
         **_beside(timeline),
         "regime": regime.verdict,
-        "survival": regime.survival.value,
-        "survival_low": regime.survival.low,
-        "survival_high": regime.survival.high,
+        **regime.survival.cells("survival"),
         "half_life": math.nan if math.isinf(regime.half_life.value) else regime.half_life.value,
     }
     circuits = circuit_means(timeline)

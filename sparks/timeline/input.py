@@ -14,7 +14,6 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.probes.probes import members
@@ -44,7 +43,7 @@ class Outline:
             groups = first.probe_groups
         settings: tuple[Any, ...]
         try:
-            settings = tuple(sorted(_measurement(snapshot).items()))
+            settings = tuple(sorted(snapshot.meta.settings.measurement().items()))
         except SparksError:
             settings = (object(),)  # like no other: `check_comparable` says why
         return cls(
@@ -81,7 +80,7 @@ def check_comparable(ordered: Sequence[Outline]) -> None:
     _refuse_mixed("run", named, [snapshot.meta.run_id for snapshot in named])
     _refuse_mixed("probes", ordered, [_probes_text(snapshot) for snapshot in ordered])
     _refuse_mixed("graph", ordered, [str(snapshot.graph) for snapshot in ordered])
-    settings = [_measurement(snapshot) for snapshot in ordered]
+    settings = [snapshot.meta.settings.measurement() for snapshot in ordered]
     for name in settings[0]:
         _refuse_mixed("settings", ordered, [f"{name}={values[name]!r}" for values in settings])
 
@@ -145,7 +144,7 @@ def caveats(
     gaps = {s.step: value for s, value in zip(ordered, gap.tolist(), strict=True)}
     if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP]:
         worst = max(coarse, key=lambda step: gaps[step])
-        points = ordered[0].meta.config.get("points", "?")
+        points = ordered[0].meta.settings.points
         lines.append(
             f"the scores are coarse at {steps_text(coarse)}: half of the probes miss at least "
             f"{gaps[worst]:.0%} of L at step {worst} (completeness gap); raise points, now {points}"
@@ -259,16 +258,6 @@ def _refuse_mixed(what: str, ordered: Sequence[Outline], values: Sequence[str]) 
 
 def _probes_text(snapshot: Outline) -> str:
     return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash!r}"
-
-
-def _measurement(snapshot: Snapshot | Outline) -> dict[str, Any]:
-    try:
-        return SnapshotConfig.from_dict(snapshot.meta.config).measurement()
-    except (SparksError, TypeError) as error:
-        raise SparksError(
-            f"the settings of the snapshot at step {snapshot.step} cannot be read ({error}): "
-            "take it again with `sparks replay`"
-        ) from error
 
 
 def _name(text: object) -> str:

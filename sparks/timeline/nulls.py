@@ -42,7 +42,6 @@ import numpy as np
 from jaxtyping import Bool, Int, Num, UInt8
 
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.runs.null_band import NullBand, NullMethod
 from sparks.timeline.calibration import CalibrationConfig, decide
@@ -260,7 +259,9 @@ def weight_noise(
     """
     refuse_too_little(timeline)
     base = base or timeline.snapshots[0]
-    pairs = [(base, _like(base, snapshot, "a noisy model", same_probes=True)) for snapshot in noisy]
+    pairs = [
+        (base, check_like(base, snapshot, "a noisy model", same_probes=True)) for snapshot in noisy
+    ]
     found = _of_pairs(timeline, pairs)
     return NullBand(
         **_about(timeline, "weight noise", len(noisy)),
@@ -287,7 +288,9 @@ def seeds(timeline: Timeline, others: Sequence[Timeline]) -> NullBand:
         refuse_too_little(run, -1)
     last = timeline.snapshots[-1]
     ends = [other.snapshots[-1] for other in others]
-    pairs = [(last, _like(last, end, "a run of another seed", same_probes=True)) for end in ends]
+    pairs = [
+        (last, check_like(last, end, "a run of another seed", same_probes=True)) for end in ends
+    ]
     found = _of_pairs(timeline, pairs)
     steps = ", ".join(str(step) for step in sorted({end.step for end in ends}))
     runs = "1 run of another seed" if len(ends) == 1 else f"{len(ends)} runs of other seeds"
@@ -311,15 +314,17 @@ def refuse_too_little(timeline: Timeline, checkpoint: int = 0) -> None:
         )
 
 
-def check_like(first: Snapshot, other: Snapshot, what: str, *, same_probes: bool = False) -> None:
-    """The two can be compared head by head.
+def check_like(
+    first: Snapshot, other: Snapshot, what: str, *, same_probes: bool = False
+) -> Snapshot:
+    """`other`, once it is sure that the two can be compared head by head.
 
     Raises:
         SparksError: they differ in graph or settings, or in probes that must be the same.
     """
-    settings = [SnapshotConfig.from_dict(s.meta.config).measurement() for s in (first, other)]
     compared: list[tuple[str, Any, Any]] = [("model shape", first.graph, other.graph)]
-    compared += [(name, settings[0][name], settings[1][name]) for name in settings[0]]
+    if found := first.meta.settings.difference(other.meta.settings):
+        compared.append(found)
     if same_probes:
         compared.append(("probes", first.meta.probes_hash[:12], other.meta.probes_hash[:12]))
     for name, ours, theirs in compared:
@@ -328,10 +333,6 @@ def check_like(first: Snapshot, other: Snapshot, what: str, *, same_probes: bool
                 f"{what} must have the run's own {name} ({ours}), got {theirs}: it cannot be held "
                 f"against this run"
             )
-
-
-def _like(first: Snapshot, other: Snapshot, what: str, *, same_probes: bool) -> Snapshot:
-    check_like(first, other, what, same_probes=same_probes)
     return other
 
 
@@ -341,12 +342,11 @@ def _about(timeline: Timeline, method: NullMethod, draws: int) -> dict[str, Any]
 
 
 def _base(meta: SnapshotMeta) -> dict[str, Any]:
-    settings = SnapshotConfig.from_dict(meta.config).measurement()
     return {
         "base_step": meta.step,
         "base_hash": meta.model_hash,
         "probes_hash": meta.probes_hash,
-        "settings": json.dumps(settings, sort_keys=True),
+        "settings": json.dumps(meta.settings.measurement(), sort_keys=True),
     }
 
 

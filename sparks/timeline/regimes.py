@@ -50,7 +50,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from sparks.attribution.snapshot import Snapshot
-from sparks.ground.config import setting
+from sparks.ground.config import FRACTION, check_settings, setting
 from sparks.ground.errors import SparksError
 from sparks.stats.coupling import Coupling, Side, at_checkpoints, coupling
 from sparks.stats.intervals import LEVEL, inclusion_interval
@@ -81,28 +81,25 @@ class RegimeSettings:
         SparksError: a value is outside its range.
     """
 
-    alpha: float = setting(0.05, "p-value up to which a test counts")
-    level: float = setting(LEVEL, "coverage of the interval of survival")
+    alpha: float = setting(0.05, "p-value up to which a test counts", FRACTION)
+    level: float = setting(LEVEL, "coverage of the interval of survival", FRACTION)
     share_kept: float = setting(
-        0.5, "survival of births that tells the regimes apart: its interval above, or below"
+        0.5,
+        "survival of births that tells the regimes apart: its interval above, or below",
+        FRACTION,
     )
-    min_births: int = setting(12, "births with fewer of which no regime is named")
-    min_checkpoints: int = setting(8, "checkpoints with fewer of which no regime is named")
+    min_births: int = setting(12, "births with fewer of which no regime is named", low=1)
+    min_checkpoints: int = setting(8, "checkpoints with fewer of which no regime is named", low=1)
     followed_share: float = setting(
-        0.25, "share of the run for which half of the births must have been followed"
+        0.25, "share of the run for which half of the births must have been followed", FRACTION
     )
-    max_lag: int = setting(3, "checkpoints, at most, by which the count may follow the reward")
+    max_lag: int = setting(
+        3, "checkpoints, at most, by which the count may follow the reward", low=0
+    )
     reward: str = setting("reward", "name of the logged curve that a search follows")
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "level", "share_kept", "followed_share"):
-            value = getattr(self, name)
-            if not (isinstance(value, float) and 0 < value < 1):
-                raise SparksError(f"{name} must be a number between 0 and 1, got {value!r}")
-        for name, lowest in (("min_births", 1), ("min_checkpoints", 1), ("max_lag", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < lowest:
-                raise SparksError(f"{name} must be a whole number, at least {lowest}, got {value}")
+        check_settings(self)
 
     @property
     def fewest_births(self) -> int:
@@ -296,9 +293,8 @@ def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def _cells(name: str, value: object) -> Mapping[str, Any]:
     if isinstance(value, Interval):
-        finite = {end: getattr(value, end) for end in ("value", "low", "high")}
-        finite = {end: math.nan if math.isinf(number) else number for end, number in finite.items()}
-        return {name: finite["value"], f"{name}_low": finite["low"], f"{name}_high": finite["high"]}
+        ends = value.cells(name).items()
+        return {end: math.nan if math.isinf(number) else number for end, number in ends}
     if isinstance(value, Trend):
         return {f"{name}_rho": value.rho, f"{name}_p": value.p_value}
     if name in _COUPLINGS:

@@ -116,14 +116,13 @@ class TurnoverMeter:
 
 def turnover_frame(rows: Iterable[Turnover]) -> pd.DataFrame:
     """A row a checkpoint: step, and of every number three columns: NAME, NAME_low, NAME_high."""
-    columns: dict[str, list[float]] = {}
+    found = []
     for row in rows:
-        columns.setdefault("step", []).append(row.step)
+        cells: dict[str, float] = {"step": row.step}
         for item in fields(row)[1:]:
-            interval = getattr(row, item.name)
-            for end, name in (("value", ""), ("low", "_low"), ("high", "_high")):
-                columns.setdefault(item.name + name, []).append(getattr(interval, end))
-    return pd.DataFrame(columns)
+            cells |= getattr(row, item.name).cells(item.name)
+        found.append(cells)
+    return pd.DataFrame(found)
 
 
 # -- sets as sorted numbers ------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sparks.ground.config import SnapshotConfig
+from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError, reason
 from sparks.models.adapters import can_be_disabled
 from sparks.models.sharding import refuse_unknown_sharding
@@ -67,7 +67,7 @@ class SparksCallback(TrainerCallback):
         report: write `report.html` into the run folder at the end.
         progress: show a bar while a snapshot is taken, and a line after it.
         alerts: have trackers that can do so tell of births and prunings.
-        settings: settings by name in place of `config`, as in `SparksCallback(probes, steps=20)`.
+        settings: settings by name in place of `config`, as in `SparksCallback(probes, points=20)`.
 
     Raises:
         SparksError: the probes or the task cannot be read or a setting is out of range.
@@ -95,14 +95,11 @@ class SparksCallback(TrainerCallback):
         if config is not None and not isinstance(config, SnapshotConfig):
             raise SparksError(
                 f"config must be a SnapshotConfig, got {type(config).__name__}: give settings by "
-                f"name, as in SparksCallback(probes, steps=20)"
+                f"name, as in SparksCallback(probes, points=20)"
             )
         if on_error not in ("warn", "raise"):
             raise SparksError(f"on_error must be warn or raise, got {on_error!r}")
-        if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
-            raise SparksError(
-                f"every_n_steps must be a whole number, at least 1, got {every_n_steps!r}"
-            )
+        check_value("every_n_steps", every_n_steps, int | None, at_least(1))
         if evaluate is None and evaluation is not None:
             raise SparksError(
                 "evaluation says how to evaluate, but not on what: give evaluate=TASK, such as a "

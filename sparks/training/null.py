@@ -26,7 +26,7 @@ from torch import nn
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
-from sparks.ground.config import SnapshotConfig, check_share
+from sparks.ground.config import SHARE, SnapshotConfig, check_value
 from sparks.ground.errors import SparksError
 from sparks.models.fingerprint import fingerprint
 from sparks.models.loading import load_model, load_tokenizer
@@ -83,7 +83,7 @@ def measure(
             no probes, all fresh probes are the run's own, or as `take_snapshot` does.
     """
     if noise is not None:
-        check_share("noise", noise)
+        check_value("noise", noise, float, SHARE)
     if draws < 1:
         raise SparksError(f"draws must be at least 1, got {draws!r}")
     store = RunStore.find(run)
@@ -148,15 +148,10 @@ class _Measurer:
     @property
     def config(self) -> SnapshotConfig:
         """Of the run; how much a circuit carries alone plays no part."""
-        config = SnapshotConfig.from_dict(self.first.meta.config)
-        return replace(config, faithfulness=False)
+        return replace(self.first.meta.settings, faithfulness=False)
 
     def tokenized(self, probes: ProbeSet) -> TokenizedProbes:
-        return probes.tokenize(
-            self.tokenizer,
-            max_suffix_tokens=self.config.max_suffix_tokens,
-            max_context=getattr(self.model.config, "max_position_embeddings", None),
-        )
+        return probes.tokenize_for(self.model.config, self.tokenizer, self.config)
 
     def pool(self, fresh: ProbeSet, own: TokenizedProbes) -> TokenizedProbes:
         """Those fresh probes that the run does not have, and no control probes."""
@@ -187,14 +182,12 @@ class _Measurer:
     def _known(self, store: RunStore, index: int, probes: TokenizedProbes) -> Snapshot | None:
         try:
             found = store.load(index)
+            difference = found.meta.settings.difference(self.config)
         except SparksError:  # none, or damaged: it is taken again
             return None
-        settings = SnapshotConfig.from_dict(found.meta.config).measurement()
-        same = (found.meta.probes_hash, found.meta.model_hash) == (
-            probes.hash,
-            fingerprint(self.model),
-        )
-        return found if same and settings == self.config.measurement() else None
+        kept, now = found.meta, (probes.hash, fingerprint(self.model))
+        same = (kept.probes_hash, kept.model_hash) == now and difference is None
+        return found if same else None
 
 
 # -- noise -----------------------------------------------------------------------------------

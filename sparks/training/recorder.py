@@ -116,11 +116,7 @@ class Recorder:
                 "SFTTrainer(processing_class=tokenizer)"
             )
         config = getattr(base_model(model), "config", None)
-        return self.probes.tokenize(
-            _tokenizer_of(processing_class),
-            max_suffix_tokens=self.config.max_suffix_tokens,
-            max_context=getattr(config, "max_position_embeddings", None),
-        )
+        return self.probes.tokenize_for(config, _tokenizer_of(processing_class), self.config)
 
     def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
         """Be the only one to write the folder, from now to `close`, and take up what is there."""
@@ -164,14 +160,12 @@ class Recorder:
                 f"{meta.probes_hash[:12]}, now {tokenized.hash[:12]}): resume "
                 f"with the same probes, or give another output_dir"
             )
-        held = SnapshotConfig.from_dict(meta.config).measurement()
-        for name, value in self.config.measurement().items():
-            if held[name] != value:
-                raise SparksError(
-                    f"{self.store.path} holds a snapshot of step {meta.step} with {name}="
-                    f"{held[name]!r}, now it is {value!r}: resume with the same settings, or "
-                    f"give another output_dir"
-                )
+        if found := meta.settings.difference(self.config):
+            name, held, now = found
+            raise SparksError(
+                f"{self.store.path} holds a snapshot of step {meta.step} with {name}={held!r}, now "
+                f"it is {now!r}: resume with the same settings, or give another output_dir"
+            )
 
     # -- measuring ---------------------------------------------------------------------------
 

@@ -169,11 +169,7 @@ def _measure(
     *,
     progress: bool,
 ) -> Snapshot:
-    tokenized = probes.tokenize(
-        tokenizer,
-        max_suffix_tokens=config.max_suffix_tokens,
-        max_context=getattr(model.config, "max_position_embeddings", None),
-    )
+    tokenized = probes.tokenize_for(model.config, tokenizer, config)
     log = checkpoint.log
     return take_snapshot(
         model,
@@ -251,10 +247,9 @@ def _is_done(store: RunStore, step: int, config: SnapshotConfig) -> bool:
     if step not in store.steps():
         return False
     try:
-        meta = store.load(step).meta
+        return store.load(step).meta.settings.difference(config) is None
     except SparksError:
         return False  # a damaged file is taken again
-    return SnapshotConfig.from_dict(meta.config).measurement() == config.measurement()
 
 
 def _is_evaluated(store: RunStore, step: int, evaluator: CheckpointEvaluator) -> bool:
@@ -281,14 +276,12 @@ def _refuse_other_settings(
     for snapshot in snapshots:
         if snapshot.step in replayed:
             continue
-        held = SnapshotConfig.from_dict(snapshot.meta.config).measurement()
-        for name, value in config.measurement().items():
-            if held[name] != value:
-                raise SparksError(
-                    f"{store.path} holds a snapshot of step {snapshot.step} with {name}="
-                    f"{held[name]!r}, now it is {value!r}: replay that step too, or give another "
-                    f"output folder"
-                )
+        if found := snapshot.meta.settings.difference(config):
+            name, held, now = found
+            raise SparksError(
+                f"{store.path} holds a snapshot of step {snapshot.step} with {name}={held!r}, now "
+                f"it is {now!r}: replay that step too, or give another output folder"
+            )
 
 
 def _write_log(store: RunStore, logs: Sequence[TrainerLog]) -> None:

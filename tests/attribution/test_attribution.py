@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from sparks.attribution import eap_ig as attribution
+from sparks.attribution import path_sums
 from sparks.attribution.eap_ig import (
     edge_attribution,
     estimate_memory,
@@ -472,8 +472,8 @@ def test_writes_are_the_same_kept_or_streamed() -> None:
     anatomy = take_apart(model)
     with torch.no_grad():
         ends = Passes(anatomy, [PAIRS[0], PAIRS[3]], "last").endpoints()
-        kept = attribution._Writes(anatomy, ends, keep=True)
-        streamed = attribution._Writes(anatomy, ends, keep=False)
+        kept = path_sums._Writes(anatomy, ends, keep=True)
+        streamed = path_sums._Writes(anatomy, ends, keep=False)
     for limit in (1, 3, 5, 6, anatomy.graph.num_sources):
         whole = torch.cat([part for _, part in kept.blocks(limit)], 1)
         parts = list(streamed.blocks(limit))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from factories import make_snapshot
 
-from sparks.attribution.circuit import extract_circuit
-from sparks.attribution.circuit_grid import GRID, SHARES, THRESHOLDS, heads_of_grid
+from sparks.attribution.circuit import GRID, SHARES, THRESHOLDS, extract_circuit, heads_of_grid
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph

@@ -19,9 +19,9 @@ import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparks.attribution.batches import Schedule
-from sparks.attribution.eap_ig import _EdgeRun
 from sparks.attribution.head_gradients import AttentionReader
 from sparks.attribution.model_runs import GRADIENT_SCALE
+from sparks.attribution.path_sums import EdgeSums
 from sparks.ground.config import SnapshotConfig
 from sparks.models.guard import undisturbed
 from sparks.probes.probes import ProbeSet
@@ -30,11 +30,11 @@ FORWARD = 0.45  # CPU time of a row's forward by that of its forward, backward a
 EVEN = 0.3
 
 
-class Watched(_EdgeRun):
-    def read(self, trace, grads):
+class Watched(EdgeSums):
+    def _read(self, trace, grads):
         clean, found = self.ends.p_clean, trace.logits.detach().float().log_softmax(-1)
         self.loss = float((clean * (clean.log() - found)).nansum(-1).mean())
-        super().read(trace, grads)
+        super()._read(trace, grads)
 
 
 def measure(work, readers, index, points):
@@ -46,7 +46,7 @@ def measure(work, readers, index, points):
         run.add([(k + 0.5) / points])
         scores.append(run.result().scores[0].numpy()[work.anatomy.graph.edge_mask])
         losses.append(run.loss)
-        slopes.append(float(run.embed_total()) / GRADIENT_SCALE)
+        slopes.append(float(run._embed_total()) / GRADIENT_SCALE)
     return {"E": np.stack(scores), "L": losses, "F": slopes, "loss": float(ends.loss_corrupted)}
 
 

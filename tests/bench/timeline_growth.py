@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig
 from sparks.models.graph import Graph

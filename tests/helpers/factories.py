@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig
 from sparks.models.graph import Graph

@@ -20,13 +20,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sparks.ground.errors import SparksError
 from sparks.probes.building import (
-    ProbeBuildingConfig,
     build_probes,
     text_after,
     write_probes,
 )
 from sparks.probes.probes import ProbeSet
 from sparks.probes.problems import read_problems
+from sparks.probes.settings import ProbeBuildingConfig
 
 SMOLLM2 = ROOT / ".cache" / "smollm2-135m-instruct"
 SYSTEM = {"role": "system", "content": "Think."}

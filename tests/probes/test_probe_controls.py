@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparks.ground.config import LEAST_LOSS
 from sparks.ground.errors import SparksError
-from sparks.probes.building import ProbeBuildingConfig, Sampler, build_probes
+from sparks.probes.building import Sampler, build_probes
 from sparks.probes.controls import FACTS, WORDS, Reading, control_probes
 from sparks.probes.pairs import PairEncoder
 from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
+from sparks.probes.settings import ProbeBuildingConfig
 
 LONG = 80
 """Tokens of a continuation; the tokenizers made here spell most words."""

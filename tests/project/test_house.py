@@ -21,7 +21,7 @@ from sparks import cli
 from sparks.effects.settings import EffectConfig
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.ground.config import SnapshotConfig
-from sparks.probes.building import ProbeBuildingConfig
+from sparks.probes.settings import ProbeBuildingConfig
 from sparks.thinking.settings import ThinkConfig
 from sparks.timeline.timeline import RULES
 

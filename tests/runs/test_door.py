@@ -23,8 +23,7 @@ from sparks.cli import main
 from sparks.effects.plan import Plan
 from sparks.evaluation.results import Evaluation
 from sparks.ground.errors import SparksError
-from sparks.ground.files import MOST_BYTES, write_atomically
-from sparks.ground.jsonl import read_jsonl
+from sparks.ground.files import MOST_BYTES, read_jsonl, write_atomically
 from sparks.runs.run_folder import RunStore
 from sparks.runs.trainer_log import TrainerLog
 from sparks.thinking.record import ThinkRecord

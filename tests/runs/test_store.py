@@ -16,8 +16,10 @@ from places import DATA
 from safetensors.numpy import load_file, save_file
 
 from sparks.attribution.snapshot import SCHEMA_VERSION, Snapshot, checksum
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.runs.run_folder import RunStore
+from sparks.timeline.timeline import Timeline
 
 ARRAYS = tuple(make_snapshot(0).to_arrays()[0])
 
@@ -129,6 +131,40 @@ def test_the_stored_sample_of_schema_2_loads(tmp_path):
     assert levels[:, 2, 3].tolist() == [9, 9, 9]
     assert levels.sum() == 45
     assert sample.points.tolist() == [100, 100, 100]
+
+
+def test_the_stored_sample_of_schema_3_loads(tmp_path):
+    """Written by `make_snapshot` when schema 3 was current; never rewrite it."""
+    store = RunStore(tmp_path)
+    store.file(10).write_bytes((DATA / "snapshot-v3.safetensors").read_bytes())
+    sample = store.load(10)
+    assert sample.meta.run_id == "3f9a51c07be24d68"
+    assert sample.probe_groups == ("math", "math", "control")
+    assert sample.meta.settings == SnapshotConfig()
+    levels, settings = sample.levels
+    assert settings == len(sample.grid) == 9
+    assert levels[:, 0, 1].tolist() == [9, 9, 0]
+    assert levels[:, 2, 3].tolist() == [9, 9, 9]
+    assert levels.sum() == 45
+    assert sample.points.tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_earlier_names_of_settings_are_translated_and_a_run_goes_on(tmp_path, schema):
+    """They were `steps`, `max_steps` and `rule`."""
+    store = RunStore(tmp_path)
+    old = (DATA / f"snapshot-v{schema}.safetensors").read_bytes()
+    assert b'\\"steps\\": 100' in old
+    assert b'\\"rule\\": \\"midpoint\\"' in old
+    store.file(10).write_bytes(old)
+    found = store.load(10)
+    assert {*found.meta.config} <= {item.name for item in fields(SnapshotConfig)}
+    assert found.meta.settings == SnapshotConfig(points=100, max_points=324, quadrature="midpoint")
+    store.save(make_snapshot(20, {"L2H3": 3}, groups=found.probe_groups, grid=bool(found.grid)))
+    assert Timeline.from_run(tmp_path).steps.tolist() == [10, 20]
+    store.save(make_snapshot(30, groups=found.probe_groups, config=SnapshotConfig(points=50)))
+    with pytest.raises(SparksError, match="points=100 at steps 10, 20; points=50 at step 30"):
+        Timeline.from_run(tmp_path)
 
 
 # -- atomic writes ---------------------------------------------------------------------------

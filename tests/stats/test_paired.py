@@ -256,9 +256,9 @@ def test_a_metric_of_more_samples_than_there_are_is_refused():
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"random_draws": 1}, "random_draws must be at least 2, got 1"),
-        ({"margin": 0.0}, "margin must be above 0 and below 1, got 0.0"),
-        ({"margin": math.nan}, "margin must be above 0 and below 1, got nan"),
+        ({"random_draws": 1}, "random_draws must be a whole number, at least 2, got 1: one draw"),
+        ({"margin": 0.0}, "margin must be a number between 0 and 1, got 0.0"),
+        ({"margin": math.nan}, "margin must be a number between 0 and 1, got nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(values, match):

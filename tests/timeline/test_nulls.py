@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from factories import SMALL, STORY, make_run, make_snapshot, write_run
 
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -293,6 +293,17 @@ def test_a_null_holds_for_the_settings_and_the_group_that_it_was_found_with():
     assert null(Timeline(run, nulls=[band], group="a")).method == "resampled"
     strict = CalibrationConfig(fdr=0.01)
     assert null(Timeline(run, nulls=[band], calibration=strict)).method == "resampled"
+
+
+def test_a_stored_null_under_the_earlier_names_of_settings_still_belongs_to_its_run():
+    """They were `steps`, `max_steps` and `rule`."""
+    bare = Timeline(make_run(STORY))
+    band = found_fresh(bare)
+    text = to_json([band])
+    for today, then in (("points", "steps"), ("max_points", "max_steps"), ("quadrature", "rule")):
+        assert text.count(f'\\"{today}\\":') == 1
+        text = text.replace(f'\\"{today}\\":', f'\\"{then}\\":')
+    assert null_of(Timeline(make_run(STORY), nulls=from_json(text))) == band
 
 
 def test_new_nulls_replace_those_of_their_kind_alone():

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from sparks.attribution.faithfulness.curve import areas
 from sparks.attribution.faithfulness.settings import METRICS, CurveConfig, Metric
-from sparks.ground.config import refuse_unknown
+from sparks.ground.config import check_choice, refuse_unknown
 from sparks.ground.errors import SparksError
 from sparks.ground.files import read_file, why, write_atomically
 from sparks.ground.schema import LIMITS, Count, Number, Plain, Positive, Scalar, Share, Spec, decode
@@ -176,8 +176,8 @@ class FaithfulnessCurves:
                 for index, share in enumerate(self.shares):
                     row = {"metric": metric, "circuits": kind, "share": share}
                     row |= {"edges": curve.edges[index], "heads": curve.heads[index]}
-                    row |= _cells("faithfulness", curve.faithfulness[index])
-                    row |= _cells("necessity", curve.necessity[index])
+                    row |= curve.faithfulness[index].cells("faithfulness")
+                    row |= curve.necessity[index].cells("necessity")
                     rows.append(row)
         return pd.DataFrame(rows)
 
@@ -189,11 +189,11 @@ class FaithfulnessCurves:
             for kind in KINDS:
                 curve = self.curve(kind, metric)
                 row = {"metric": metric, "circuits": kind, "probes": probes}
-                rows.append(row | _cells("cpr", curve.cpr) | _cells("cmd", curve.cmd))
+                rows.append(row | curve.cpr.cells("cpr") | curve.cmd.cells("cmd"))
             for kind in KINDS[:-1]:
                 cpr, cmd = self.minus(kind, "random", metric)
                 row = {"metric": metric, "circuits": f"{kind} - random", "probes": probes}
-                rows.append(row | _cells("cpr", cpr) | _cells("cmd", cmd))
+                rows.append(row | cpr.cells("cpr") | cmd.cells("cmd"))
         return pd.DataFrame(rows)
 
     @property
@@ -331,10 +331,5 @@ def _shares_lost(
 
 
 def _metric(metric: Metric) -> int:
-    if metric not in METRICS:
-        raise SparksError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    check_choice("metric", metric, METRICS)
     return METRICS.index(metric)
-
-
-def _cells(name: str, estimate: Interval) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from sparks.ground.config import setting
+from sparks.ground.config import check_settings, setting
 from sparks.ground.errors import SparksError
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -43,24 +43,14 @@ class CurveConfig:
         "random circuits with as many edges between any two layers as the shared one (layers), or "
         "with edges from anywhere (uniform, MIB's)",
     )
-    draws: int = setting(3, "random circuits of each size, the control")
-    seed: int = setting(0, "of the random circuits")
+    draws: int = setting(3, "random circuits of each size, the control", low=1)
+    seed: int = setting(0, "of the random circuits", low=0)
     shares: tuple[float, ...] = setting(
         SHARES, "sizes of circuits, in shares of the edges, from small to large"
     )
 
     def __post_init__(self) -> None:
-        for name, known in (("ranking", RANKINGS), ("control", CONTROLS)):
-            if (given := getattr(self, name)) not in known:
-                raise SparksError(f"{name} must be one of {', '.join(known)}, got {given!r}")
-        if not isinstance(self.held_out, bool):
-            raise SparksError(f"held_out must be True or False, got {self.held_out!r}")
-        for name, lowest in (("draws", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < lowest:
-                raise SparksError(
-                    f"{name} must be a whole number, at least {lowest}, got {value!r}"
-                )
+        check_settings(self)
         object.__setattr__(self, "shares", _shares(self.shares))
 
     def as_dict(self) -> dict[str, Any]:

@@ -136,11 +136,7 @@ def _measure(
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
     quiet_libraries()
     tokenizer, model = tokenizer_of(arguments), model_of(arguments)
-    tokenized = probes.tokenize(
-        tokenizer,
-        max_suffix_tokens=config.max_suffix_tokens,
-        max_context=getattr(model.config, "max_position_embeddings", None),
-    )
+    tokenized = probes.tokenize_for(model.config, tokenizer, config)
     scores = score_probes(model, tokenized, config)
     if arguments.mib:
         _write_mib(arguments.mib, scores, curve, model.config.hidden_size)

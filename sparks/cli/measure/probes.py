@@ -16,7 +16,7 @@ from sparks.cli.options.common import (
 
 def add_probes(commands: Any) -> None:
     """`sparks probes`."""
-    from sparks.probes.building import ProbeBuildingConfig
+    from sparks.probes.settings import ProbeBuildingConfig
 
     command = command_parser(
         commands,
@@ -37,7 +37,8 @@ def add_probes(commands: Any) -> None:
 
 
 def _run_probes(arguments: argparse.Namespace) -> int:
-    from sparks.probes.building import ProbeBuildingConfig, write_probes
+    from sparks.probes.building import write_probes
+    from sparks.probes.settings import ProbeBuildingConfig
     from sparks.runs.run_folder import refuse_file_of_run
 
     quiet_libraries()

@@ -30,6 +30,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparks.ground.config import check_choice
 from sparks.ground.csv_text import csv_text
 from sparks.ground.errors import SparksError
 from sparks.ground.files import write_atomically
@@ -233,5 +234,4 @@ def _need_pyarrow() -> None:
 
 def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     for name in given:
-        if name not in known:
-            raise SparksError(f"{what} must be one of {', '.join(known)}, got {name!r}")
+        check_choice(what, name, known)

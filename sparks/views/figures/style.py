@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from sparks.ground.errors import SparksError
+from sparks.ground.config import check_choice
 from sparks.ground.optional import import_optional
 from sparks.timeline.timeline import Rule
 from sparks.views.figures.kinds import FORMATS, WIDTHS, Format, Width
@@ -71,8 +71,7 @@ def render(figure: Figure, form: Format = "pdf", *, title: str | None = None) ->
     Raises:
         SparksError: there is no such format.
     """
-    if form not in FORMATS:
-        raise SparksError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
+    check_choice("format", form, FORMATS)
     file = io.BytesIO()
     metadata: dict[str, Any] = dict(_NO_DATES[form])
     if title:
@@ -113,8 +112,7 @@ def new_figure(width: Width, height: float) -> Figure:
     Raises:
         SparksError: there is no such width.
     """
-    if width not in WIDTHS:
-        raise SparksError(f"width must be one of {', '.join(WIDTHS)}, got {width!r}")
+    check_choice("width", width, WIDTHS)
     return module("matplotlib.figure").Figure(figsize=(WIDTHS[width], height))
 
 

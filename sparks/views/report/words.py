@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -169,14 +168,14 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
 def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     """How the numbers were made: name and text."""
     meta, counts = timeline.metas[-1], timeline.counts()
-    config: dict[str, Any] = dict(meta.config)
+    config = meta.settings
     swapped = any(item.roles_swapped for item in timeline.metas)
     rows = [
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, {points_in_words(counts)} ({config.get('quadrature')}), KL divergence at "
-            + ("the last position" if config.get("positions") == "last" else "all positions"),
+            f"EAP-IG, {points_in_words(counts)} ({config.quadrature}), KL divergence at "
+            + ("the last position" if config.positions == "last" else "all positions"),
         ),
         ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),
         ("Probes", f"{timeline.num_probes}, hash {meta.probes_hash}"),
@@ -196,12 +195,12 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
 
 def circuit_words(timeline: Timeline) -> str:
     """Which edges a probe's circuit keeps: `top 5000 edges, |score| at least 0.1`."""
-    config: dict[str, Any] = dict(timeline.metas[-1].config)
-    size = f"top {config.get('top_n')} edges"
-    if config.get("top_share") is not None:
-        size = f"top {_percent(config['top_share'])} of the edges"
-    relative = config.get("threshold_mode") == "relative"
-    floor = str(config.get("threshold")) + (" of the probe's largest" if relative else "")
+    config = timeline.metas[-1].settings
+    size = f"top {config.top_n} edges"
+    if config.top_share is not None:
+        size = f"top {_percent(config.top_share)} of the edges"
+    relative = config.threshold_mode == "relative"
+    floor = f"{config.threshold}" + (" of the probe's largest" if relative else "")
     return clean_text(f"{size}, |score| at least {floor}", 120)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sparks.attribution.faithfulness.results import KINDS, Curve, FaithfulnessCurves
 from sparks.attribution.faithfulness.settings import METRICS, Metric
-from sparks.ground.errors import SparksError
+from sparks.ground.config import check_choice
 from sparks.ground.plain_text import count, inert, number, percent
 from sparks.stats.intervals import Interval
 from sparks.views.text.page import Page, column_sizes
@@ -42,8 +42,7 @@ def render(
     Raises:
         SparksError: `width` is under 40, an unknown metric, or one that no probe has.
     """
-    if metric not in METRICS:
-        raise SparksError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    check_choice("metric", metric, METRICS)
     page = Page(width, color)
     settings = curves.settings["circuits"]
     draws = count(curves.sets.count("random"), "draw")

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Num
 
-from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.ground.plain_text import count, inert, number, percent
 from sparks.timeline.growth_tables import GrowthCounts, most_moved
@@ -126,7 +125,7 @@ def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
 
 def settings_in_words(timeline: Timeline) -> str:
     """What was measured, and how, in a line."""
-    config = SnapshotConfig.from_dict(timeline.metas[0].config)
+    config = timeline.metas[0].settings
     kept = f"the {config.top_n} strongest edges"
     if config.top_share is not None:
         kept = f"the strongest {percent(config.top_share)} of edges"

@@ -22,7 +22,7 @@ import pytest
 from factories import STORY, large_run, make_metrics, make_run, make_snapshot
 
 import sparks.views.report
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph

@@ -14,7 +14,7 @@ import pytest
 from factories import make_snapshot
 from test_report_browser import browser, needs_browser
 
-from sparks.attribution.circuit_grid import GRID
+from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
 from sparks.models.graph import Graph
 from sparks.timeline.timeline import Timeline
