@@ -6,15 +6,25 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from command_line import assert_refused, call
-from factories import STORY, Heads, large_run, make_metrics, make_run, make_snapshot, write_run
+from factories import (
+    BASE,
+    GRPO,
+    SFT,
+    STORY,
+    Heads,
+    large_run,
+    make_metrics,
+    make_run,
+    make_snapshot,
+    write_run,
+)
+from factories import make_timeline as timeline
 
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -25,23 +35,6 @@ from sparks.timeline.timeline import Timeline
 from sparks.views.report import render_report
 from sparks.views.report.compared import COLUMNS, compared, compared_by_rule
 from sparks.views.text.comparison import render, sentence
-
-BASE = ["L0H0", "L0H1", "L1H0"]
-SFT: dict[int, Heads] = {
-    0: BASE,
-    10: ["L0H0", "L0H1", "L1H1", "L2H0"],  # L1H1 and L2H0 born, L1H0 silenced
-    20: ["L0H0", "L1H1", "L2H0", "L2H3"],  # L2H3 born, L0H1 silenced
-}
-GRPO: dict[int, Heads] = {
-    0: BASE,
-    5: [*BASE, "L1H1", "L2H1"],  # both born
-    10: [*BASE, "L2H1"],  # L1H1 pruned
-    15: [*BASE, "L1H1"],  # L1H1 revived, L2H1 pruned
-}
-
-
-def timeline(checkpoints: Mapping[int, Heads], name: str = "", **keywords: Any) -> Timeline:
-    return Timeline(make_run(checkpoints, **keywords), name=name)
 
 
 @pytest.fixture

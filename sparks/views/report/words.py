@@ -175,7 +175,7 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, {points_in_words(counts)} ({config.get('rule')}), KL divergence at "
+            f"EAP-IG, {points_in_words(counts)} ({config.get('quadrature')}), KL divergence at "
             + ("the last position" if config.get("positions") == "last" else "all positions"),
         ),
         ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),

@@ -63,6 +63,15 @@ class Page:
     def __getitem__(self, name: str) -> Any:
         return self.browser.find_element(By.ID, name)
 
+    def open(self, url: str) -> None:
+        """Go there; the page is drawn a moment after it is loaded."""
+        self.browser.get(url)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it is drawn, or has said why it cannot be."""
+        until(lambda: self.data("ready") or self.data("error"))
+
     def data(self, name: str) -> str:
         return self.browser.execute_script(
             "return document.documentElement.dataset[arguments[0]]", name
@@ -125,8 +134,8 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     def show(*timelines: Timeline, title: str | None = None) -> Page:
         out = write_report(timelines, tmp_path / "report.html", title=title)
         browser.get_log("browser")
-        browser.get(out.as_uri())
         page = Page(browser)
+        page.open(out.as_uri())
         assert page.data("error") is None
         assert page.data("ready") == "1"
         return page
@@ -558,6 +567,7 @@ def test_works_in_a_sandboxed_frame(open_page: Open, timeline: Timeline, tmp_pat
     page.browser.get(outer.as_uri())
     page.browser.switch_to.frame(0)
     try:
+        page.wait()
         assert page.data("ready") == "1"
         assert page.data("checkpoints") == "9"
     finally:
