@@ -218,6 +218,54 @@ def test_every_view_is_painted(open_page: Open, timeline: Timeline):
             assert section.find_elements(By.CSS_SELECTOR, ".caption")
 
 
+def with_script(browser: Any, script: str, url: str) -> None:
+    """Go there with a script that runs before all of the page."""
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    try:
+        browser.get(url)
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_nothing_is_seen_before_the_whole_page(open_page: Open, timeline: Timeline):
+    page = open_page(timeline)
+    watch = """new MutationObserver(() => {
+      if (document.documentElement.dataset.ready) window.readyAt ??= performance.now();
+    }).observe(document, {attributes: true, childList: true, subtree: true});"""
+    with_script(page.browser, watch, page.browser.current_url)
+    ready, painted = page.browser.execute_async_script(
+        """const [done] = arguments;
+        new PerformanceObserver(list => {
+          const paint = list.getEntriesByName('first-contentful-paint')[0];
+          if (paint) done([window.readyAt, paint.startTime]);
+        }).observe({type: 'paint', buffered: true});"""
+    )
+    assert 0 < ready <= painted
+
+
+@pytest.mark.parametrize("what", ["an old browser", "a damaged file"])
+def test_a_page_that_cannot_be_unpacked_says_so(open_page: Open, what: str, tmp_path: Path):
+    page = open_page(Timeline(make_run(STORY)))
+    text = (tmp_path / "report.html").read_text()
+    if what == "a damaged file":
+        cut = text.index('id="code">') + 2000
+        (tmp_path / "report.html").write_text(text[:cut] + text[cut + 40 :])
+    script = "delete window.DecompressionStream" if what == "an old browser" else ""
+    with_script(page.browser, script, page.browser.current_url)
+    until(lambda: page["failure"].is_displayed())
+    assert page["failure"].text.startswith("This report could not be unpacked")
+    assert page.data("ready") is None
+
+
+def test_loaded_again_the_page_keeps_its_place(open_page: Open, timeline: Timeline):
+    page = open_page(timeline)
+    page.browser.execute_script("scrollTo(0, 300)")
+    until(lambda: page.browser.execute_script("return history.state") == [0, 300])
+    page.browser.refresh()
+    page.wait()
+    assert page.browser.execute_script("return scrollY") == 300
+
+
 def test_policy_blocks_what_is_not_the_report(open_page: Open):
     page = open_page(Timeline(make_run(STORY)))
     blocked = page.browser.execute_async_script(

@@ -1,7 +1,7 @@
 // The page stands packed in itself: its style, the script that draws it, its arrays. All is unpacked
 // before any of it is shown; the page's policy knows the hashes of script and style.
 
-let PAGE = null;  // what the page is given; there each {packed: text} has become bytes
+let PAGE = null;  // what the page is given
 
 async function unpack(text) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
@@ -11,15 +11,23 @@ async function unpack(text) {
   return new Uint8Array(await new Response(stream.readable).arrayBuffer());
 }
 
-async function load() {
-  const textOf = name => document.getElementById(name).textContent, waiting = [];
-  PAGE = JSON.parse(textOf("data"), function (key, value) {
-    if (value && value.packed) {
-      waiting.push(unpack(value.packed).then(bytes => { this[key] = bytes; }));
+// JSON, in which each {packed: text} becomes bytes.
+async function unpackAll(text) {
+  const waiting = [], value = JSON.parse(text, function (key, part) {
+    if (part && part.packed) {
+      waiting.push(unpack(part.packed).then(bytes => { this[key] = bytes; }));
     }
-    return value;
+    return part;
   });
-  const [style, code] = await Promise.all([unpack(textOf("style")), unpack(textOf("code")), ...waiting]);
+  await Promise.all(waiting);
+  return value;
+}
+
+async function load() {
+  const textOf = name => document.getElementById(name).textContent;
+  const [style, code, page] = await Promise.all([unpack(textOf("style")), unpack(textOf("code")),
+    unpackAll(textOf("data"))]);
+  PAGE = page;
   const add = (tag, bytes, place) => {
     const element = document.createElement(tag);
     element.textContent = new TextDecoder().decode(bytes);
