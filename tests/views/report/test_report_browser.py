@@ -218,21 +218,31 @@ def test_every_view_is_painted(open_page: Open, timeline: Timeline):
             assert section.find_elements(By.CSS_SELECTOR, ".caption")
 
 
-def with_script(browser: Any, script: str, url: str) -> None:
-    """Go there with a script that runs before all of the page."""
+def load_with(browser: Any, script: str) -> None:
+    """Load the page again; the script runs before all of it."""
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
     try:
-        browser.get(url)
+        browser.refresh()
     finally:
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
+SLOW = """const read = Response.prototype.arrayBuffer;
+Response.prototype.arrayBuffer = async function () {
+  await new Promise(go => setTimeout(go, 300));
+  return read.call(this);
+};
+"""
+"""Long after the browser has all of the page it is unpacked."""
+
+
 def test_nothing_is_seen_before_the_whole_page(open_page: Open, timeline: Timeline):
     page = open_page(timeline)
-    watch = """new MutationObserver(() => {
+    watch = """
+    new MutationObserver(() => {
       if (document.documentElement.dataset.ready) window.readyAt ??= performance.now();
     }).observe(document, {attributes: true, childList: true, subtree: true});"""
-    with_script(page.browser, watch, page.browser.current_url)
+    load_with(page.browser, SLOW + watch)
     ready, painted = page.browser.execute_async_script(
         """const [done] = arguments;
         new PerformanceObserver(list => {
@@ -251,7 +261,7 @@ def test_a_page_that_cannot_be_unpacked_says_so(open_page: Open, what: str, tmp_
         cut = text.index('id="code">') + 2000
         (tmp_path / "report.html").write_text(text[:cut] + text[cut + 40 :])
     script = "delete window.DecompressionStream" if what == "an old browser" else ""
-    with_script(page.browser, script, page.browser.current_url)
+    load_with(page.browser, script)
     until(lambda: page["failure"].is_displayed())
     assert page["failure"].text.startswith("This report could not be unpacked")
     assert page.data("ready") is None
@@ -261,7 +271,7 @@ def test_loaded_again_the_page_keeps_its_place(open_page: Open, timeline: Timeli
     page = open_page(timeline)
     page.browser.execute_script("scrollTo(0, 300)")
     until(lambda: page.browser.execute_script("return history.state") == [0, 300])
-    page.browser.refresh()
+    load_with(page.browser, SLOW)
     page.wait()
     assert page.browser.execute_script("return scrollY") == 300
 
