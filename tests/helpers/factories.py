@@ -19,6 +19,7 @@ from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig
 from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
+from sparks.timeline.timeline import Timeline
 
 SMALL = Graph(num_layers=3, num_heads=4, num_kv_heads=2)
 
@@ -33,6 +34,20 @@ STORY: dict[int, Heads] = {
     40: ["L0H0", "L1H0", "L1H1", "L2H0"],  # L1H1 revived, L2H0 born, L2H3 pruned
 }
 """Every kind of event on the graph SMALL: `make_run(STORY)`."""
+
+BASE = ["L0H0", "L0H1", "L1H0"]
+SFT: dict[int, Heads] = {
+    0: BASE,
+    10: ["L0H0", "L0H1", "L1H1", "L2H0"],  # L1H1 and L2H0 born, L1H0 silenced
+    20: ["L0H0", "L1H1", "L2H0", "L2H3"],  # L2H3 born, L0H1 silenced
+}
+GRPO: dict[int, Heads] = {
+    0: BASE,
+    5: [*BASE, "L1H1", "L2H1"],  # both born
+    10: [*BASE, "L2H1"],  # L1H1 pruned
+    15: [*BASE, "L1H1"],  # L1H1 revived, L2H1 pruned
+}
+"""Two runs from one model, to compare."""
 
 
 def make_snapshot(
@@ -112,6 +127,11 @@ def make_snapshot(
 def make_run(checkpoints: Mapping[int, Heads], **keywords: Any) -> list[Snapshot]:
     """A snapshot a checkpoint: step -> active heads. Keywords go to `make_snapshot`."""
     return [make_snapshot(step, active, **keywords) for step, active in checkpoints.items()]
+
+
+def make_timeline(checkpoints: Mapping[int, Heads], name: str = "", **keywords: Any) -> Timeline:
+    """Of `make_run`."""
+    return Timeline(make_run(checkpoints, **keywords), name=name)
 
 
 def large_run(

@@ -12,8 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import assert_refused, call
-from compared_runs import BASE, GRPO, SFT, timeline
-from factories import STORY, Heads, large_run, make_metrics, make_run, make_snapshot, write_run
+from factories import (
+    BASE,
+    GRPO,
+    SFT,
+    STORY,
+    Heads,
+    large_run,
+    make_metrics,
+    make_run,
+    make_snapshot,
+    write_run,
+)
+from factories import make_timeline as timeline
 
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError

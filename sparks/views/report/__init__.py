@@ -1,8 +1,9 @@
 """One HTML file that shows how attention heads came and went: no network, no server, no torch.
 
-The file holds a page (`page.html`), its style (`page.css`) and script (the parts in `SCRIPTS`),
-both deflated, the small `LOADER` that inflates them, and the timelines as JSON. What a run wrote is
-never markup or code here:
+The file holds a page (`page/page.html`), its style (`page.css`) and script (the parts in
+`SCRIPTS`), both deflated, `load.js` that inflates them, and the timelines as JSON. The parts in the
+order of the flow: `read/` the arrays, `draw/` pictures, fill `tables/`, `steer/` what is on view.
+What a run wrote is never markup or code here:
 
 1. The JSON stands in `<script type="application/json">` with `<`, `>` and `&` escaped; the page
    puts text on screen through `textContent` only.
@@ -18,13 +19,11 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sparks.ground.errors import SparksError
 from sparks.ground.files import write_atomically
@@ -37,35 +36,36 @@ from sparks.views.report.cells import ImportanceEnds
 from sparks.views.report.compared import compared_by_rule
 from sparks.views.report.data import run_data
 from sparks.views.report.edges import EdgeCandidates
-from sparks.views.report.packing import packed
+from sparks.views.report.packing import deflated
 from sparks.views.report.words import clean_text
 
 __all__ = ["followers", "render_report", "write_report"]
 
-LOADER = ("inflate.js", "load.js")
-"""Parts of the script that starts the page."""
 SCRIPTS = (
-    "decode.js",
-    "states.js",
-    "curves.js",
-    "edges.js",
-    "colours.js",
-    "draw.js",
-    "shift.js",
-    "heads.js",
-    "tables.js",
-    "circuit.js",
-    "headpage.js",
-    "compare.js",
-    "link.js",
-    "views.js",
-    "pointer.js",
-    "controls.js",
+    "read/decode.js",
+    "read/states.js",
+    "read/curves.js",
+    "read/edges.js",
+    "draw/colours.js",
+    "draw/axes.js",
+    "draw/time.js",
+    "draw/shift.js",
+    "draw/heads.js",
+    "draw/circuit.js",
+    "tables/tables.js",
+    "tables/headpage.js",
+    "tables/compare.js",
+    "steer/link.js",
+    "steer/views.js",
+    "steer/pointer.js",
+    "steer/controls.js",
 )
 """Parts of the script that draws the page, in this order."""
-GROWN, EVALUATED = "growth.js", "evaluation.js"
+GROWN, EVALUATED = "draw/growth.js", "tables/evaluation.js"
 """Stand before the last part where a head grew or shrank, and where a run was evaluated: other
 pages need not carry their weight."""
+FOLLOWING = "steer/follow.js"
+"""Stands before the last part of a page that is kept up to date by the server that sent it."""
 
 
 def followers(group: str | None) -> list[Follower]:
@@ -81,13 +81,20 @@ def followers(group: str | None) -> list[Follower]:
     ]
 
 
-def render_report(timelines: Sequence[Timeline], *, title: str | None = None) -> str:
+def render_report(
+    timelines: Sequence[Timeline],
+    *,
+    title: str | None = None,
+    follow: Mapping[str, Any] | None = None,
+) -> str:
     """The report on one or several runs as one self-contained HTML document.
 
     Args:
         timelines: a run each; the page shows one at a time, and above it a table of all, or why
             they cannot be compared.
         title: of the page; None for the name of the run, or the number of runs.
+        follow: of a page that asks the server it came from for a newer one: `version`, its own, and
+            `seconds` from one question to the next. Such a page may ask that server, and no other.
 
     Raises:
         SparksError: there is no timeline.
@@ -103,17 +110,21 @@ def render_report(timelines: Sequence[Timeline], *, title: str | None = None) ->
     is_evaluated = any(timeline.evaluations for timeline in timelines)
     style = _without_notes(_part("page.css") + (_part("evaluation.css") if is_evaluated else ""))
     more = [GROWN] * any(run["growth"] for run in runs) + [EVALUATED] * is_evaluated
-    parts = (*SCRIPTS[:-1], *more, SCRIPTS[-1])
-    loader, script = _script(LOADER), f"(() => {{\n{_script(parts)}}})();"
+    more += [FOLLOWING] * bool(follow)
+    script = f"(() => {{\n{_script((*SCRIPTS[:-1], *more, SCRIPTS[-1]))}}})();"
+    loader = _script(("load.js",))
+    data = {"title": title, "runs": runs, "comparison": comparison, "follow": follow}
+    connect = "connect-src 'self'; " if follow else ""
     fill = {
         "policy": (
             f"default-src 'none'; script-src {_source_hash(loader)} {_source_hash(script)}; "
-            f"style-src {_source_hash(style)}; base-uri 'none'; form-action 'none'"
+            f"style-src {_source_hash(style)}; {connect}"
+            "base-uri 'none'; form-action 'none'"
         ),
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
-        "style": _packed_text(style),
-        "data": _script_safe_json({"title": title, "runs": runs, "comparison": comparison}),
-        "code": _packed_text(script),
+        "style": deflated(style.encode("ascii")),
+        "data": _script_safe_json(data),
+        "code": deflated(script.encode("ascii")),
         "loader": loader,
     }
     # One pass: a title that reads `{{script}}` is text, not a place to fill.
@@ -161,10 +172,6 @@ def _without_notes(text: str) -> str:
     """
     text = re.sub(r"^\s*(//.*|/\*.*\*/)?$", "", text, flags=re.MULTILINE)
     return "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())
-
-
-def _packed_text(text: str) -> str:
-    return packed(np.frombuffer(text.encode("ascii"), dtype=np.uint8))
 
 
 def _source_hash(text: str) -> str:

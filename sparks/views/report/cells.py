@@ -27,7 +27,7 @@ from sparks.stats.intervals import is_graded, quantile, wilson
 from sparks.timeline.history import Follower, History
 from sparks.timeline.numbers import importance_interval
 from sparks.timeline.timeline import Timeline
-from sparks.views.report.packing import differences, packed, packed_planes
+from sparks.views.report.packing import Packed, differences, packed, packed_planes
 
 MOST_LEVELS = 254
 """Steps of activation frequency that are told apart, where there are more probes."""
@@ -69,7 +69,7 @@ def by_head(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).T
 
 
-def packed_turns(holds: Bool[np.ndarray, "rows checkpoints"]) -> str:
+def packed_turns(holds: Bool[np.ndarray, "rows checkpoints"]) -> Packed:
     """A bit a cell: 1 where it differs from that of the checkpoint before; before all is 0."""
     before = np.concatenate([np.zeros_like(holds[:, :1]), holds[:, :-1]], axis=1)
     return packed(np.packbits(holds ^ before))
@@ -125,7 +125,7 @@ def _inclusion(timeline: Timeline, is_large: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "inclusion": packed(np.diff(whole, axis=1, prepend=np.uint8(0))[sent]),
         "inclusion_unit": unit,
-        "effective": "",
+        "effective": None,
         "z": z,
     }
     if is_graded(*counted):
@@ -156,7 +156,7 @@ def differences_by_column(values: np.ndarray) -> np.ndarray:
     return np.diff(values, axis=0, prepend=values.dtype.type(0)).T
 
 
-def packed_shares(values: Float[np.ndarray, "columns rows"]) -> str:
+def packed_shares(values: Float[np.ndarray, "columns rows"]) -> Packed:
     """Numbers from 0 to 1, one column after another, in 1 / 254; 255 where there is none."""
     known = np.isfinite(values)
     whole: Int[np.ndarray, "columns rows"] = np.rint(

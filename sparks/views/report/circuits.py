@@ -11,7 +11,7 @@ from sparks.timeline.regimes import circuit_turnover
 from sparks.timeline.timeline import Timeline
 from sparks.timeline.turnover import turnover_frame
 from sparks.views.report.cells import packed_shares
-from sparks.views.report.packing import packed_planes
+from sparks.views.report.packing import Packed, packed_planes
 
 TURNOVER = (
     "edges_from_previous", "edges_from_first", "edges_stability",
@@ -29,7 +29,7 @@ def shared_counts(timeline: Timeline) -> pd.DataFrame:
     return timeline.counts().drop(columns=list(_LEFT_OUT))
 
 
-def turnover_data(timeline: Timeline) -> str:
+def turnover_data(timeline: Timeline) -> Packed:
     """Of each of `TURNOVER` its values, then the lower, then the upper ends of their intervals."""
     frame = turnover_frame(circuit_turnover(timeline))
     names = [name + end for name in TURNOVER for end in ("", "_low", "_high")]

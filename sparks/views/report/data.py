@@ -23,7 +23,13 @@ from sparks.views.report.edges import edge_data
 from sparks.views.report.evaluation import evaluation_data
 from sparks.views.report.growth import growth_data
 from sparks.views.report.looks import look
-from sparks.views.report.packing import differences, packed, packed_numbers, packed_planes
+from sparks.views.report.packing import (
+    Packed,
+    differences,
+    packed,
+    packed_numbers,
+    packed_planes,
+)
 from sparks.views.report.words import circuit_words, clean_text, describe_settings
 
 MOST_METRIC_POINTS = 300
@@ -71,7 +77,7 @@ def _unscored(timeline: Timeline) -> list[int]:
     return np.flatnonzero((timeline.frequency > 0).any(axis=(1, 2)) & silent).tolist()
 
 
-def _shift(timeline: Timeline) -> str:
+def _shift(timeline: Timeline) -> Packed:
     """E of each component against the first checkpoint, in 1 / 127, the checkpoints one by one.
 
     Components: the embedding, attention of each layer, MLP of each layer.

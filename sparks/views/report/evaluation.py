@@ -15,7 +15,7 @@ import numpy as np
 from sparks.runs.evaluations import ends_of
 from sparks.timeline.answers import Change, EvaluationHistory
 from sparks.timeline.timeline import Timeline
-from sparks.views.report.packing import packed
+from sparks.views.report.packing import Packed, packed
 from sparks.views.report.words import clean_text
 
 MOST_CHANGES = 12
@@ -61,7 +61,7 @@ def evaluation_data(timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def _detail(history: EvaluationHistory) -> str:
+def _detail(history: EvaluationHistory) -> Packed:
     """Deflated JSON: `texts`, and of each step its changes, which name texts by their place."""
     places: dict[str, int] = {}
 

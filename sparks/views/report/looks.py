@@ -19,7 +19,7 @@ from sparks.timeline.nulls import null_of, nulls_of, sentence
 from sparks.timeline.regimes import Regime
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
 from sparks.views.report.cells import by_head, packed_turns
-from sparks.views.report.packing import packed, packed_planes
+from sparks.views.report.packing import Packed, packed, packed_planes
 from sparks.views.report.words import clean_text, headline_numbers, notes, summary, trust
 
 SPECIFICITY = ("", "specific", "shared", "undecided")
@@ -85,7 +85,7 @@ def _events(timeline: Timeline) -> UInt16[np.ndarray, "events four"]:
     return events[np.lexsort((events[:, 0], events[:, 2], events[:, 1]))].astype("<u2")
 
 
-def _specificity(timeline: Timeline) -> str | None:
+def _specificity(timeline: Timeline) -> Packed | None:
     """A byte a head: index in `SPECIFICITY`; None where there are no control probes."""
     if timeline.control is None:
         return None

@@ -1,8 +1,8 @@
-"""Arrays as short text: deflated, in base64. The page unpacks them in `inflate.js`.
+"""Arrays as short text: deflated, in base64. The page unpacks them in `page/load.js`.
 
-Little-endian numbers; the first four bytes say how many the rest inflate to. What deflate cannot
-see is done before: series stand one after another and hold differences, and numbers of several
-bytes stand byte by byte (all first bytes, all second bytes, ...).
+Little-endian numbers. What deflate cannot see is done before: series stand one after another and
+hold differences, and numbers of several bytes stand byte by byte (all first bytes, all second
+bytes, ...).
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ import zlib
 
 import numpy as np
 
-
-def packed(values: np.ndarray) -> str:
-    """The bytes of an array of one-byte numbers, as text."""
-    raw = np.ascontiguousarray(values).tobytes()
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)  # raw: no header, no checksum
-    body = squeeze.compress(raw) + squeeze.flush()
-    return base64.b64encode(len(raw).to_bytes(4, "little") + body).decode("ascii")
+Packed = dict[str, str]
+"""`{"packed": text}`, where the page finds the bytes."""
 
 
-def packed_planes(values: np.ndarray) -> str:
+def deflated(raw: bytes) -> str:
+    """Bytes as text; what the browser calls `deflate`."""
+    return base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
+
+
+def packed(values: np.ndarray) -> Packed:
+    """The bytes of an array of one-byte numbers."""
+    return {"packed": deflated(np.ascontiguousarray(values).tobytes())}
+
+
+def packed_planes(values: np.ndarray) -> Packed:
     """Numbers of several bytes: all lowest bytes, then all second ones, and so on."""
     raw = np.ascontiguousarray(values).ravel()
     return packed(raw.view(np.uint8).reshape(-1, raw.dtype.itemsize).T)
 
 
-def packed_numbers(values: np.ndarray) -> str:
+def packed_numbers(values: np.ndarray) -> Packed:
     """Real numbers as float32 without its lowest byte: wrong by at most 1 part in 60,000."""
     limit = float(np.finfo("<f4").max)
     bits = np.clip(np.asarray(values, np.float64), -limit, limit).astype("<f4").view("<u4")

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -24,17 +24,16 @@ from started import started
 from sparks.ground.errors import SparksError
 from sparks.runs.run_folder import RunStore
 from sparks.timeline.timeline import Timeline
-from sparks.views.live.server import (
-    _OUTER,
-    LiveReport,
-    ReportServer,
-    _Handler,
-    _with_bridge,
-    make_server,
-)
+from sparks.views.live.server import LiveReport, ReportServer, _Handler
 from sparks.views.report import render_report
 
 Start = Callable[..., ReportServer]
+
+
+def make_server(
+    runs: Sequence[Path], *, host: str = "127.0.0.1", port: int = 0, **keywords: Any
+) -> ReportServer:
+    return ReportServer(LiveReport(runs, **keywords), host, port)
 
 
 @pytest.fixture
@@ -90,51 +89,52 @@ def state(server: ReportServer) -> dict[str, str]:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def test_the_page_is_the_report_and_one_script(run, start):
-    with urllib.request.urlopen(start(run).url + "report", timeout=60) as answer:
+def served(run: Path, server: ReportServer, seconds: float = 2) -> str:
+    """What the server should send."""
+    follow = {"version": state(server)["version"], "seconds": seconds}
+    return render_report([Timeline.from_run(run)], follow=follow)
+
+
+def test_the_page_is_the_report_that_may_ask_its_server_and_no_other(run, start):
+    server = start(run)
+    with urllib.request.urlopen(server.url, timeout=60) as answer:
         page = answer.read().decode("ascii")
-    report = render_report([Timeline.from_run(run)])
-    assert page == _with_bridge(report)
-    script = page.rpartition("<script>")[2].partition("</script>")[0]
-    assert len(script) < 1000
-    assert "location.reload()" in script
-    page = page.replace(f"<script>{script}</script>\n", "")
-    assert re.sub(r"script-src '\S+' '", "script-src '", page) == report
-
-
-def test_the_outer_page_frames_it_in_a_sandbox(run, start):
-    status, headers, body = ask(start(run), "/")
-    assert status == 200
-    assert b'<iframe id="report" title="report" sandbox="allow-scripts allow-downloads">' in body
-    policy = headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-    assert "frame-ancestors 'none'" in policy
-    policy = ask(start(run), "/report")[1]["Content-Security-Policy"]
-    assert policy == "sandbox allow-scripts allow-downloads; frame-ancestors 'self'"
+        header = answer.headers["Content-Security-Policy"]
+    assert page == served(run, server)
+    assert header == "frame-ancestors 'none'"
+    policies = [re.search(r"Security-Policy\" content=\"([^\"]*)\"", text)[1]
+                for text in (page, render_report([Timeline.from_run(run)]))]  # fmt: skip
+    with_server, without = ({part.split()[0]: part for part in policy.split("; ")}
+                            for policy in policies)  # fmt: skip
+    assert with_server.pop("connect-src") == "connect-src 'self'"
+    del with_server["script-src"], without["script-src"]  # of other hashes
+    assert with_server == without
+    assert "unsafe" not in policies[0]
 
 
 def test_a_page_is_rendered_once_a_change(run, start):
     server = start(run)
     report = server.report
-    tag = ask(server, "/report")[1]["ETag"]
+    tag = ask(server, "/")[1]["ETag"]
     for _ in range(3):
-        assert ask(server, "/report")[1]["ETag"] == tag
+        assert ask(server, "/")[1]["ETag"] == tag
         assert f'"{state(server)["version"]}"' == tag
     assert report.renders == 1
     RunStore(run).save(make_snapshot(50, ["L2H2"]))
-    assert f'"{state(server)["version"]}"' != tag
-    assert report.renders == 1  # nobody has asked for it
-    threads = [threading.Thread(target=ask, args=(server, "/report")) for _ in range(4)]
+    assert report.renders == 1  # nobody has asked
+    threads = [threading.Thread(target=ask, args=(server, "/")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert report.renders == 2
+    assert f'"{state(server)["version"]}"' != tag
     assert state(server)["text"] == "up to step 50"
-    assert ask(server, "/report")[2].decode() == _with_bridge(
-        render_report([Timeline.from_run(run)])
-    )
+    assert ask(server, "/")[2].decode() == served(run, server)
+    RunStore(run).save(make_snapshot(60, ["L2H2"]))
+    assert state(server)["text"] == "up to step 60"  # what is told is ready
+    assert ask(server, "/")[0] == 200
+    assert report.renders == 3
 
 
 def test_what_the_page_does_not_show_is_no_change(run):
@@ -149,19 +149,19 @@ def test_what_the_page_does_not_show_is_no_change(run):
 
 def test_a_page_that_is_known_is_not_sent_again(run, start):
     server = start(run)
-    tag = ask(server, "/report")[1]["ETag"]
+    tag = ask(server, "/")[1]["ETag"]
     for known in (tag, f'"other", W/"x", {tag}'):
-        status, headers, body = ask(server, "/report", If_None_Match=known)
+        status, headers, body = ask(server, "/", If_None_Match=known)
         assert (status, headers["ETag"], body) == (304, tag, b"")
-    assert ask(server, "/report", If_None_Match='"other"')[0] == 200
+    assert ask(server, "/", If_None_Match='"other"')[0] == 200
     RunStore(run).save(make_snapshot(50))
-    assert ask(server, "/report", If_None_Match=tag)[0] == 200
+    assert ask(server, "/", If_None_Match=tag)[0] == 200
 
 
 def test_several_runs_are_one_page(run, tmp_path, start):
     other = write_run(tmp_path / "out" / "sparks", make_run({0: ["L0H0"], 5: []}))
     server = start(run, other.parent, title="Both of them")
-    assert b"<title>Both of them</title>" in ask(server, "/report")[2]
+    assert b"<title>Both of them</title>" in ask(server, "/")[2]
     before = state(server)
     assert before["text"] == "up to steps 40, 5"
     RunStore(other).save(make_snapshot(10))
@@ -173,48 +173,48 @@ def test_several_runs_are_one_page(run, tmp_path, start):
 
 def test_the_last_page_stays_where_the_folder_is_of_no_use(run, start):
     server = start(run)
-    _, headers, page = ask(server, "/report")
+    _, headers, page = ask(server, "/")
     assert state(server)["problem"] == ""
     RunStore(run).save(make_snapshot(50, probes=3))
-    assert ask(server, "/report")[1:] == (ask(server, "/report")[1], page)
+    assert ask(server, "/")[1:] == (ask(server, "/")[1], page)
     assert "must have the same probes" in state(server)["problem"]
-    assert ask(server, "/report")[1]["ETag"] == headers["ETag"]
+    assert ask(server, "/")[1]["ETag"] == headers["ETag"]
     RunStore(run).file(50).unlink()
-    ask(server, "/report")
+    ask(server, "/")
     assert state(server)["problem"] == ""
     shutil.rmtree(run)
-    assert ask(server, "/report")[2] == page
+    assert ask(server, "/")[2] == page
     assert "no snapshots in" in state(server)["problem"]
     write_run(run, make_run({0: []}))
-    assert ask(server, "/report")[2] != page
+    assert ask(server, "/")[2] != page
     assert state(server)["problem"] == ""
 
 
 def test_a_snapshot_that_cannot_be_read_is_named_and_the_others_are_shown(run, start):
     server = start(run)
     RunStore(run).file(50).write_bytes(b"\x00" * 99)
-    ask(server, "/report")
+    ask(server, "/")
     assert "step-00000050.safetensors: damaged" in state(server)["problem"]
     assert state(server)["text"] == "up to step 40"
     RunStore(run).save(make_snapshot(60))
-    assert ask(server, "/report")[1]["ETag"] == f'"{state(server)["version"]}"'
+    assert ask(server, "/")[1]["ETag"] == f'"{state(server)["version"]}"'
     assert "step-00000050.safetensors: damaged" in state(server)["problem"]
     assert state(server)["text"] == "up to step 60"
     RunStore(run).save(make_snapshot(50))
-    ask(server, "/report")
+    ask(server, "/")
     assert state(server)["problem"] == ""
 
 
 def test_a_snapshot_that_cannot_be_shown_is_told(run, start):
     server = start(run)
     path = write_unshowable(RunStore(run), 50)
-    status, _, page = ask(server, "/report")
+    status, _, page = ask(server, "/")
     assert status == 200
     assert page.endswith(b"</html>\n")
     assert state(server)["problem"] != ""
     path.unlink()
     RunStore(run).save(make_snapshot(60))
-    ask(server, "/report")
+    ask(server, "/")
     assert (state(server)["problem"], state(server)["text"]) == ("", "up to step 60")
 
 
@@ -225,7 +225,7 @@ def test_a_landing_is_one_reading(run, start, monkeypatch):
     assert read == list(STORY)
     read.clear()
     RunStore(run).save(make_snapshot(50, ["L2H2"]))
-    ask(server, "/report")
+    ask(server, "/")
     assert read == [50]
 
 
@@ -234,10 +234,12 @@ def test_a_folder_that_cannot_be_listed_is_told(run, start, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     server = start(run)
-    page = ask(server, "/report")[2]
-    monkeypatch.setattr("sparks.views.live.follower.os.scandir", refuse)
-    assert "Permission denied" in state(server)["problem"]
-    assert ask(server, "/report")[2] == page
+    page = ask(server, "/")[2]
+    with monkeypatch.context() as shut:
+        shut.setattr("sparks.views.live.follower.os.scandir", refuse)
+        assert "Permission denied" in state(server)["problem"]
+        assert ask(server, "/")[2] == page
+    assert state(server)["problem"] == ""
 
 
 def test_mistakes_are_refused_before_anything_listens(run, tmp_path):
@@ -313,7 +315,7 @@ def test_it_listens_on_this_machine_alone(run, start):
 )
 def test_a_request_must_name_the_server(run, start, host, status):
     server = start(run)
-    for path in ("/", "/version", "/report"):
+    for path in ("/", "/version"):
         found, _, body = ask(server, path, Host=host)
         assert found == status
         assert (b"L0H0" in body or b"sparks" in body or b"version" in body) == (status == 200)
@@ -329,10 +331,11 @@ def test_the_name_given_is_a_name_of_the_server(run, start):
 @pytest.mark.parametrize(
     "path",
     [
+        "/report",
         "/report.html",
-        "/../report",
-        "//x/report",
-        "/report/..",
+        "/../version",
+        "//x/version",
+        "/version/..",
         "/step-00000000.safetensors",
         "/%2e%2e/etc/passwd",
         "/../../../etc/passwd",
@@ -341,7 +344,7 @@ def test_the_name_given_is_a_name_of_the_server(run, start):
         "/favicon.ico",
     ],
 )
-def test_there_are_three_routes(run, start, path):
+def test_there_are_two_routes(run, start, path):
     status, headers, body = ask(start(run), path, Host="localhost")
     assert (status, body) == (404, b"there is / and nothing else\n")
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -353,13 +356,13 @@ def test_routes_ignore_what_stands_behind_a_question_mark(run, start):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_it_can_only_be_read(run, start, method):
-    status, headers, _ = ask(start(run), "/report", method=method)
+    status, headers, _ = ask(start(run), "/", method=method)
     assert (status, headers["Allow"], headers["Connection"]) == (405, "GET, HEAD", "close")
 
 
 def test_head_is_get_without_the_body(run, start):
     server = start(run)
-    for path in ("/", "/report", "/version", "/none"):
+    for path in ("/", "/version", "/none"):
         whole, head = ask(server, path), ask(server, path, method="HEAD")
         for headers in (whole[1], head[1]):
             del headers["Date"]
@@ -377,7 +380,7 @@ def test_no_byte_of_a_body_follows_head(run, start):
 
 def test_requests_print_nothing_and_a_reader_that_leaves_harms_nobody(run, start, capfd):
     server = start(run)
-    for text in (b"GET /report HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x1b[2J\r\n\r\n", b""):
+    for text in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x1b[2J\r\n\r\n", b""):
         with socket.create_connection(("127.0.0.1", server.server_port)) as line:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             line.sendall(text)
@@ -448,67 +451,52 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-class Frame:
-    """What the framed report is, seen from inside."""
-
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
-
-    def ask(self, script: str) -> Any:
-        """None while it loads."""
-        from selenium.common.exceptions import WebDriverException
-
-        self.browser.switch_to.default_content()
-        self.browser.switch_to.frame(0)
-        try:
-            return self.browser.execute_script(f"return {script}")
-        except WebDriverException:
-            return None
-        finally:
-            self.browser.switch_to.default_content()
-
-    @property
-    def checkpoints(self) -> str:
-        return self.ask("document.documentElement.dataset.checkpoints")
-
-
 @pytest.mark.browser
 def test_an_open_page_shows_what_lands_and_keeps_its_place(run, start, browser, monkeypatch):
-    quick = _OUTER.replace('data-wait="2000"', 'data-wait="100"')
-    assert quick != _OUTER
-    monkeypatch.setattr("sparks.views.live.server._OUTER", quick)
+    from selenium.common.exceptions import WebDriverException
+
+    def page(script: str) -> Any:
+        """None while it loads."""
+        try:
+            return browser.execute_script(f"return {script}")
+        except WebDriverException:
+            return None
+
+    def checkpoints() -> str:
+        return page("document.documentElement.dataset.checkpoints")
+
+    def status() -> str:
+        return page("document.getElementById('live').textContent")
+
+    monkeypatch.setattr("sparks.views.live.server.POLL_SECONDS", 0.1)
     server = start(run)
     browser.get(server.url + "#step=20&heads=born")
-    frame = Frame(browser)
-    status = browser.find_element("id", "status")
-    until(lambda: frame.checkpoints == "5")
-    until(lambda: status.text == "Live: up to step 40")
-    until(lambda: frame.ask("[step.value, show.value]") == ["2", "born"])
-    assert frame.ask("self.origin") == "null"  # a sandbox without an origin
+    until(lambda: checkpoints() == "5")
+    until(lambda: status() == "Live: up to step 40")
+    until(lambda: page("[step.value, show.value]") == ["2", "born"])
 
-    frame.ask("(location.hash = '#step=30&heads=base', scrollTo(0, 300), document.mark = 1)")
-    until(lambda: frame.ask("[step.value, show.value]") == ["3", "base"])
+    page("(location.hash = '#step=30&heads=base', scrollTo(0, 300), document.mark = 1)")
+    until(lambda: page("[step.value, show.value]") == ["3", "base"])
     RunStore(run).save(make_snapshot(50, ["L2H2"]))
-    until(lambda: frame.checkpoints == "6")
-    assert frame.ask("document.mark === undefined")  # another document, in the same place
-    until(lambda: frame.ask("[step.value, show.value]") == ["3", "base"])
-    until(lambda: frame.ask("scrollY") == 300)
-    until(lambda: status.text == "Live: up to step 50")
+    until(lambda: checkpoints() == "6")
+    assert page("document.mark === undefined")  # another document, in the same place
+    until(lambda: page("[step.value, show.value]") == ["3", "base"])
+    until(lambda: page("scrollY") == 300)
+    until(lambda: status() == "Live: up to step 50")
     assert server.report.renders == 2
 
-    frame.ask("location.hash = '#step=50&heads=base'")  # a reader at the end goes on
-    until(lambda: frame.ask("step.value") == "5")
+    page("location.hash = '#step=50&heads=base'")  # a reader at the end goes on
+    until(lambda: page("step.value") == "5")
     RunStore(run).save(make_snapshot(55, ["L2H2"]))
-    until(lambda: frame.checkpoints == "7")
-    until(lambda: frame.ask("[step.value, show.value]") == ["6", "base"])
+    until(lambda: checkpoints() == "7")
+    until(lambda: page("[step.value, show.value]") == ["6", "base"])
 
-    browser.execute_script("document.mark = 1")
+    page("document.mark = 1")
     RunStore(run).save(make_snapshot(60, probes=3))
-    until(lambda: "must have the same probes" in status.text)
-    assert frame.checkpoints == "7"
+    until(lambda: "must have the same probes" in status())
+    assert checkpoints() == "7"
     RunStore(run).file(60).unlink()
-    until(lambda: status.text == "Live: up to step 55")
-    assert browser.execute_script("return document.mark") == 1  # the same document
+    until(lambda: status() == "Live: up to step 55")
     assert [entry["message"] for entry in browser.get_log("browser")] == []
 
     def fail(self):
@@ -516,6 +504,7 @@ def test_an_open_page_shows_what_lands_and_keeps_its_place(run, start, browser, 
 
     with monkeypatch.context() as stopped:
         stopped.setattr(LiveReport, "state", fail)
-        until(lambda: status.text == "The server does not answer: this page stays as it was.")
-    until(lambda: status.text == "Live: up to step 55")
-    assert frame.checkpoints == "7"
+        until(lambda: status() == "The server does not answer: this page stays as it was.")
+    until(lambda: status() == "Live: up to step 55")
+    assert checkpoints() == "7"
+    assert page("document.mark") == 1  # the same document

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from compared_runs import GRPO, SFT, timeline
-from factories import STORY
+from factories import GRPO, SFT, STORY
+from factories import make_timeline as timeline
 from test_report_browser import HOSTILE, Open, browser, open_page, pytestmark, until
 
 # The fixtures are those of the report's own browser tests.

@@ -31,7 +31,14 @@ from sparks.timeline.nulls import null_of, sentence
 from sparks.timeline.regimes import circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
 from sparks.timeline.turnover import turnover_frame
-from sparks.views.report import EVALUATED, GROWN, LOADER, SCRIPTS, render_report, write_report
+from sparks.views.report import (
+    EVALUATED,
+    FOLLOWING,
+    GROWN,
+    SCRIPTS,
+    render_report,
+    write_report,
+)
 from sparks.views.report.circuits import TURNOVER
 from sparks.views.report.data import run_data, thin
 from sparks.views.report.packing import packed_numbers
@@ -39,6 +46,7 @@ from sparks.views.report.words import clean_text, headline_numbers, notes, summa
 
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\">{{loader}}<!--\u2028&amp;"
 PACKAGE = Path(sparks.views.report.__file__).parent
+PARTS = PACKAGE / "page"
 QWEN = Graph(num_layers=28, num_heads=12, num_kv_heads=2)
 
 
@@ -103,14 +111,14 @@ def script_of(page: str, name: str = "code") -> str:
     """The script, or with "style" the style, that the loader inflates."""
     found = re.search(rf'<script type="text/plain" id="{name}">([\w+/=]*)</script>', page)
     assert found is not None
-    return raw(found[1]).decode("ascii")
+    return raw({"packed": found[1]}).decode("ascii")
 
 
 def test_the_packed_script_is_the_parts_without_notes():
     script, page = script_of(hostile_page()), story()
     assert script == script_of(render_report([page]))  # nothing of a run is in it
     for name in SCRIPTS:
-        for line in (PACKAGE / name).read_text().splitlines():
+        for line in (PARTS / name).read_text().splitlines():
             if line.strip() and not line.strip().startswith("//"):
                 assert f"{line.strip()}\n" in script
     assert not re.search(r"^\s*//|^\s|\n\n", script, re.MULTILINE)
@@ -138,7 +146,7 @@ def test_page_is_self_contained_ascii():
 
 
 def test_script_uses_nothing_that_runs_text_or_leaves_traces():
-    script = "\n".join((PACKAGE / name).read_text() for name in LOADER + SCRIPTS)
+    script = "\n".join((PARTS / name).read_text() for name in ("load.js", *SCRIPTS))
     risky = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|import\("
         r"|localStorage|sessionStorage|indexedDB|\bcookie\b|fetch\(|XMLHttpRequest|WebSocket"
@@ -148,15 +156,16 @@ def test_script_uses_nothing_that_runs_text_or_leaves_traces():
 
 
 def test_parts_of_the_page_fit_together():
-    script = "\n".join((PACKAGE / name).read_text() for name in SCRIPTS)
-    markup, style = (PACKAGE / "page.html").read_text(), (PACKAGE / "page.css").read_text()
+    script = "\n".join((PARTS / name).read_text() for name in SCRIPTS)
+    markup, style = (PARTS / "page.html").read_text(), (PARTS / "page.css").read_text()
     ids = set(re.findall(r'\bid="([\w-]+)"', markup))
     assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
     assert set(re.findall(r"#([a-z][\w-]*)[^{};]*\{", style)) <= ids
     of_tabs = {f"{kind}{tab}{view}" for tab in ("timeline", "head", "circuit")
                for kind, view in (("tab-", ""), ("", "-view"))}  # fmt: skip
     assert of_tabs <= ids
-    assert {part.name for part in PACKAGE.glob("*.js")} == {*LOADER, *SCRIPTS, EVALUATED, GROWN}
+    named = {"load.js", *SCRIPTS, EVALUATED, FOLLOWING, GROWN}
+    assert {str(part.relative_to(PARTS)) for part in PARTS.rglob("*.js")} == named
     light, dark = (
         set(re.findall(r"--(\w[\w-]*):", block))
         for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
@@ -191,21 +200,18 @@ def test_names_that_no_encoding_takes_can_still_be_written(tmp_path: Path):
 # -- the data --------------------------------------------------------------------------------
 
 
-def raw(text: str) -> bytes:
+def raw(sent: dict[str, str]) -> bytes:
     """What a packed array holds."""
-    held = base64.b64decode(text)
-    out = zlib.decompress(held[4:], -15)
-    assert len(out) == int.from_bytes(held[:4], "little")
-    return out
+    return zlib.decompress(base64.b64decode(sent["packed"]))
 
 
-def unpacked(text: str, kind: str) -> np.ndarray:
+def unpacked(text: dict[str, str], kind: str) -> np.ndarray:
     """Read as the page reads numbers of several bytes: the lowest bytes stand first."""
     planes = np.frombuffer(raw(text), np.uint8).reshape(np.dtype(kind).itemsize, -1)
     return np.ascontiguousarray(planes.T).view(kind).ravel()
 
 
-def summed(text: str, kind: str) -> np.ndarray:
+def summed(text: dict[str, str], kind: str) -> np.ndarray:
     """Read where differences were sent."""
     return np.cumsum(unpacked(text, kind), dtype=kind)
 
@@ -230,7 +236,7 @@ def curves_of(run: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
     return {curve["name"]: (np.cumsum(at).tolist(), found.tolist()) for curve, at, found in parts}
 
 
-def turns(run: dict[str, Any], text: str) -> np.ndarray:
+def turns(run: dict[str, Any], text: dict[str, str]) -> np.ndarray:
     """Bits that were sent where they turn: [checkpoints, layers, heads]."""
     times, rows = len(run["steps"]), run["layers"] * run["heads"]
     bits = np.unpackbits(unpacked(text, "u1"), count=rows * times).reshape(rows, times)
@@ -238,7 +244,7 @@ def turns(run: dict[str, Any], text: str) -> np.ndarray:
     return holds.T.reshape(times, run["layers"], run["heads"])
 
 
-def of_heads(run: dict[str, Any], text: str) -> np.ndarray:
+def of_heads(run: dict[str, Any], text: dict[str, str]) -> np.ndarray:
     """A bit a head."""
     bits = np.unpackbits(unpacked(text, "u1"), count=run["layers"] * run["heads"])
     return bits.astype(bool).reshape(run["layers"], run["heads"])
@@ -755,21 +761,19 @@ def test_unwritable_places_are_refused(tmp_path: Path):
 
 def test_wheel_holds_every_part():
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
-    builder = wheel.WheelBuilder(str(PACKAGE.parent.parent))
-    held = {file.distribution_path for file in builder.recurse_included_files()}
-    modules = "__init__ cells circuits compared data edges evaluation growth looks packing words"
-    parts = {
-        *(f"{name}.py" for name in modules.split()),
-        "page.html",
-        "page.css",
-        "evaluation.css",
-        *LOADER,
-        *SCRIPTS,
-        EVALUATED,
-        GROWN,
+    root = PACKAGE.parents[2]
+    held = {
+        file.distribution_path for file in wheel.WheelBuilder(str(root)).recurse_included_files()
     }
-    assert {f"sparks/views/report/{name}" for name in parts} <= held
-    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == parts
+    parts = {
+        str(path.relative_to(root))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert parts <= held
+    of_page = {part.removeprefix("sparks/views/report/page/") for part in parts}
+    assert {"page.html", "page.css", "evaluation.css", "load.js", *SCRIPTS} <= of_page
+    assert {EVALUATED, FOLLOWING, GROWN} <= of_page
 
 
 def test_report_needs_no_torch():
@@ -777,7 +781,7 @@ def test_report_needs_no_torch():
         "import sparks.views.report, sys; "
         "sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parents[2])
 
 
 def test_metrics_of_the_factory_reach_the_page():

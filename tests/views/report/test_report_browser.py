@@ -63,6 +63,15 @@ class Page:
     def __getitem__(self, name: str) -> Any:
         return self.browser.find_element(By.ID, name)
 
+    def open(self, url: str) -> None:
+        """Go there; the page is drawn a moment after it is loaded."""
+        self.browser.get(url)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it is drawn, or has said why it cannot be."""
+        until(lambda: self.data("ready") or self.data("error"))
+
     def data(self, name: str) -> str:
         return self.browser.execute_script(
             "return document.documentElement.dataset[arguments[0]]", name
@@ -125,8 +134,8 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     def show(*timelines: Timeline, title: str | None = None) -> Page:
         out = write_report(timelines, tmp_path / "report.html", title=title)
         browser.get_log("browser")
-        browser.get(out.as_uri())
         page = Page(browser)
+        page.open(out.as_uri())
         assert page.data("error") is None
         assert page.data("ready") == "1"
         return page
@@ -207,6 +216,64 @@ def test_every_view_is_painted(open_page: Open, timeline: Timeline):
     for section in page.browser.find_elements(By.CSS_SELECTOR, "section:not([hidden])"):
         if section.get_attribute("id") != "problems":
             assert section.find_elements(By.CSS_SELECTOR, ".caption")
+
+
+def load_with(browser: Any, script: str) -> None:
+    """Load the page again; the script runs before all of it."""
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    try:
+        browser.refresh()
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+SLOW = """const read = Response.prototype.arrayBuffer;
+Response.prototype.arrayBuffer = async function () {
+  await new Promise(go => setTimeout(go, 300));
+  return read.call(this);
+};
+"""
+"""Long after the browser has all of the page it is unpacked."""
+
+
+def test_nothing_is_seen_before_the_whole_page(open_page: Open, timeline: Timeline):
+    page = open_page(timeline)
+    watch = """
+    new MutationObserver(() => {
+      if (document.documentElement.dataset.ready) window.readyAt ??= performance.now();
+    }).observe(document, {attributes: true, childList: true, subtree: true});"""
+    load_with(page.browser, SLOW + watch)
+    ready, painted = page.browser.execute_async_script(
+        """const [done] = arguments;
+        new PerformanceObserver(list => {
+          const paint = list.getEntriesByName('first-contentful-paint')[0];
+          if (paint) done([window.readyAt, paint.startTime]);
+        }).observe({type: 'paint', buffered: true});"""
+    )
+    assert 0 < ready <= painted
+
+
+@pytest.mark.parametrize("what", ["an old browser", "a damaged file"])
+def test_a_page_that_cannot_be_unpacked_says_so(open_page: Open, what: str, tmp_path: Path):
+    page = open_page(Timeline(make_run(STORY)))
+    text = (tmp_path / "report.html").read_text()
+    if what == "a damaged file":
+        cut = text.index('id="code">') + 2000
+        (tmp_path / "report.html").write_text(text[:cut] + text[cut + 40 :])
+    script = "delete window.DecompressionStream" if what == "an old browser" else ""
+    load_with(page.browser, script)
+    until(lambda: page["failure"].is_displayed())
+    assert page["failure"].text.startswith("This report could not be unpacked")
+    assert page.data("ready") is None
+
+
+def test_loaded_again_the_page_keeps_its_place(open_page: Open, timeline: Timeline):
+    page = open_page(timeline)
+    page.browser.execute_script("scrollTo(0, 300)")
+    until(lambda: page.browser.execute_script("return history.state") == [0, 300])
+    load_with(page.browser, SLOW)
+    page.wait()
+    assert page.browser.execute_script("return scrollY") == 300
 
 
 def test_policy_blocks_what_is_not_the_report(open_page: Open):
@@ -558,6 +625,7 @@ def test_works_in_a_sandboxed_frame(open_page: Open, timeline: Timeline, tmp_pat
     page.browser.get(outer.as_uri())
     page.browser.switch_to.frame(0)
     try:
+        page.wait()
         assert page.data("ready") == "1"
         assert page.data("checkpoints") == "9"
     finally:

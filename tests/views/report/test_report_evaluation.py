@@ -24,7 +24,7 @@ from sparks.views.report.evaluation import MOST_TEXT, evaluation_data
 # The fixtures are those of the report's own browser tests.
 __all__ = ["browser", "open_page"]
 
-PACKAGE = Path(render_report.__code__.co_filename).parent
+PARTS = Path(render_report.__code__.co_filename).parent / "page"
 
 
 def solving(**keywords) -> Timeline:
@@ -34,10 +34,8 @@ def solving(**keywords) -> Timeline:
 
 def detail(timeline: Timeline) -> dict:
     """What the page unpacks."""
-    sent = base64.b64decode(evaluation_data(timeline)["evaluation"]["detail"])
-    text = zlib.decompress(sent[4:], -15)
-    assert len(text) == int.from_bytes(sent[:4], "little")
-    return json.loads(text)
+    sent = base64.b64decode(evaluation_data(timeline)["evaluation"]["detail"]["packed"])
+    return json.loads(zlib.decompress(sent))
 
 
 # -- what is sent ----------------------------------------------------------------------------
@@ -53,6 +51,7 @@ def test_a_page_without_evaluations_carries_nothing_of_them(plain: str):
     assert "evaluation" not in run_data(timeline)
     assert len(plain) - len(render_report([timeline])) > 3000
     assert EVALUATED not in SCRIPTS
+    assert SCRIPTS[-1] == "steer/controls.js"  # the part that starts the page comes last
 
 
 def test_numbers_and_changes_are_those_of_the_history():
@@ -94,22 +93,22 @@ def test_many_changes_weigh_less_than_the_run_itself():
         evaluations.append(replace(item, right=texts, wrong=texts))
     timeline = Timeline(make_run(STORY), evaluations=evaluations)
     assert [len(changes) for changes in detail(timeline)["steps"]] == [0] + [3] * 59
-    size = len(evaluation_data(timeline)["evaluation"]["detail"])
+    size = len(evaluation_data(timeline)["evaluation"]["detail"]["packed"])
     print(f"{size} bytes for 60 evaluations in which every problem is newly solved")
     assert size < 110_000
 
 
 def test_its_script_and_style_keep_the_rules_of_the_others():
-    script = (PACKAGE / "evaluation.js").read_text(encoding="ascii")
+    script = (PARTS / EVALUATED).read_text(encoding="ascii")
     risky = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|import\("
         r"|localStorage|sessionStorage|indexedDB|\bcookie\b|fetch\(|XMLHttpRequest|WebSocket"
     )
     assert not re.search(risky, script)
-    markup = (PACKAGE / "page.html").read_text()
+    markup = (PARTS / "page.html").read_text()
     ids = set(re.findall(r'\bid="([\w-]+)"', markup)) | set(re.findall(r'\bid: "([\w-]+)"', script))
     assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
-    style = (PACKAGE / "evaluation.css").read_text(encoding="ascii")
+    style = (PARTS / "evaluation.css").read_text(encoding="ascii")
     assert set(re.findall(r"#([a-z][\w-]*)[^{};]*\{", style)) <= ids
 
 

@@ -147,7 +147,7 @@ def test_the_rule_is_in_the_link(open_page: Open, mixed: Timeline):
     link = link_of(page)
     assert "#rule=paper&" in link
     page.browser.get("about:blank")
-    page.browser.get(link)
+    page.open(link)
     assert (page.data("rule"), page["rule"].get_attribute("value")) == ("paper", "paper")
     assert page.texts("#metric option:checked") == ["emergent heads"]
     at_link(page, "#rule=calibrated&view=head")

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compared_runs import GRPO, SFT
-from compared_runs import timeline as regime
-from factories import STORY, large_run, make_metrics, make_run
+from factories import GRPO, SFT, STORY, large_run, make_metrics, make_run
+from factories import make_timeline as regime
 from test_report_browser import (
     GRAPH,
     HOSTILE,
@@ -338,7 +337,7 @@ def test_a_link_brings_the_view_back(open_page: Open, run: Timeline):
     before, link = {name: page.data(name) for name in STAMPS}, link_of(page)
     assert link.startswith("file:///")
     page.browser.get("about:blank")
-    page.browser.get(link)
+    page.open(link)
     after = {name: page.data(name) for name in STAMPS}
     assert {k: v for k, v in after.items() if k not in ("from", "to")} == {
         k: v for k, v in before.items() if k not in ("from", "to")
@@ -366,7 +365,7 @@ def test_links_that_make_no_sense_change_nothing(open_page: Open, run: Timeline,
     before = {name: page.data(name) for name in STAMPS}
     url = page.browser.current_url.split("#")[0]
     page.browser.get("about:blank")
-    page.browser.get(url + text)
+    page.open(url + text)
     assert page.data("error") is None
     assert {name: page.data(name) for name in STAMPS} == before
 
@@ -382,6 +381,7 @@ def test_links_and_views_work_in_a_sandboxed_frame(open_page: Open, run: Timelin
     page.browser.get(outer.as_uri())
     page.browser.switch_to.frame(0)
     try:
+        page.wait()
         page["tab-circuit"].click()
         link = link_of(page)
         assert link.startswith("#rule=calibrated&view=circuit&step=800")
@@ -461,7 +461,7 @@ def ratio(a: str, b: str) -> float:
 
 
 def test_text_on_canvases_has_contrast():
-    folder = Path(render_report.__code__.co_filename).parent
+    folder = Path(render_report.__code__.co_filename).parent / "page"
     script = "".join((folder / name).read_text() for name in SCRIPTS)
     table = re.search(r"COHORT_COLOURS = \[(.*?)\];", script, re.DOTALL)
     pairs = re.findall(r'\["(#\w+)", "(#\w+)"\]', table[1])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import make_snapshot
-from test_report_browser import browser, needs_browser
+from test_report_browser import Page, browser, needs_browser
 
 from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
@@ -186,7 +186,7 @@ def test_painted_soon(browser: Any, paper_page: Path, bare_page: Path):
 @needs_browser
 @pytest.mark.parametrize("view", ["timeline", "head", "circuit"])
 def test_the_slider_redraws_within_a_few_frames(browser: Any, paper_page: Path, view: str):
-    browser.get(f"{paper_page.as_uri()}#view={view}")
+    Page(browser).open(f"{paper_page.as_uri()}#view={view}")
     found = statistics.median(frames(browser, 12))
     print(f"{view}: {found:.1f} frames")
     assert found < 8
@@ -199,7 +199,7 @@ def test_the_slider_redraws_within_a_few_frames(browser: Any, paper_page: Path, 
 def test_the_slider_of_a_large_run_redraws_within_a_few_frames(
     browser: Any, large_page: Path, view: str
 ):
-    browser.get(f"{large_page.as_uri()}#view={view}")
+    Page(browser).open(f"{large_page.as_uri()}#view={view}")
     found = statistics.median(frames(browser, 12))
     print(f"{view}: {found:.1f} frames")
     assert found < 15

@@ -1,4 +1,4 @@
-// The edges of the consensus over probes: unpacking, and the names of their ends.
+// The edges of the consensus over probes, and the names of their ends.
 // An edge: {source, destination, strength (mean |score|), balance (signed mean / strength), share}.
 
 // At the first look: not every reader opens these views.
@@ -8,10 +8,10 @@ function edgesAt(run, at) {
 }
 
 function decodeEdges(run) {
-  const sent = run.edges, root = unpackPlanes(sent.strength, Uint16Array);
-  const source = sumUp(unpackPlanes(sent.source, Uint16Array));
-  const destination = unpackPlanes(sent.destination, Uint16Array);
-  const balance = new Int8Array(unpack(sent.balance).buffer), share = unpack(sent.share);
+  const sent = run.edges, root = joinPlanes(sent.strength, Uint16Array);
+  const source = sumUp(joinPlanes(sent.source, Uint16Array));
+  const destination = joinPlanes(sent.destination, Uint16Array);
+  const balance = new Int8Array(sent.balance.buffer), {share} = sent;
   let next = 0;
   run.edgesOf = sent.counts.map(count => {
     const from = next, to = next += count;

@@ -105,14 +105,15 @@ function chooseHead(row) {
   moveCursor();
 }
 
-// The address follows the view, a while after the last change, where the browser lets it.
+// The address follows the view, and its entry the scroll, a while after the last change, where the
+// browser lets it. Loaded again, the page is drawn too late for the browser to know its place.
 let linkTimer = null;
 
 function keepLink() {
   clearTimeout(linkTimer);
   linkTimer = setTimeout(() => {
     try {
-      history.replaceState(null, "", linkText(run, view, PAGE.runs.length === 1));
+      history.replaceState([scrollX, scrollY], "", linkText(run, view, PAGE.runs.length === 1));
     } catch {
       // A frame without an address of its own.
     }
@@ -288,6 +289,8 @@ function start() {
   listenToMap();
   listenToCircuit(byId("circuit-plot"), tip);
   listenToSize();
+  if (history.state) scrollTo(...history.state);
+  window.addEventListener("scroll", keepLink);
   root.dataset.ready = "1";
 }
 

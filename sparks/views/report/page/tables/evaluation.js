@@ -23,7 +23,7 @@ function addEvaluation() {
 }
 
 function decodeEvaluation(found) {
-  const {texts, steps} = JSON.parse(new TextDecoder().decode(unpack(found.detail)));
+  const {texts, steps} = JSON.parse(new TextDecoder().decode(found.detail));
   found.changes = steps.map(changes => changes.map(([kind, isSure, problem, answer, before, after, then, now]) =>
     ({kind, isSure, problem: texts[problem], answer: texts[answer], before, after, then: texts[then],
       now: texts[now]})));

@@ -1,12 +1,28 @@
-// Reading: the packed arrays of a run, and what the views derive from them.
+// Reading: the arrays of a run as they were sent, and what the views derive from them.
 // A "row" is a head, layer * heads + head. A "cell" is checkpoint * rows + row.
 
 const bit = (bytes, index) => (bytes[index >> 3] >> (7 - (index & 7))) & 1;
 
+// Numbers whose lowest bytes stand first, then all second ones, and so on.
+function joinPlanes(bytes, Kind) {
+  const width = Kind.BYTES_PER_ELEMENT, count = bytes.length / width;
+  const out = new Uint8Array(bytes.length);
+  for (let i = 0; i < count; i++) {
+    for (let plane = 0; plane < width; plane++) out[i * width + plane] = bytes[plane * count + i];
+  }
+  return new Kind(out.buffer);
+}
+
+// In place: each number was sent less the one before.
+function sumUp(numbers) {
+  for (let i = 1; i < numbers.length; i++) numbers[i] += numbers[i - 1];
+  return numbers;
+}
+
 function decodeRun(run, rule) {
   run.rows = run.layers * run.heads;
   run.times = run.steps.length;
-  const counts = Array.from(unpackPlanes(run.counts, Float32Array), value =>
+  const counts = Array.from(joinPlanes(run.counts, Float32Array), value =>
     Number.isFinite(value) ? Number(value.toPrecision(5)) : null);
   run.shared = Object.fromEntries(run.count_names.map((name, i) =>
     [name, counts.slice(i * run.times, (i + 1) * run.times)]));
@@ -24,8 +40,8 @@ function decodeRun(run, rule) {
 
 // Sent head by head; here checkpoint by checkpoint.
 function decodeCells(run) {
-  const mask = unpack(run.mask), levels = unpack(run.levels);
-  const roots = sumUp(unpackPlanes(run.importance, Uint16Array));
+  const {mask, levels} = run;
+  const roots = sumUp(joinPlanes(run.importance, Uint16Array));
   run.level = new Uint8Array(run.rows * run.times);
   run.share = new Float32Array(run.rows * run.times);
   run.isHeld = new Uint8Array(run.rows * run.times);
@@ -45,7 +61,7 @@ function decodeCells(run) {
 
 // E of the embedding, of each layer's attention, of each layer's MLP: part * times + checkpoint.
 function decodeShift(run) {
-  const bytes = new Int8Array(unpack(run.shift).buffer);
+  const bytes = new Int8Array(run.shift.buffer);
   run.shiftOf = new Float32Array(bytes.length);
   for (let start = 0; start < bytes.length; start += run.times) {
     const part = sumUp(bytes.subarray(start, start + run.times));
@@ -59,20 +75,19 @@ const TURNOVER = ["edges moved since the checkpoint before", "edges moved since 
   "heads moved since the first checkpoint", "stability of heads between probes (Jaccard)"];
 
 function decodeTurnover(run) {
-  const sent = unpack(run.turnover);
   const columns = Array.from({length: 3 * TURNOVER.length}, (_, column) => {
-    const bytes = sumUp(sent.subarray(column * run.times, (column + 1) * run.times));
+    const bytes = sumUp(run.turnover.subarray(column * run.times, (column + 1) * run.times));
     return Array.from(bytes, byte => byte === 255 ? null : byte / 254);
   });
   run.turnovers = TURNOVER.map((name, i) => ({name, values: columns[3 * i],
     low: columns[3 * i + 1], high: columns[3 * i + 2]}));
   if (!run.grid) return;
-  for (const name of ["half", "any"]) run.grid[name] = unpackPlanes(run.grid[name], Uint16Array);
+  for (const name of ["half", "any"]) run.grid[name] = joinPlanes(run.grid[name], Uint16Array);
 }
 
 function decodeLog(run) {
-  const steps = unpackPlanes(run.metric_steps, Uint32Array);
-  const values = unpackPlanes(run.metric_values, Float32Array);
+  const steps = joinPlanes(run.metric_steps, Uint32Array);
+  const values = joinPlanes(run.metric_values, Float32Array);
   let next = 0;
   run.log = run.metrics.map(({name, count, thinned_from: thinnedFrom}) => {
     const from = next, to = next += count;

@@ -19,14 +19,11 @@ function applyRule(run, rule) {
   run.curves = [...run.log, ...ownCurves(run)];
 }
 
-const bitsOf = (run, text) => {
-  const bytes = unpack(text);
-  return Array.from({length: run.rows}, (_, row) => bit(bytes, row) === 1);
-};
+const bitsOf = (run, bytes) => Array.from({length: run.rows}, (_, row) => bit(bytes, row) === 1);
 
 // Bits sent head by head, each 1 where it differs from the checkpoint before.
-function unpackTurns(run, text) {
-  const turns = unpack(text), out = new Uint8Array(run.rows * run.times);
+function unpackTurns(run, turns) {
+  const out = new Uint8Array(run.rows * run.times);
   for (let row = 0; row < run.rows; row++) {
     for (let at = 0, holds = 0; at < run.times; at++) {
       holds ^= bit(turns, row * run.times + at);
@@ -37,7 +34,7 @@ function unpackTurns(run, text) {
 }
 
 function calibratedStates(run, sent) {
-  const events = unpackPlanes(sent.events, Uint16Array), count = events.length / 4;
+  const events = joinPlanes(sent.events, Uint16Array), count = events.length / 4;
   const history = Array.from({length: run.rows}, () => []);
   for (let i = 0; i < count; i++) {
     const at = events[count + i];
@@ -46,7 +43,7 @@ function calibratedStates(run, sent) {
   }
   return {active: unpackTurns(run, sent.active), undecided: unpackTurns(run, sent.undecided),
     isBase: bitsOf(run, sent.base), isUndated: bitsOf(run, sent.undated),
-    cohortOf: unpackPlanes(sent.cohort, Int16Array), history};
+    cohortOf: joinPlanes(sent.cohort, Int16Array), history};
 }
 
 // Active: in the circuit of any probe. Base: active at the first checkpoint.
@@ -96,7 +93,7 @@ function finishLook(run, look) {
   }
   for (const {at, kind} of look.history.flat()) sums[kind][at]++;
   look.sums = sums;
-  look.specificOf = look.specificity === null ? null : unpack(look.specificity);
+  look.specificOf = look.specificity;
 }
 
 const isActive = (run, at, row) => run.active[at * run.rows + row] === 1;
@@ -137,7 +134,7 @@ function decodeInclusion(run) {
     if (calibrated.active[cell] || calibrated.undecided[cell]) near[cell % run.rows] = 1;
     if (run.level[cell]) everHeld[cell % run.rows] = 1;
   }
-  const sent = unpack(run.inclusion), grown = run.effective ? unpack(run.effective) : [];
+  const sent = run.inclusion, grown = run.effective;
   run.units = new Uint8Array(run.rows * run.times);
   run.grown = new Uint8Array(run.rows * run.times);
   run.isKnown = near.map((isNear, row) => !run.is_large || isNear || everHeld[row] ? 1 : 0);
@@ -145,7 +142,7 @@ function decodeInclusion(run) {
     for (let at = 0, units = 0; run.isKnown[row] && at < run.times; at++) {
       units = units + sent[next++] & 255;
       run.units[at * run.rows + row] = units;
-      if (near[row] && grown.length) run.grown[at * run.rows + row] = grown[own++];
+      if (near[row] && grown) run.grown[at * run.rows + row] = grown[own++];
     }
   }
   decodeEnds(run);
@@ -153,7 +150,7 @@ function decodeInclusion(run) {
 
 // Ends of the interval of importance, as shares of it: down * I, I / up.
 function decodeEnds(run) {
-  const sent = unpack(run.importance_ends), half = sent.length / 2;
+  const sent = run.importance_ends, half = sent.length / 2;
   run.ends = [new Float32Array(run.level.length), new Float32Array(run.level.length)];
   let next = 0;
   for (let row = 0; row < run.rows; row++) {

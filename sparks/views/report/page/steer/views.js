@@ -1,7 +1,6 @@
 // The page: what is chosen (`view`), and what is drawn from it.
 
 const root = document.documentElement;
-const PAGE = JSON.parse(byId("data").textContent);
 const FIRST_TABLE_ROWS = 50, FIRST_CHECKPOINTS = 100;
 const FEWEST_SHOWN = 5;
 const view = {rule: PAGE.runs[0].rule, tab: "timeline", cursor: 0, hover: null, head: null, from: 0, to: 1, low: 0, high: 0,
