@@ -26,7 +26,7 @@ function addGrowth() {
 }
 
 function decodeGrowth(found) {
-  const factors = new Int8Array(unpack(found.factors).buffer), turns = unpack(found.named);
+  const factors = new Int8Array(found.factors.buffer), turns = found.named;
   found.octaves = new Float32Array(factors.length);
   found.isNamed = new Uint8Array(factors.length);
   for (let start = 0; start < factors.length; start += run.times) {
