@@ -172,7 +172,8 @@ def test_the_verdict_counts_the_last_checkpoint_and_names_what_it_rests_on(run):
     assert ((last == "grew").sum(), (last == "shrank").sum()) == (1, 1)
     assert growth_in_words(timeline) == (
         "1 head grew, 1 shrank (of 24, by 5% or more since step 0, at most 5% of those "
-        "named false); 1 was born (rose above an even share), 1 pruned (fell below it); an unchanged model gives 0; L is 2 nats, 24 probes"
+        "named false); 1 was born (rose above an even share), 1 pruned (fell below it); "
+        "an unchanged model gives 0; L is 2 nats, 24 probes"
     )
     assert growth_in_words(timeline, brief=True) == (
         "1 head grew, 1 shrank, 1 born, 1 pruned by step 30"
