@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import STORY, make_run
+from factories import STORY, grown_run, make_run
 from selenium.webdriver.common.by import By
-from test_growth_tables import grown_run
 from test_report import unpacked
 from test_report_browser import browser, needs_browser
 
