@@ -8,6 +8,7 @@ sum of |score| over kept edges that leave the head, node totals are at least tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,42 @@ def large_run(
             )
         )
     return run
+
+
+GROWN_GRAPH = Graph(num_layers=4, num_heads=6, num_kv_heads=2)
+GROWN_GROUPS = ["sums"] * 24 + ["control"] * 8
+GROWN_FACTORS = {0: 1.0, 10: 1.3, 20: 1.6, 30: 1.6}
+"""Of L1H2, by step; its share at the base is 0.8 of an even one. L2H3 goes the other way."""
+
+
+def grown_run(
+    factors: dict[int, float] = GROWN_FACTORS,
+    *,
+    groups: Sequence[str] = GROWN_GROUPS,
+    loss: dict[int, float] | None = None,
+) -> list[Snapshot]:
+    """Heads of even shares, one grows and one shrinks; on control probes every head does as it
+    likes."""
+    rng = np.random.default_rng(7)
+    up, down = GROWN_GRAPH.head_sources[1, 2], GROWN_GRAPH.head_sources[2, 3]
+    control = np.array(groups) == "control"
+    usual = np.exp(rng.normal(0, 0.05, (len(groups), GROWN_GRAPH.num_sources)))
+    usual[:, up], usual[:, down] = 0.8 * usual[:, up], 1.2 * usual[:, down]
+    found = []
+    for step, factor in factors.items():
+        totals = usual * np.exp(rng.normal(0, 0.04 * (step > 0), usual.shape))
+        totals[:, up] *= factor
+        totals[:, down] /= factor
+        totals[control] *= np.exp(rng.normal(0, 1, totals.shape))[control]
+        nats = np.full(len(groups), (loss or {}).get(step, 2.0), np.float32)
+        found.append(
+            replace(
+                make_snapshot(step, ["L0H0"], graph=GROWN_GRAPH, groups=groups),
+                node_totals=totals.astype(np.float32),
+                loss_corrupted=nats,
+            )
+        )
+    return found
 
 
 def write_unshowable(store: RunStore, step: int) -> Path:

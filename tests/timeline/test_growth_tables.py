@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import make_run, make_snapshot, write_run
+from factories import (
+    GROWN_FACTORS,
+    GROWN_GRAPH,
+    GROWN_GROUPS,
+    grown_run,
+    make_run,
+    write_run,
+)
 from models import tiny_model
 from planted import STORIES, Planted, clear_heads
 from test_calibration import random_probes
@@ -18,7 +24,6 @@ from sparks.attribution.snapshot import Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.cli import main
 from sparks.ground.config import SnapshotConfig
-from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
 from sparks.timeline import growth as growth_module
 from sparks.timeline.calibration import CalibrationConfig
@@ -28,41 +33,6 @@ from sparks.timeline.history import History
 from sparks.timeline.timeline import Timeline
 from sparks.views.words import growth_in_words
 
-GRAPH = Graph(num_layers=4, num_heads=6, num_kv_heads=2)
-GROUPS = ["sums"] * 24 + ["control"] * 8
-FACTORS = {0: 1.0, 10: 1.3, 20: 1.6, 30: 1.6}
-"""Of L1H2, by step; its share at the base is 0.8 of an even one. L2H3 goes the other way."""
-
-
-def grown_run(
-    factors: dict[int, float] = FACTORS,
-    *,
-    groups: Sequence[str] = GROUPS,
-    loss: dict[int, float] | None = None,
-) -> list[Snapshot]:
-    """Heads of even shares, one grows and one shrinks; on control probes every head does as it
-    likes."""
-    rng = np.random.default_rng(7)
-    up, down = GRAPH.head_sources[1, 2], GRAPH.head_sources[2, 3]
-    control = np.array(groups) == "control"
-    usual = np.exp(rng.normal(0, 0.05, (len(groups), GRAPH.num_sources)))
-    usual[:, up], usual[:, down] = 0.8 * usual[:, up], 1.2 * usual[:, down]
-    found = []
-    for step, factor in factors.items():
-        totals = usual * np.exp(rng.normal(0, 0.04 * (step > 0), usual.shape))
-        totals[:, up] *= factor
-        totals[:, down] /= factor
-        totals[control] *= np.exp(rng.normal(0, 1, totals.shape))[control]
-        nats = np.full(len(groups), (loss or {}).get(step, 2.0), np.float32)
-        found.append(
-            replace(
-                make_snapshot(step, ["L0H0"], graph=GRAPH, groups=groups),
-                node_totals=totals.astype(np.float32),
-                loss_corrupted=nats,
-            )
-        )
-    return found
-
 
 @pytest.fixture(scope="module")
 def run() -> list[Snapshot]:
@@ -70,7 +40,7 @@ def run() -> list[Snapshot]:
 
 
 def test_the_frame_is_what_the_rule_says_of_the_counted_probes_at_once(run):
-    masses = [one.node_totals[:24][:, GRAPH.head_sources.ravel()] for one in run]
+    masses = [one.node_totals[:24][:, GROWN_GRAPH.head_sources.ravel()] for one in run]
     loss = [one.loss_corrupted[:24] for one in run]
     found, frame = growth(np.stack(masses), np.stack(loss)), Timeline(run).growth()
     names = ["step", "head", "factor", "factor_low", "factor_high", "verdict", "change", "now"]
@@ -105,12 +75,8 @@ def test_what_grew_shrank_was_born_and_pruned_is_told(run):
 
 
 def test_control_probes_do_not_count(run):
-    alone = [
-        replace(
-            one, node_totals=np.where(np.array(GROUPS)[:, None] == "control", 1, one.node_totals)
-        )
-        for one in run
-    ]
+    control = np.array(GROWN_GROUPS)[:, None] == "control"
+    alone = [replace(one, node_totals=np.where(control, 1, one.node_totals)) for one in run]
     assert Timeline(run).growth().equals(Timeline(alone).growth())
     assert not Timeline(run).growth().equals(Timeline(run, group="control").growth())
 
@@ -128,7 +94,7 @@ def test_every_rule_says_the_same_and_settings_reach_it(run, tmp_path):
 
 def test_both_rules_have_one_floor():
     assert GrowthConfig().least_loss == CalibrationConfig().floor == 0.1
-    dim = Timeline(grown_run(loss=dict.fromkeys(FACTORS, 0.05)))
+    dim = Timeline(grown_run(loss=dict.fromkeys(GROWN_FACTORS, 0.05)))
     assert set(dim.growth()["verdict"]) == {"too little L"}
     bare = Timeline(dim.snapshots, calibration=CalibrationConfig(floor=0))
     assert "grew" in set(bare.growth()["verdict"])
@@ -172,8 +138,8 @@ def test_the_verdict_counts_the_last_checkpoint_and_names_what_it_rests_on(run):
     assert ((last == "grew").sum(), (last == "shrank").sum()) == (1, 1)
     assert growth_in_words(timeline) == (
         "1 head grew, 1 shrank (of 24, by 5% or more since step 0, at most 5% of those "
-        "named false); 1 was born (rose above an even share), 1 pruned (fell below it); an "
-        "unchanged model gives 0; L is 2 nats, 24 probes"
+        "named false); 1 was born (rose above an even share), 1 pruned (fell below it); "
+        "an unchanged model gives 0; L is 2 nats, 24 probes"
     )
     assert growth_in_words(timeline, brief=True) == (
         "1 head grew, 1 shrank, 1 born, 1 pruned by step 30"

@@ -130,7 +130,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
         ),
         _tile(
             str(born),
-            "heads born",
+            "born by circuits",
             f"{int(timeline.emergent[-1].sum())} active at the end{_beside(null)}",
         ),
         _tile(

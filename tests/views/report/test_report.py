@@ -547,7 +547,7 @@ def test_top_numbers_show_gap_and_probes():
     )
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
     assert tiles["active heads"]["value"] == "1 \u2192 2"
-    assert tiles["heads born"]["value"] == "1"
+    assert tiles["born by circuits"]["value"] == "1"
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
     assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 100 points"
@@ -630,7 +630,7 @@ def test_the_null_is_told_beside_the_births():
     assert band is not None
     assert look["null"]["births"] == [band.births_low, band.births_median, band.births_high]
     assert look["notes"][1] == f"Null: {sentence(timeline, band)}."
-    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "heads born"]
+    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "born by circuits"]
     ends = f"{band.births_low:.0f} to {band.births_high:.0f}"
     assert tile["detail"] == f"2 active at the end; unchanged models: {ends}"
     few = run_data(Timeline(make_run({0: ["L0H0"], 10: []}, probes=2)))["looks"]["paper"]

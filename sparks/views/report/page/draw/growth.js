@@ -19,8 +19,10 @@ function addGrowth() {
     const index = grownUnder(event);
     tip(event, index === null ? "" : grownText(index, view.hover ?? view.cursor));
   });
+  let pressed = 0;
+  plot.addEventListener("pointerdown", event => { pressed = event.clientX; });
   plot.addEventListener("click", event => {
-    const index = grownUnder(event);
+    const index = Math.abs(event.clientX - pressed) > 6 ? null : grownUnder(event);  // a drag zooms
     if (index !== null) chooseHead(run.growth.heads[index]);
   });
 }
