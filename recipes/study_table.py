@@ -5,7 +5,7 @@
 Reads FOLDER/REGIME-seedN, whatever is there so far, by the calibrated rule and by the paper's, and
 writes into FOLDER:
 
-    study.csv     a row a run and rule: every number of `regimes.regime_row`, the ends of
+    study.csv     a row a run and rule: every number of `regime_tables.regime_row`, the ends of
                   the curves, births that the control probes share, those of an unchanged model
     study.json    the same, with the spread over seeds and the sentences
     study.md      the table that is printed
@@ -34,7 +34,7 @@ from sparks import SparksError, Timeline
 from sparks.ground.csv_text import csv_text
 from sparks.ground.files import write_atomically
 from sparks.timeline.nulls import exceeds, null_of
-from sparks.timeline.regimes import regime_row, spread
+from sparks.timeline.regime_tables import regime_row, spread
 from sparks.timeline.timeline import RULES, Rule
 
 NAMES = {"sft": "SFT", "distill": "distillation", "grpo": "GRPO"}

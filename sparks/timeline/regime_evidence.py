@@ -1,14 +1,19 @@
-"""The numbers of a run in plain sentences, each of which stands alone."""
+"""What the numbers of a run say: a regime or none, and plain sentences that stand alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sparks.ground.plain_text import count
 from sparks.stats.coupling import Coupling
 from sparks.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from sparks.timeline.regimes import RegimeSettings
+    from sparks.timeline.timeline import Timeline
 
 
 def evidence(numbers: Mapping[str, Any], share_kept: float, reward: str) -> Iterator[str]:
@@ -110,3 +115,96 @@ def _plain(interval: Interval) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+# -- verdict ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """One thing that a regime needs."""
+
+    holds: bool
+    lacking: str
+    """What is missing if it does not hold."""
+
+
+def judged(
+    timeline: Timeline, numbers: Mapping[str, Any], settings: RegimeSettings
+) -> dict[str, Any]:
+    """Verdict, reason and evidence of a run with these numbers."""
+    if reason := timeline.little_in_words():
+        return {"verdict": "undecided", "reason": reason, "evidence": ()}
+    sentences = tuple(evidence(numbers, settings.share_kept, settings.reward))
+    if reason := _too_few(numbers, settings):
+        return {"verdict": "undecided", "reason": reason, "evidence": sentences}
+    claims = {
+        "accumulates": _accumulating(numbers, settings),
+        "searches": _searching(numbers, settings),
+    }
+    missing = {
+        verdict: ", ".join(claim.lacking for claim in needed if not claim.holds)
+        for verdict, needed in claims.items()
+    }
+    for verdict, lacking in missing.items():
+        if not lacking:
+            return {"verdict": verdict, "reason": "", "evidence": sentences}
+    reason = "; ".join(f"not {verdict!r}: {lacking}" for verdict, lacking in missing.items())
+    return {"verdict": "undecided", "reason": reason, "evidence": sentences}
+
+
+def _too_few(numbers: Mapping[str, Any], settings: RegimeSettings) -> str:
+    """Why no test can decide; empty where they can."""
+    checkpoints, births, horizon = (numbers[key] for key in ("checkpoints", "births", "horizon"))
+    if checkpoints < settings.fewest_checkpoints:
+        return f"too few checkpoints: {checkpoints}, at least {settings.fewest_checkpoints} decide"
+    if not births:
+        return "no births"
+    if births < settings.fewest_births:
+        return f"too few births: {births}, at least {settings.fewest_births} decide"
+    needed = settings.followed_share * (numbers["last_step"] - numbers["first_step"])
+    if horizon < needed:
+        return (
+            f"births came late: half of them could be followed for {horizon} steps at most, "
+            f"{needed:.0f} are needed"
+        )
+    return ""
+
+
+def _accumulating(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
+    return [
+        _Claim(
+            holds=numbers["survival"].low > settings.share_kept,
+            lacking=f"survival of births is not surely above {settings.share_kept:.0%}",
+        ),
+        _Claim(
+            holds=numbers["growth"].p_value <= settings.alpha,
+            lacking="the emergent count does not surely rise",
+        ),
+        _Claim(
+            holds=numbers["exchange_p"] <= settings.alpha,
+            lacking="heads gained do not surely exceed base heads lost",
+        ),
+    ]
+
+
+def _searching(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
+    name, found = repr(settings.reward), numbers["reward"]
+    counts = {"active": found, "emergent": numbers["reward_emergent"]}
+    apart = [kind for kind, one in counts.items() if one and not one.p_value <= settings.alpha]
+    if found is None:
+        lacking = f"no {name} is logged, which the counts could follow"
+    elif found.points < found.fewest_points:
+        lacking = (
+            f"{found.points} checkpoints with a {name} are too few to tell whether the counts "
+            f"follow it ({found.fewest_points} decide)"
+        )
+    else:
+        lacking = f"the {' and the '.join(apart)} count does not surely follow {name}"
+    return [
+        _Claim(
+            holds=numbers["survival"].high < settings.share_kept,
+            lacking=f"survival of births is not surely below {settings.share_kept:.0%}",
+        ),
+        _Claim(holds=found is not None and not apart, lacking=lacking),
+    ]

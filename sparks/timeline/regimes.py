@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,6 @@ from jaxtyping import Bool, Int
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import FRACTION, check_settings, setting
-from sparks.ground.errors import SparksError
 from sparks.stats.coupling import Coupling, Side, at_checkpoints, coupling
 from sparks.stats.intervals import LEVEL, inclusion_interval
 from sparks.stats.survival import Survival, fewest_subjects
@@ -65,12 +64,11 @@ from sparks.stats.trends import (
     sign_test,
 )
 from sparks.timeline.history import Follower, History
-from sparks.timeline.regime_evidence import evidence
+from sparks.timeline.regime_evidence import judged
 from sparks.timeline.timeline import Timeline
 from sparks.timeline.turnover import Turnover, TurnoverMeter
 
 Verdict = Literal["accumulates", "searches", "undecided"]
-_COUPLINGS = ("reward", "reward_emergent", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +174,7 @@ class Regime:
         """
         settings = settings or RegimeSettings()
         numbers = _numbers(timeline, settings)
-        return cls(settings=settings, **numbers, **_judge(timeline, numbers, settings))
+        return cls(settings=settings, **numbers, **judged(timeline, numbers, settings))
 
 
 def survival_of_births(timeline: Timeline, *, level: float = LEVEL) -> Survival:
@@ -230,32 +228,12 @@ class CircuitTurnover(Follower):
         return self._meter.add(snapshot)
 
 
-# -- a row a run -----------------------------------------------------------------------------------
-
-
-def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> dict[str, Any]:
-    """The numbers of `Regime.of` as a flat row, for a table of several runs.
-
-    Keys: run, verdict, reason and the fields of `Regime`. Of an interval NAME, NAME_low and
-    NAME_high; growth_rho and growth_p; of couplings NAME_rho, NAME_lag, NAME_p and NAME_points, NaN
-    where the curve is not logged. Half-lives that were not reached are NaN. edges_turnover and
-    heads_turnover are the means over checkpoints of the circuits' turnover from the checkpoint
-    before, edges_stability and heads_stability those of the circuits' agreement between probes
-    (`timeline.turnover`). circuit_growth, _low and _high: heads that a circuit gained by the last
-    checkpoint, and its 95 % interval over probes.
-    """
-    regime = Regime.of(timeline, settings)
-    row: dict[str, Any] = {"run": regime.name}
-    for item in fields(regime):
-        if item.name not in ("name", "evidence", "settings"):
-            row |= _cells(item.name, getattr(regime, item.name))
-    row |= circuit_means(timeline)
-    last = timeline.counts().iloc[-1]
-    return row | {key: float(last[key]) for key in last.index if key.startswith("circuit_growth")}
-
-
 def circuit_means(timeline: Timeline) -> dict[str, float]:
-    """edges_turnover, edges_stability, heads_turnover, heads_stability: see `regime_row`."""
+    """edges_turnover, edges_stability, heads_turnover, heads_stability.
+
+    Means over checkpoints: of the circuits' turnover from the one before, and of their agreement
+    between probes.
+    """
     rows = circuit_turnover(timeline)
     means: dict[str, float] = {}
     for kind in ("edges", "heads"):
@@ -263,44 +241,6 @@ def circuit_means(timeline: Timeline) -> dict[str, float]:
         alike = [getattr(found, f"{kind}_stability").value for found in rows]
         means |= {f"{kind}_turnover": _mean(moved), f"{kind}_stability": _mean(alike)}
     return means
-
-
-def spread(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """How the numbers of several runs of a kind differ, such as those of seeds.
-
-    Args:
-        rows: of `regime_row`, with a column `by` that names the kind.
-        by: name of that column.
-
-    Returns:
-        A row a kind and number. Columns: `by`, number (name of a column), runs (that have it),
-        mean, sd (NaN for one run), lowest, highest.
-
-    Raises:
-        SparksError: there is no column `by`.
-    """
-    if by not in rows.columns:
-        raise SparksError(
-            f"rows must have a column {by!r}, got {', '.join(map(str, rows.columns))}"
-        )
-    names = [name for name in rows.select_dtypes("number").columns if name != by]
-    long = rows.melt(id_vars=by, value_vars=names, var_name="number", value_name="value")
-    long["value"] = long["value"].astype(np.float64)
-    grouped = long.groupby([by, "number"], sort=False)["value"]
-    summary = grouped.agg(runs="count", mean="mean", sd="std", lowest="min", highest="max")
-    return summary.reset_index()
-
-
-def _cells(name: str, value: object) -> Mapping[str, Any]:
-    if isinstance(value, Interval):
-        ends = value.cells(name).items()
-        return {end: math.nan if math.isinf(number) else number for end, number in ends}
-    if isinstance(value, Trend):
-        return {f"{name}_rho": value.rho, f"{name}_p": value.p_value}
-    if name in _COUPLINGS:
-        parts = {"rho": "rho", "lag": "lag", "p": "p_value", "points": "points"}
-        return {f"{name}_{key}": getattr(value, part, math.nan) for key, part in parts.items()}
-    return {name: value}
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -403,95 +343,3 @@ def _depths(timeline: Timeline) -> Mapping[str, Any]:
         "depth": ratio_over_heads(births, np.ones(len(births))),
         "depth_by_chance": float(free.mean()) if len(free) else math.nan,
     }
-
-
-# -- verdict ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Claim:
-    """One thing that a regime needs."""
-
-    holds: bool
-    lacking: str
-    """What is missing if it does not hold."""
-
-
-def _judge(
-    timeline: Timeline, numbers: Mapping[str, Any], settings: RegimeSettings
-) -> dict[str, Any]:
-    if reason := timeline.little_in_words():
-        return {"verdict": "undecided", "reason": reason, "evidence": ()}
-    sentences = tuple(evidence(numbers, settings.share_kept, settings.reward))
-    if reason := _too_few(numbers, settings):
-        return {"verdict": "undecided", "reason": reason, "evidence": sentences}
-    claims = {
-        "accumulates": _accumulating(numbers, settings),
-        "searches": _searching(numbers, settings),
-    }
-    missing = {
-        verdict: ", ".join(claim.lacking for claim in needed if not claim.holds)
-        for verdict, needed in claims.items()
-    }
-    for verdict, lacking in missing.items():
-        if not lacking:
-            return {"verdict": verdict, "reason": "", "evidence": sentences}
-    reason = "; ".join(f"not {verdict!r}: {lacking}" for verdict, lacking in missing.items())
-    return {"verdict": "undecided", "reason": reason, "evidence": sentences}
-
-
-def _too_few(numbers: Mapping[str, Any], settings: RegimeSettings) -> str:
-    """Why no test can decide; empty where they can."""
-    checkpoints, births, horizon = (numbers[key] for key in ("checkpoints", "births", "horizon"))
-    if checkpoints < settings.fewest_checkpoints:
-        return f"too few checkpoints: {checkpoints}, at least {settings.fewest_checkpoints} decide"
-    if not births:
-        return "no births"
-    if births < settings.fewest_births:
-        return f"too few births: {births}, at least {settings.fewest_births} decide"
-    needed = settings.followed_share * (numbers["last_step"] - numbers["first_step"])
-    if horizon < needed:
-        return (
-            f"births came late: half of them could be followed for {horizon} steps at most, "
-            f"{needed:.0f} are needed"
-        )
-    return ""
-
-
-def _accumulating(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
-    return [
-        _Claim(
-            holds=numbers["survival"].low > settings.share_kept,
-            lacking=f"survival of births is not surely above {settings.share_kept:.0%}",
-        ),
-        _Claim(
-            holds=numbers["growth"].p_value <= settings.alpha,
-            lacking="the emergent count does not surely rise",
-        ),
-        _Claim(
-            holds=numbers["exchange_p"] <= settings.alpha,
-            lacking="heads gained do not surely exceed base heads lost",
-        ),
-    ]
-
-
-def _searching(numbers: Mapping[str, Any], settings: RegimeSettings) -> list[_Claim]:
-    name, found = repr(settings.reward), numbers["reward"]
-    counts = {"active": found, "emergent": numbers["reward_emergent"]}
-    apart = [kind for kind, one in counts.items() if one and not one.p_value <= settings.alpha]
-    if found is None:
-        lacking = f"no {name} is logged, which the counts could follow"
-    elif found.points < found.fewest_points:
-        lacking = (
-            f"{found.points} checkpoints with a {name} are too few to tell whether the counts "
-            f"follow it ({found.fewest_points} decide)"
-        )
-    else:
-        lacking = f"the {' and the '.join(apart)} count does not surely follow {name}"
-    return [
-        _Claim(
-            holds=numbers["survival"].high < settings.share_kept,
-            lacking=f"survival of births is not surely below {settings.share_kept:.0%}",
-        ),
-        _Claim(holds=found is not None and not apart, lacking=lacking),
-    ]

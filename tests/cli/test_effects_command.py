@@ -288,7 +288,7 @@ def test_a_model_that_solves_nothing_is_told_early(made, tmp_path, capsys):
         (("--sets", "L9H0"), "no head L9H0: the model has layers 0..2 and heads 0..3"),
         (("--sets", "pruned"), "no set has a head: pruned: no head is pruned in run"),
         (("--sets", "control"), "the set 'control' needs a control task: --control-run"),
-        (("--random-draws", 1), "random_draws must be at least 2, got 1"),
+        (("--random-draws", 1), "random_draws must be a whole number, at least 2, got 1"),
         (("--scale", 1), "scale 1 changes nothing"),
         (("--scale", "nan"), "scale must be a finite number"),
         (("--most", 0), "--most must be at least 1, got 0"),

@@ -22,7 +22,7 @@ import study_table
 from study_table import CLAIMED, SHOWN, Study, markdown, plain, read_study
 
 from sparks import SparksError, Timeline
-from sparks.timeline.regimes import regime_row
+from sparks.timeline.regime_tables import regime_row
 
 # -- the command -----------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.timeline.comparison import Comparison, named_runs
-from sparks.timeline.regimes import regime_row
+from sparks.timeline.regime_tables import regime_row
 from sparks.timeline.timeline import Timeline
 from sparks.views.report import render_report
 from sparks.views.report.compared import COLUMNS, compared, compared_by_rule

@@ -23,7 +23,8 @@ from sparks.probes.pairs import TokenizedProbes
 from sparks.timeline import nulls
 from sparks.timeline.calibration import CalibrationConfig, decide
 from sparks.timeline.comparison import Comparison
-from sparks.timeline.regimes import Regime, regime_row
+from sparks.timeline.regime_tables import regime_row
+from sparks.timeline.regimes import Regime
 from sparks.timeline.timeline import Timeline
 from sparks.views.live.page import View
 from sparks.views.report.data import run_data

@@ -20,14 +20,12 @@ from factories import STORY, large_run, make_run, make_snapshot, write_run
 from sparks.cli import build_parser
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.timeline.regime_tables import RegimeTables
+from sparks.timeline.regime_tables import RegimeTables, regime_row, spread
 from sparks.timeline.regimes import (
     Regime,
     RegimeSettings,
     circuit_turnover,
     first_spells,
-    regime_row,
-    spread,
     survival_of_births,
 )
 from sparks.timeline.timeline import Timeline
