@@ -1,6 +1,6 @@
 // Colours: of cohorts, magnitudes, use and change. Those that differ by theme come from CSS.
 
-const COHORT_COLOURS = [  // Okabe-Ito without black and without vermilion, which is near base red
+const COHORT_COLOURS = [  // Okabe-Ito without black and vermilion
   ["#e69f00", "#000"], ["#56b4e9", "#000"], ["#009e73", "#000"], ["#cc79a7", "#000"],
   ["#0072b2", "#fff"], ["#f0e442", "#000"],
 ];
@@ -17,8 +17,8 @@ const cssColour = rgb => "rgb(" + rgb.join(",") + ")";
 
 function readPalette() {
   const style = getComputedStyle(document.documentElement), out = {};
-  for (const name of ["paper", "ink", "soft", "line", "empty", "missing", "hatch", "base", "born",
-    "minus", "plus", "zero", "accent", "mark"]) {
+  for (const name of ["paper", "ink", "soft", "line", "empty", "missing", "hatch", "base", "undated",
+    "born", "minus", "plus", "zero", "accent", "mark"]) {
     out[name] = style.getPropertyValue("--" + name).trim();
     out[name + "Rgb"] = parseColour(out[name]);
   }
@@ -31,8 +31,8 @@ function cividis(part) {
   return mix(CIVIDIS[low], CIVIDIS[low + 1], place - low);
 }
 
-// How much of the circuits hold the head: base heads red, emergent heads blue, heads whose birth is
-// not known grey, a trace where one fell silent.
+// How much of the circuits hold the head: emergent heads blue, base heads grey, for they are no news,
+// heads whose birth is not known violet, a trace where one fell silent.
 function usageColour(palette, full, part, wasActive) {
   if (part > 0) return mix(palette.emptyRgb, full, 0.3 + 0.7 * part);
   return wasActive ? mix(palette.emptyRgb, full, 0.1) : palette.emptyRgb;
@@ -50,11 +50,11 @@ function cellColour(run, palette, mode, at, row) {
   if (mode === "effect") return effectColour(palette, effectAt(run, at, row));
   if (mode === "mean") return effectColour(palette, meanEffectAt(run, at, row));
   const cohort = run.cohortOf[row], wasBorn = cohort >= 0 && cohort <= at;
-  const full = run.isBase[row] ? palette.baseRgb : wasBorn ? palette.bornRgb : palette.softRgb;
+  const full = run.isBase[row] ? palette.baseRgb : wasBorn ? palette.bornRgb : palette.undatedRgb;
   const isShown = isActive(run, at, row) || isUndecided(run, at, row);
   return usageColour(palette, full, isShown ? useAt(run, at, row) : 0, run.isBase[row] || wasBorn);
 }
 
 // Of lines and marks of a head.
 const headColour = (run, row, palette) => run.isBase[row] ? palette.base :
-  run.cohortOf[row] >= 0 ? palette.born : palette.soft;
+  run.cohortOf[row] >= 0 ? palette.born : palette.undated;

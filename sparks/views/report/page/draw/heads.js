@@ -92,8 +92,8 @@ function headInGrid(run, grid, x, y) {
 
 function drawScale(holder, run, view, palette) {
   const ramps = {
-    frequency: () => [["base head", palette.baseRgb], ["emergent head", palette.bornRgb],
-      ...run.rule === "paper" ? [] : [["birth not known", palette.softRgb]]].map(([name, full]) =>
+    frequency: () => [["emergent head", palette.bornRgb], ["base head", palette.baseRgb],
+      ...run.rule === "paper" ? [] : [["birth not known", palette.undatedRgb]]].map(([name, full]) =>
       [name, part => usageColour(palette, full, part, true), "silent",
         run.rule === "paper" ? "all probes" : "all circuits"]),
     importance: () => [["square root", cividis, "0", percent(run.importance_max)]],
@@ -125,8 +125,8 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Red: base heads, fading as fewer circuits hold them; blue: emergent heads, deeper " +
-    "as more do; grey: heads whose birth is not known; striped: undecided at this step; outlined: " +
+  frequency: "Blue: emergent heads, deeper as more circuits hold them; grey: base heads, fading as " +
+    "fewer do; violet: heads whose birth is not known; striped: undecided at this step; outlined: " +
     "active at the last checkpoint; orange ring: the head below.",
   importance: "Bright: a large share of the kept scores at this step; dark: none; striped: " +
     "undecided; orange ring: the head below.",

@@ -94,7 +94,7 @@ function showCircuit() {
     "No edge here is kept by so many probes.";
   byId("circuit-caption").textContent = "Read from bottom to top: what a node writes is read " +
     "where its line ends; thick: a large mean |score| over probes; purple lines: positive mean " +
-    "score, orange: negative; red heads: base, blue: emergent, grey: neither; dashed frame: " +
+    "score, orange: negative; blue heads: emergent, grey: base, violet: neither; dashed frame: " +
     "undecided; small squares: keys and values " +
     "that heads share. Hover to read, choose a head to open its page. " + edgesCaption(run) +
     " The probes of this step keep " + run.edges.found[view.cursor] + " different edges in all.";

@@ -102,7 +102,7 @@ function headCell(run, row, palette, on) {
   button.addEventListener("click", () => on.head(row));
   const group = run.groupOf[row];
   const colour = group >= 0 ? COHORT_COLOURS[group][0] :
-    run.isBase[row] ? palette.base : run.isUndated[row] ? palette.soft : palette.empty;
+    run.isBase[row] ? palette.base : run.isUndated[row] ? palette.undated : palette.empty;
   return make("td", {class: "text"}, [swatch(colour), button]);
 }
 
