@@ -159,7 +159,9 @@ def test_cursor_and_zoom_are_shared_by_the_views(open_page: Open, run: Timeline)
     page = open_page(run)
     page.press("cohorts-plot", Keys.ARROW_LEFT, Keys.ARROW_LEFT, "+")
     window = (page.data("from"), page.data("to"))
-    page["head-open"].click()
+    opener = page["head-open"]  # not under the bar that stays on top
+    page.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", opener)
+    opener.click()
     assert page.data("step") == "600"
     assert (page.data("from"), page.data("to")) == window
     line = page.browser.find_element("css selector", "#importance-plot .cursor")
