@@ -38,7 +38,10 @@ threshold of a circuit decides anything.
    That the sides are right is another matter, which the test does not cover: `side_doubt`.
 8. What a head is now: in or out where the interval of its share says so, else unsure; each head by
    itself, so 1 - `level` of these are wrong.
-9. Where the median L, at the base or now, is below `least_loss`, there is nothing to attribute:
+9. Long runs: from checkpoint 32 on every second is tested, from 64 on every fourth, and so on;
+   which ones depends on their number alone. In between what was said last stands. Of models with
+   many heads fewer flips are drawn, at least 256: luck is counted over flips and heads together.
+10. Where the median L, at the base or now, is below `least_loss`, there is nothing to attribute:
    nothing is called, and no error is spent.
 
 Against a family-wise rule on the same flips this one finds about twice as much with few probes,
@@ -68,6 +71,11 @@ SHARE_FLOOR = 1e-3
 _SEED = 2509_25758
 _HALVES_AT = 4
 """h of point 6: checkpoints over which most of the second half of the error is spent."""
+_EACH_UP_TO = 32
+"""Checkpoints that are all tested; then every second, from twice as many on every fourth, ..."""
+_CELLS = 1_310_720
+"""Flips x heads at most, while there are `_FEWEST_FLIPS`: what a checkpoint costs."""
+_FEWEST_FLIPS = 256
 _GRID = 1.15
 """Ratio of neighbouring R for which boundaries are kept."""
 _LEAST_VARIANCE = 1e-4
@@ -157,6 +165,8 @@ class Growth:
     side_doubt: Float[np.ndarray, "checkpoints heads"]
     """Where a head is born or pruned: bound of the chance that it did not change sides (the sum of
     two one-sided p, of where it was and where it is; at most 1). Else NaN."""
+    tested: Bool[np.ndarray, " checkpoints"]
+    """Not so at the base, where L is too little, and between the tests of a long run."""
     boundary: Float[np.ndarray, " checkpoints"]
     """z above which heads are named at this checkpoint; NaN where nothing is judged."""
 
@@ -196,6 +206,11 @@ def growth(
     return rule.result()
 
 
+def is_tested(checkpoint: int) -> bool:
+    """Whether the `checkpoint`-th one after the base is tested: point 9."""
+    return checkpoint % 2 ** max(0, (checkpoint // _EACH_UP_TO).bit_length()) == 0
+
+
 class GrowthRule:
     """The rule, a checkpoint at a time; the same answers as all at once.
 
@@ -215,15 +230,18 @@ class GrowthRule:
         """Of each head at the checkpoint where its side was settled."""
         probes, heads = self._base.shape
         self._has_base = self._is_enough(loss)
-        self._flips = sign_flips(probes, self.config.flips)
+        most = min(self.config.flips, max(_FEWEST_FLIPS, _CELLS // heads // 2 * 2))
+        self._flips = sign_flips(probes, most)
         self._luck = _Luck(len(self._flips), heads, self.config)
         level, _ = _mean_error(self._base)
         self._settled = np.where(level > 0, 1, -1).astype(np.int8)
         """1 where a head is in, -1 where it is out."""
         self._crossed = np.zeros(heads, dtype=bool)
         """Heads that have changed sides."""
+        self._stands = np.zeros(heads, dtype=np.int8)
+        """What moved at the last checkpoint that was tested."""
         self._rows = list[_Row]()
-        self._say(_nothing(heads), enough=self._has_base)
+        self._say(_nothing(heads), enough=self._has_base, tested=False)
 
     def add(
         self, totals: Float[np.ndarray, "probes heads"], loss: Float[np.ndarray, " probes"]
@@ -241,7 +259,13 @@ class GrowthRule:
             )
         self._now = shares
         enough = self._has_base and self._is_enough(loss)
-        self._say(self._judge() if enough else _nothing(shares.shape[1]), enough=enough)
+        tested = enough and is_tested(len(self))
+        said = self._judge() if tested else _nothing(shares.shape[1])
+        if tested:
+            self._stands = said["moved"]
+        elif enough:
+            said = said | {"moved": self._stands}
+        self._say(said, enough=enough, tested=tested)
 
     def __len__(self) -> int:
         """Checkpoints so far."""
@@ -256,16 +280,18 @@ class GrowthRule:
     def _is_enough(self, loss: Float[np.ndarray, " probes"]) -> bool:
         return bool(np.median(loss) >= self.config.least_loss)  # False for what is no number
 
-    def _say(self, said: _Row, *, enough: bool) -> None:
+    def _say(self, said: _Row, *, enough: bool, tested: bool) -> None:
         """Keep what is said at the newest checkpoint, with factors, shares and their intervals."""
-        row = said | {"inside": self._settled > 0, "enough_loss": np.bool_(enough)}
+        row = said | {"inside": self._settled > 0}
+        row |= {"enough_loss": np.bool_(enough), "tested": np.bool_(tested)}
         for name, values in (("factor", self._now - self._base), ("share", self._now)):
             mean, error = _mean_error(values)
             degrees = np.isfinite(values).all(axis=1).sum() - 1
             half = student_quantile(0.5 + self.config.level / 2, max(1, int(degrees))) * error
             with np.errstate(over="ignore"):
                 ends = np.exp(mean - half), np.exp(mean + half)
-            row |= {name: np.exp(mean), f"{name}_low": ends[0], f"{name}_high": ends[1]}
+            found = {name: np.exp(mean), f"{name}_low": ends[0], f"{name}_high": ends[1]}
+            row |= {end: numbers.astype(np.float32) for end, numbers in found.items()}
         row["above"] = row["share"] > 1
         self._rows.append(row)
 

@@ -21,7 +21,7 @@ class GrowthCounts:
     """A run's growth in four numbers."""
 
     at: int
-    """The last checkpoint after the base that has enough L; 0 where there is none."""
+    """The last checkpoint that was tested; 0 where there is none."""
     grew: int
     """Heads that had grown, or shrunk, at `at`."""
     shrank: int
@@ -32,7 +32,7 @@ class GrowthCounts:
     @classmethod
     def of(cls, growth: Growth) -> GrowthCounts:
         """Count."""
-        at = int(np.flatnonzero(growth.enough_loss)[-1:].sum())
+        at = int(np.flatnonzero(growth.tested)[-1:].sum())
         return cls(
             at=at,
             grew=int((growth.moved[at] > 0).sum()),

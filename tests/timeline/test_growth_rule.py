@@ -19,6 +19,7 @@ from sparks.timeline.growth import (
     GrowthRule,
     _Luck,
     growth,
+    is_tested,
     log_shares,
     sign_flips,
 )
@@ -373,3 +374,33 @@ def test_arrays_that_do_not_fit():
         GrowthRule(totals[0], loss[0]).add(totals[1, :, :5], loss[1])
     with pytest.raises(SparksError, match=r"score mass must be at least 0, got -1\.5"):
         growth(-totals, loss)
+
+
+# -- long runs -------------------------------------------------------------------------------------
+
+
+def test_the_checkpoints_that_are_tested_thin_out_by_their_number_alone():
+    tested = [number for number in range(1, 1001) if is_tested(number)]
+    assert tested[:34] == [*range(1, 33), 34, 36]
+    assert len(tested) == 111
+    assert [n for n in tested if 64 <= n < 80] == [64, 68, 72, 76]
+
+
+def test_between_tests_what_was_said_last_stands():
+    rng = np.random.default_rng(5)
+    base = rng.gamma(4, 1, (24, 12))
+    grown = base.copy()
+    grown[:, 3] *= 2
+    totals = np.stack([base] + [base * rng.lognormal(0, 0.02, base.shape)] * 32 + [grown] * 3)
+    found = growth(totals, np.full(totals.shape[:2], 2.0))
+    assert found.tested.tolist() == [False] + [True] * 32 + [False, True, False]
+    assert found.moved[32:, 3].tolist() == [0, 0, 1, 1]
+    assert np.isnan(found.boundary[[33, 35]]).all()
+    np.testing.assert_allclose(found.factor[33, 3], found.factor[35, 3])
+
+
+def test_a_model_of_many_heads_costs_no_more_flips_than_luck_needs():
+    rule = GrowthRule(np.random.default_rng(0).gamma(4, 1, (16, 5120)), np.full(16, 2.0))
+    assert len(rule._flips) == 256
+    few = GrowthRule(np.random.default_rng(0).gamma(4, 1, (16, 336)), np.full(16, 2.0))
+    assert len(few._flips) == GrowthConfig().flips

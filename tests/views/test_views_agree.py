@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from factories import make_run
-from test_report import counts_of
+from report_payload import counts_of
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.timeline.timeline import Timeline

@@ -6,12 +6,10 @@ import base64
 import hashlib
 import html
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import STORY, large_run, make_metrics, make_run, make_snapshot
+from report_payload import counts_of, payload, raw, summed, unpacked
 
 import sparks.views.report
 from sparks.attribution.circuit import GRID
@@ -52,13 +51,6 @@ QWEN = Graph(num_layers=28, num_heads=12, num_kv_heads=2)
 
 def story(**keywords: Any) -> Timeline:
     return Timeline(make_run(STORY), **({"name": "story"} | keywords))
-
-
-def payload(page: str) -> dict[str, Any]:
-    """What a browser reads from the page."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 # -- nothing acts, nothing calls out ---------------------------------------------------------
@@ -198,22 +190,6 @@ def test_names_that_no_encoding_takes_can_still_be_written(tmp_path: Path):
 
 
 # -- the data --------------------------------------------------------------------------------
-
-
-def raw(sent: dict[str, str]) -> bytes:
-    """What a packed array holds."""
-    return zlib.decompress(base64.b64decode(sent["packed"]))
-
-
-def unpacked(text: dict[str, str], kind: str) -> np.ndarray:
-    """Read as the page reads numbers of several bytes: the lowest bytes stand first."""
-    planes = np.frombuffer(raw(text), np.uint8).reshape(np.dtype(kind).itemsize, -1)
-    return np.ascontiguousarray(planes.T).view(kind).ravel()
-
-
-def summed(text: dict[str, str], kind: str) -> np.ndarray:
-    """Read where differences were sent."""
-    return np.cumsum(unpacked(text, kind), dtype=kind)
 
 
 def cells(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -398,14 +374,6 @@ def test_checkpoint_without_scores_is_marked():
     broken.importance[:] = np.nan
     timeline = Timeline([make_snapshot(0, ["L0H0"]), make_snapshot(10, []), broken])
     assert run_data(timeline)["unscored"] == [2]
-
-
-def counts_of(run: dict[str, Any]) -> dict[str, list[float | None]]:
-    values = unpacked(run["counts"], "<f4").reshape(-1, len(run["steps"])).tolist()
-    return {
-        name: [float(f"{value:.5g}") if np.isfinite(value) else None for value in row]
-        for name, row in zip(run["count_names"], values, strict=True)
-    }
 
 
 @pytest.mark.parametrize("gap", [float("nan"), float("inf")])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import make_run, make_snapshot
-from test_report import payload, raw, summed, unpacked
+from report_payload import payload, raw, summed, unpacked
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.models.graph import Graph

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import STORY, grown_run, make_run
+from report_payload import unpacked
 from selenium.webdriver.common.by import By
-from test_report import unpacked
 from test_report_browser import browser, needs_browser
 
 from sparks.timeline.timeline import Timeline
