@@ -354,7 +354,8 @@ def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):
 def test_watch_once_prints_the_page(run_folder, capsys):
     assert call("watch", run_folder, "--once", "--interval", "0.5") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Run      run: 5 snapshots, steps 0 to 40 (calibrated rule)\n")
+    assert shown.startswith("Verdict  2 heads grew, 1 shrank (of 12, ")
+    assert "\nRun      run: 5 snapshots, steps 0 to 40 (calibrated rule)\n" in shown
     assert "\x1b" not in shown
     RunStore(run_folder).file(20).write_bytes(b"x")
     assert call("watch", run_folder, "--once") == 2

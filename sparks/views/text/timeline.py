@@ -299,7 +299,7 @@ def _growth(page: Page, timeline: Timeline, max_heads: int) -> None:
         f"Heads that grew or shrank by step {timeline.steps[at]}: share of all |score| against "
         f"step {first}, with its 95% interval"
     )
-    page.grid(_grid(columns, page.width))
+    page.grid(_grid(columns, page.width, ("now",)))
     if left := len(found) - len(rows):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
 
