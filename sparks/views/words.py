@@ -44,7 +44,7 @@ def can_call_growth(timeline: Timeline) -> bool:
 
 
 def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
-    """The verdict on a run: how many heads changed since the base; the same under every rule.
+    """The verdict on a run: how many heads changed since the base.
 
     Where nothing can be called, why. `brief` is for where there is one line.
     """
@@ -56,6 +56,12 @@ def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
         )
     found, last = GrowthCounts.of(timeline.grown), len(timeline) - 1
     if not timeline.grown.enough_loss[0]:
+        born = int((timeline.cohort >= 0).sum())
+        if born and timeline.rule == "calibrated":
+            return (
+                f"{count(born, 'head')} born by circuits; growth against the base cannot be told, "
+                f"{_little(timeline, 0)}"
+            )
         return f"No change of a head can be called, {_little(timeline, 0)}"
     if not last:
         return "One checkpoint so far, so no head can have changed yet"
@@ -77,7 +83,10 @@ def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
     text += f"L is {timeline.loss[found.at]:.3g} nats, {count(probes, 'probe')}"
     if found.at == last:
         return text
-    return f"By step {timeline.steps[found.at]} {text}; nothing later, {_little(timeline, last)}"
+    later = (
+        "" if timeline.grown.enough_loss[last] else f"; nothing later, {_little(timeline, last)}"
+    )
+    return f"By step {timeline.steps[found.at]} {text}{later}"
 
 
 def _little(timeline: Timeline, checkpoint: int) -> str:
