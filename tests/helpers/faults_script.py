@@ -132,7 +132,9 @@ def killed_runs(folder: Path, life: float) -> None:
             event = next(kinds)
             number = moments.randrange(1, FILE_EVENTS[event] + 1)
             doomed = len(kills) < KILLS
-            by_clock = len(kills) % 2 == 0
+            by_clock = len(kills) % 2 == 0 and len(kills) > 0
+            if not kills:  # one dies before anything is measured, whatever the machine's speed
+                number = 1
 
             def work(
                 run: Path = run,
