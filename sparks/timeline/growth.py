@@ -58,7 +58,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
 
-from sparks.ground.config import LEAST_LOSS, setting
+from sparks.ground.config import FRACTION, LEAST_LOSS, Bounds, check_settings, setting
 from sparks.ground.errors import SparksError
 from sparks.stats.intervals import LEVEL, student_below, student_quantile
 
@@ -95,31 +95,23 @@ class GrowthConfig:
     """
 
     fdr: float = setting(
-        0.05, "share of falsely named heads that is accepted, over heads and checkpoints"
+        0.05, "share of falsely named heads that is accepted, over heads and checkpoints", FRACTION
     )
     smallest: float = setting(
-        1.05, "smallest change that matters: the factor by which a share must have moved, or more"
+        1.05,
+        "smallest change that matters: the factor by which a share must have moved, or more",
+        Bounds("a factor of at least 1 (1.05: five per cent)", lambda value: value >= 1),
     )
     least_loss: float = setting(
-        LEAST_LOSS, "median L over probes, nats, below which nothing is called"
+        LEAST_LOSS,
+        "median L over probes, nats, below which nothing is called",
+        Bounds("at least 0 nats", lambda value: value >= 0),
     )
-    level: float = setting(LEVEL, "coverage of the intervals of factors and shares")
-    flips: int = setting(2048, "sign flips that stand for luck")
+    level: float = setting(LEVEL, "coverage of the intervals of factors and shares", FRACTION)
+    flips: int = setting(2048, "sign flips that stand for luck", low=100)
 
     def __post_init__(self) -> None:
-        for name in ("fdr", "level"):
-            value = getattr(self, name)
-            if not (isinstance(value, float) and 0 < value < 1):
-                raise SparksError(f"{name} must be a number between 0 and 1, got {value!r}")
-        if not (_is_number(self.smallest) and self.smallest >= 1):
-            raise SparksError(
-                f"smallest must be a factor of at least 1 (1.05: five per cent), got "
-                f"{self.smallest!r}"
-            )
-        if not (_is_number(self.least_loss) and self.least_loss >= 0):
-            raise SparksError(f"least_loss must be at least 0 nats, got {self.least_loss!r}")
-        if type(self.flips) is not int or self.flips < 100:
-            raise SparksError(f"flips must be a whole number, at least 100, got {self.flips!r}")
+        check_settings(self)
 
     def spent(self, checkpoint: int) -> float:
         """Share of the error rate that may be spent by the `checkpoint`-th one after the base."""
@@ -132,10 +124,6 @@ class GrowthConfig:
         To find changes takes more: the power table in `tests/bench/RECORD.md`.
         """
         return 1 + math.ceil(-math.log2(self.fdr * self.spent(1)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
