@@ -29,7 +29,6 @@ from sparks.attribution.scores import EdgeScores, NodeScores
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
-from sparks.models.hooks import linear_map
 from sparks.models.memory import Progress
 
 _STALE = 0.25
@@ -277,7 +276,7 @@ class _Writes:
         self.anatomy, self.ends = anatomy, ends
         layers = range(anatomy.graph.num_layers)
         self.whole = (
-            torch.cat([ends.delta_embed[:, None], *map(self._layer, layers)], 1) if keep else None
+            torch.cat([ends.delta_stream[:, None], *map(self._layer, layers)], 1) if keep else None
         )
 
     def only(self, rows: list[int], ends: Endpoints) -> _Writes:
@@ -291,7 +290,7 @@ class _Writes:
         if self.whole is not None:
             yield slice(0, limit), self.whole[:, :limit]
             return
-        yield slice(0, 1), self.ends.delta_embed[:, None]
+        yield slice(0, 1), self.ends.delta_stream[:, None]
         graph = self.anatomy.graph
         for layer in range(graph.num_layers):
             start = graph.sources_before_attention(layer)
@@ -302,12 +301,11 @@ class _Writes:
 
     @torch.no_grad()
     def _layer(self, layer: int) -> Float[Tensor, "pairs sources pos d_model"]:
-        output = linear_map(self.anatomy.layers[layer].output)
-        assert output is not None  # take_apart has checked it
+        parts = self.anatomy.layers[layer]
         heads = self.ends.delta_heads[layer].unflatten(-1, (self.anatomy.graph.num_heads, -1))
-        columns = output[0].float().unflatten(1, (self.anatomy.graph.num_heads, -1))
+        columns = parts.head_columns().unflatten(1, (self.anatomy.graph.num_heads, -1))
         written = torch.einsum("pshf,dhf->phsd", heads, columns)
-        return torch.cat([written, self.ends.delta_mlps[layer][:, None]], 1)
+        return torch.cat([written, parts.scale * self.ends.delta_mlps[layer][:, None]], 1)
 
 
 # -- nodes -----------------------------------------------------------------------------------------
@@ -340,7 +338,11 @@ class NodeSums(_Sums):
         summed = [self.sum(grad) for grad in grads]
         columns = [(summed[0] * ends.delta_embed).sum((1, 2))[:, None]]
         for layer in range(graph.num_layers):
-            at_heads = summed[1 + layer] * ends.delta_heads[layer]
+            at_heads = summed[1 + layer]
+            parts = self.passes.anatomy.layers[layer]
+            if parts.attention_after is not None:
+                at_heads = at_heads @ parts.head_columns() / parts.scale
+            at_heads = at_heads * ends.delta_heads[layer]
             columns.append(at_heads.unflatten(-1, (graph.num_heads, -1)).sum((1, 3)))
             at_mlp = summed[1 + graph.num_layers + layer] * ends.delta_mlps[layer]
             columns.append(at_mlp.sum((1, 2))[:, None])

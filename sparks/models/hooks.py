@@ -46,15 +46,26 @@ def on_input(module: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Remov
 
 
 def on_output(module: nn.Module, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Call `see` with the module's output tensor; what it returns, if anything, replaces it."""
+    """Call `see` with the module's output tensor; what it returns, if anything, replaces it.
 
-    def hook(owner: nn.Module, _: tuple[Any, ...], out: Any) -> Any:
-        if not isinstance(out, Tensor):
+    Of several outputs the first is taken: others are attention weights, or a router's choices.
+    Tokens that a mixture lays in one row are seen as its input has them.
+    """
+
+    def hook(owner: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        first = out[0] if isinstance(out, tuple) else out
+        if not isinstance(first, Tensor):
             raise SparksError(
-                f"{type(owner).__name__} returns {type(out).__name__}, not one tensor: mixtures of "
-                f"experts and blocks with several outputs are not supported"
+                f"{type(owner).__name__} returns {type(first).__name__} where a tensor is wanted"
             )
-        return see(out)
+        flat = bool(args) and isinstance(args[0], Tensor) and args[0].dim() > first.dim()
+        if flat:
+            first = first.view(*args[0].shape[:-1], -1)
+        seen = see(first)
+        if seen is None and not flat:
+            return None
+        seen = first if seen is None else seen
+        return (seen, *out[1:]) if isinstance(out, tuple) else seen
 
     return module.register_forward_hook(hook)
 
@@ -76,7 +87,7 @@ def linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 @torch.no_grad()
 def _probe_linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    size = getattr(module, "in_features", None)
+    size = getattr(module, "in_features", getattr(module, "nx", None))  # nx: GPT-2's Conv1D
     reference = next(iter(module.parameters()), None)
     if not isinstance(size, int) or reference is None:
         return None
@@ -107,18 +118,22 @@ class RMSNorm:
 
 @torch.no_grad()
 def rms_norm(module: nn.Module) -> RMSNorm | None:
-    """The module as an `RMSNorm`; None if it computes anything else (tried on a random input)."""
+    """The module as an `RMSNorm`; None if it computes anything else (tried on a random input).
+
+    Its gain is the weight, or 1 + weight (Gemma).
+    """
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float):
         return None
-    norm = RMSNorm(gain=weight.detach().float(), eps=eps)
     generator = torch.Generator().manual_seed(0)
     # Off-centre, so that a norm that subtracts the mean cannot pass.
     x = (torch.randn(4, weight.shape[0], generator=generator) + 0.5).to(weight.device, weight.dtype)
-    found = norm.gain * x.float() / norm.scale(x)
-    matches = relative_difference(found, module(x).float()) < tolerance(weight.dtype)
-    return norm if matches else None
+    expected, gain = module(x).float(), weight.detach().float()
+    norms = (RMSNorm(gain=gain, eps=eps), RMSNorm(gain=1 + gain, eps=eps))
+    differences = [relative_difference(n.gain * x.float() / n.scale(x), expected) for n in norms]
+    best = min(range(2), key=differences.__getitem__)  # large gains are near to both
+    return norms[best] if differences[best] < tolerance(weight.dtype) else None
 
 
 # -- comparing -------------------------------------------------------------------------------------

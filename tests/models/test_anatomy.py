@@ -28,8 +28,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 import sparks.models.anatomy_proof
 from sparks.attribution.eap_ig import edge_attribution
 from sparks.ground.errors import SparksError
-from sparks.models.anatomy import CHECKED_ARCHITECTURES, Anatomy, base_model
+from sparks.models.anatomy import Anatomy, base_model
 from sparks.models.anatomy_proof import check, take_apart
+from sparks.models.families import CHECKED_ARCHITECTURES
 from sparks.models.hooks import hooks, linear_map, on_input, on_output, rms_norm
 
 SMALL: dict[str, Any] = {
