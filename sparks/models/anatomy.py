@@ -248,7 +248,7 @@ def find(model: nn.Module) -> Anatomy:
     model_type = str(getattr(config, "model_type", type(base).__name__))
     need = _Need(base, text_config(base))
     if (reason := why_refused(model_type)) is not None:
-        need.fail(reason)
+        raise SparksError(f"sparks cannot take {model_type!r} apart: {reason}; {WORKING}")
     decoder = _decoder(base)
     parts = need.part(decoder, "layers", "h")
     layers = tuple(_find_layer(need, layer) for layer in parts)
@@ -279,7 +279,7 @@ def find(model: nn.Module) -> Anatomy:
 def _decoder(base: Any) -> Any:
     """The part of a model that holds the layers."""
     found = base.get_decoder() if hasattr(base, "get_decoder") else base
-    return getattr(base, "model", base) if found is base else found
+    return found if _any_of(found, "layers", "h") is not None else getattr(found, "model", found)
 
 
 def text_config(model: nn.Module) -> Any:
@@ -330,6 +330,7 @@ def _any_of(owner: nn.Module, *names: str) -> Any:
 
 def _find_layer(need: _Need, layer: nn.Module) -> Layer:
     attention = need.part(layer, "self_attn", "self_attention", "attention", "attn")
+    attention = getattr(attention, "attention", attention)  # GPT-Neo
     attention_norm = _any_of(layer, "input_layernorm", "attention_layernorm", "ln_attn", "ln_1")
     attention_after = _any_of(layer, "post_self_attn_layernorm")
     mlp_after = _any_of(layer, "post_feedforward_layernorm", "post_mlp_layernorm")
@@ -337,8 +338,13 @@ def _find_layer(need: _Need, layer: nn.Module) -> Layer:
         attention_after = need.part(layer, "post_attention_layernorm")
         mlp_norm = _any_of(layer, "pre_feedforward_layernorm")
     else:
-        names = ("post_attention_layernorm", "feedforward_layernorm", "ln_mlp", "ln_2")
-        mlp_norm = _any_of(layer, *names) or attention_norm
+        mlp_norm = _any_of(
+            layer, "post_attention_layernorm", "pre_feedforward_layernorm",
+            "feedforward_layernorm", "ln_mlp", "ln_2",
+        )  # fmt: skip
+        mlp_norm = mlp_norm or attention_norm
+    if getattr(need.config, "use_post_norm", False):  # HyperCLOVA X
+        attention_after, mlp_after = layer.post_norm1, layer.post_norm2
     query, key, value = _find_projections(need, attention)
     return Layer(
         attention=attention,
@@ -366,15 +372,14 @@ def _find_projections(need: _Need, attention: nn.Module) -> list[Projection]:
             Projection(need.part(attention, name), 0, count, size)
             for name, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
         ]
-    if hasattr(attention, "query_key_value"):  # GPT-NeoX, Falcon: query, key, value of one group
-        if getattr(config, "new_decoder_architecture", False):
-            kv_heads = config.num_kv_heads
-        else:
-            kv_heads = 1 if getattr(config, "multi_query", False) else heads
-    elif getattr(config, "multi_query", False):
-        kv_heads = 1
-    each = heads // kv_heads
-    if hasattr(attention, "query_key_value") or getattr(config, "multi_query", None) is False:
+    multi_query = getattr(config, "multi_query", None)  # Falcon, GPT-BigCode
+    if getattr(config, "new_decoder_architecture", False):
+        kv_heads = config.num_kv_heads
+    elif multi_query is not None:
+        kv_heads = 1 if multi_query else heads
+    if hasattr(attention, "query_key_value") or multi_query is False:
+        # Query, key and value heads of one group side by side, then those of the next.
+        each = heads // kv_heads
         step = (each + 2) * size
         return [
             Projection(fused, 0, heads, size, each, step),

@@ -232,7 +232,8 @@ class _Check:
                 f"layer {index}: o_proj's {found[0].shape[1]} inputs are no multiple of "
                 f"{self.graph.num_heads} heads"
             )
-        if after is not None and (found[1] is not None or norm is None):
+        biased = found[1] is not None and bool(found[1].any())
+        if after is not None and (biased or norm is None):
             self._refuse(
                 f"layer {index}: behind its attention stands {type(after).__name__}, which must be "
                 f"an RMSNorm behind an o_proj without bias"
@@ -262,12 +263,12 @@ class _Check:
                     handles.append(on_output(module, partial(self._flipped, layer, module, output)))
                 mlp_reads = seen.mlp_normed[:1].repeat(rows, 1, 1)
                 handles += [
-                    on_input(layer.mlp, lambda _, given=mlp_reads: given),
+                    on_input(layer.mlp, partial(_given, mlp_reads)),
                     on_input(layer.output, partial(self._check_mixed, index)),
                     on_output(layer.mlp_writer, partial(self._check_mlp, index)),
                 ]
             final = self.ends["final_normed"][:1].repeat(rows, 1, 1)
-            handles.append(on_output(self.anatomy.final_norm, lambda _: final))
+            handles.append(on_output(self.anatomy.final_norm, partial(_given, final)))
             logits = self._logits(self.other_ids.expand(rows, -1))
         self._same("logits are read through the final norm", logits[:1], self.ends["logits"][:1])
         self._check_embedding(moved["from"][:1], moved["to"][:1])
@@ -346,3 +347,7 @@ class _Check:
             f"the model's activations are not finite ({where}): its weights hold nan or inf; "
             f"restore a checkpoint from before the loss broke"
         )
+
+
+def _given(instead: Tensor, _: Tensor) -> Tensor:
+    return instead

@@ -61,7 +61,7 @@ def _endpoint(anatomy: Anatomy, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]
             bias = output.forward(torch.zeros_like(mixed))
             whole = output.forward(mixed)
             # A norm behind, with its r held, multiplies each feature by a number.
-            factor = layer.scale if behind is None else behind.forward(whole) / whole
+            factor = layer.scale * (1 if behind is None else behind.forward(whole) / whole)
             for head in range(anatomy.graph.num_heads):
                 size = mixed.shape[-1] // anatomy.graph.num_heads
                 alone = torch.zeros_like(mixed)
