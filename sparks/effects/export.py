@@ -231,8 +231,9 @@ def _merged(model: nn.Module) -> Any:
     else:
         bare = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
     for index, layer in enumerate(find(bare).layers):
-        plain = isinstance(layer.output, nn.Linear | Conv1D)
-        if not plain or not layer.output.weight.is_floating_point():
+        kind = type(layer.output)
+        own = kind.__module__.startswith("transformers.models.")  # such as FalconLinear
+        if kind not in (nn.Linear, Conv1D) and not (own and issubclass(kind, nn.Linear)):
             raise SparksError(
                 f"o_proj of layer {index} is {type(layer.output).__name__}, whose weights cannot "
                 f"be edited: load the model unquantised"
