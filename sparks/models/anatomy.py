@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparks.ground.errors import SparksError
-from sparks.models.families import WORKING, why_refused
+from sparks.models.families import WORKING, context_of, text_config, why_refused
 from sparks.models.graph import Graph
 from sparks.models.hooks import RMSNorm, linear_map, on_input, rms_norm
 from sparks.models.memory import RowBytes
@@ -189,7 +189,7 @@ class Anatomy:
     @property
     def config(self) -> Any:
         """The config of the decoder; of a vision-language model, that of its language tower."""
-        return text_config(base_model(self.root))
+        return text_config(base_model(self.root).config)
 
     def on_embed_write(self, see: Seen) -> RemovableHandle:
         """Call `see` with what the embedding writes: its output, scaled, with positions added."""
@@ -246,7 +246,7 @@ def find(model: nn.Module) -> Anatomy:
     if hasattr(model, "peft_config") and getattr(model, "active_peft_config", None) is not None:
         _refuse_prompt_learning(model)
     model_type = str(getattr(config, "model_type", type(base).__name__))
-    need = _Need(base, text_config(base))
+    need = _Need(base, text_config(config))
     if (reason := why_refused(model_type)) is not None:
         raise SparksError(f"sparks cannot take {model_type!r} apart: {reason}; {WORKING}")
     decoder = _decoder(base)
@@ -271,7 +271,7 @@ def find(model: nn.Module) -> Anatomy:
         layers=layers,
         final_norm=need.part(decoder, "norm", "ln_f", "final_layernorm", "final_layer_norm"),
         vocab_size=embedding.weight.shape[0],
-        max_positions=getattr(need.config, "max_position_embeddings", None),
+        max_positions=context_of(config),
         model_type=model_type,
     )
 
@@ -280,13 +280,6 @@ def _decoder(base: Any) -> Any:
     """The part of a model that holds the layers."""
     found = base.get_decoder() if hasattr(base, "get_decoder") else base
     return found if _any_of(found, "layers", "h") is not None else getattr(found, "model", found)
-
-
-def text_config(model: nn.Module) -> Any:
-    """The config of a model's decoder."""
-    config: Any = model.config
-    get = getattr(config, "get_text_config", None)
-    return get(decoder=True) if callable(get) else config
 
 
 def _refuse_prompt_learning(model: Any) -> None:

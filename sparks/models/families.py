@@ -6,6 +6,8 @@ A type in neither list is tried: `anatomy_proof` takes it where its parts add up
 
 from __future__ import annotations
 
+from typing import Any
+
 CHECKED_ARCHITECTURES: tuple[str, ...] = (
     "apertus", "arcee", "aria_text", "aya_vision", "cohere", "cohere2", "cohere2_moe",
     "cohere2_vision", "cohere_compass_text", "cwm", "dots1", "emu3", "ernie4_5", "ernie4_5_moe",
@@ -66,3 +68,14 @@ WORKING = "README.md lists the architectures that work, `sparks check MODEL` tri
 def why_refused(model_type: str) -> str | None:
     """Why an architecture is refused on purpose; None where it is not."""
     return next((reason for reason, types in REFUSED.items() if model_type in types), None)
+
+
+def text_config(config: Any) -> Any:
+    """The config of a model's decoder: its own, or that of a language tower."""
+    get = getattr(config, "get_text_config", None)
+    return get(decoder=True) if callable(get) else config
+
+
+def context_of(config: Any) -> int | None:
+    """Tokens that fit into a model, by its config; None where it does not say."""
+    return getattr(text_config(config), "max_position_embeddings", None)

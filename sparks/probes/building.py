@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from sparks.ground.errors import SparksError
 from sparks.ground.files import check_writable
+from sparks.models.families import context_of
 from sparks.models.generation import (
     continuations,
     decode,
@@ -249,7 +250,7 @@ class Sampler:
         self._model = load_model(*place, device=device, dtype=dtype, trust_remote_code=trust)
         self._name = name
         self._config = config
-        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = context_of(self._model.config)
         self._settings = generation_settings(
             stop_ids(self._model, self.tokenizer),
             max_new_tokens=config.max_new_tokens,

@@ -109,11 +109,13 @@ _IDS = {
 }
 
 
-def tiny_family(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A random model of a `model_type` or a variant, in evaluation mode."""
+def tiny_family(
+    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any
+) -> nn.Module:
+    """A random model of a `model_type` or a variant, in evaluation mode; `sizes` of its decoder."""
     kind, differences = VARIANTS.get(name, (name, {}))
     auto = AutoModelForImageTextToText if kind in VISION else AutoModelForCausalLM
-    model = auto.from_config(_config(kind, differences))
+    model = auto.from_config(_config(kind, differences, sizes))
     randomise(model, seed)
     with warnings.catch_warnings():
         # Llama 4's eyes turn by complex numbers, which text does not meet.
@@ -121,13 +123,13 @@ def tiny_family(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32)
         return model.to(dtype).eval()
 
 
-def _config(kind: str, differences: dict[str, Any]) -> PreTrainedConfig:
+def _config(kind: str, differences: dict[str, Any], sizes: dict[str, Any]) -> PreTrainedConfig:
     usual = CONFIG_MAPPING[kind]()
     if kind not in VISION:
-        settings = _small(usual, _SIZES) | _special(kind, usual) | differences
+        settings = _small(usual, _SIZES) | _special(kind, usual) | differences | sizes
         return CONFIG_MAPPING[kind](**settings)
     tower, eyes = usual.get_text_config(decoder=True), usual.vision_config
-    text = {"model_type": tower.model_type} | _small(tower, _SIZES)
+    text = {"model_type": tower.model_type} | _small(tower, _SIZES) | sizes
     if kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"):
         text["rope_parameters"] = {"rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     if kind == "glm4v_moe":  # turns half a head
