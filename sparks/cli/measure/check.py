@@ -124,9 +124,7 @@ def _made_up(anatomy: Anatomy) -> TokenizedProbes:
 def _one(probes: TokenizedProbes, index: int) -> TokenizedProbes:
     from sparks.probes.pairs import TokenizedProbes
 
-    return TokenizedProbes(
-        *((getattr(probes, name)[index],) for name in ("pairs", "ids", "groups"))
-    )
+    return TokenizedProbes((probes.pairs[index],), (probes.ids[index],), (probes.groups[index],))
 
 
 def _tokens(probes: TokenizedProbes) -> str:
