@@ -322,6 +322,11 @@ class Passes:
         """L of every pair at every alpha, nats, without gradients."""
         embeds = self._embeds(ends, alphas)
         logits = self._call(len(alphas), self._packing(len(alphas)), inputs_embeds=embeds)
+        return self.divergences(ends, logits)
+
+    @torch.no_grad()
+    def divergences(self, ends: Endpoints, logits: Tensor) -> Float[Tensor, "pairs rows"]:
+        """L of rows of logits that are laid out pair by pair, nats."""
         found = logits.float().log_softmax(-1).unflatten(0, (self.num_pairs, -1))
         clean = ends.p_clean[:, None]
         return (torch.xlogy(clean, clean) - clean * found).sum(-1).mean(-1)

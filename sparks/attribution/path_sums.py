@@ -25,6 +25,7 @@ from sparks.attribution.quadrature import (
     grown,
     largest,
 )
+from sparks.attribution.routing import Switches
 from sparks.attribution.scores import EdgeScores, NodeScores
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -48,6 +49,7 @@ class _Sums:
 
     def __init__(self, passes: Passes, ends: Endpoints) -> None:
         self.passes, self.ends = passes, ends
+        self.switches = Switches(passes, ends)
         self.strata: Strata | None = None
         """Where points lie that are not the same for all pairs."""
         self.points = 0
@@ -65,8 +67,10 @@ class _Sums:
         """Run every pair at these points too: alphas, or their names where there are strata."""
         self.points += len(names)
         alphas, weights = (names, None) if self.strata is None else self.strata.place(names)
-        trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
+        with self.switches.watched():
+            trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
         grads = self.passes.gradients(trace, self.ends, self._watched(trace), weights)
+        self.switches.add(alphas, weights, trace.logits, grads[0])
         with torch.no_grad():
             self._read(trace, grads)
 
@@ -83,11 +87,11 @@ class _Sums:
         raise NotImplementedError
 
     def found(self) -> Float[Tensor, " pairs"]:
-        """What of L the embeddings' attributions add up to."""
-        return self._embed_total() / (self.points * GRADIENT_SCALE)
+        """What of L the embeddings' attributions and switches of experts add up to."""
+        return self._embed_total() / (self.points * GRADIENT_SCALE) + self.switches.total()
 
     def gap(self) -> Float[Tensor, " pairs"]:
-        """Completeness: the embeddings' share must be L(corrupted) - L(clean), and L(clean) = 0."""
+        """Completeness: that must be L(corrupted) - L(clean), and L(clean) = 0."""
         loss = self.ends.loss_corrupted
         return (self.found() - loss).abs() / loss.abs().clamp_min(torch.finfo(loss.dtype).tiny)
 
@@ -114,6 +118,7 @@ class _Sums:
         some = copy(self)
         some.passes, some.ends = self.passes.only(rows), self.ends.only(rows)
         some.before = None if self.before is None else self.before[rows]
+        some.switches = self.switches.only(some.passes, some.ends, rows)
         some.strata = None if self.strata is None else self.strata.only(rows)
         return some
 
@@ -254,6 +259,7 @@ class EdgeSums(_Sums):
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=self.gap().cpu(),
+            switches=(self.switches.total() / self.ends.loss_corrupted).cpu(),
             points=torch.full((self.passes.num_pairs,), self.points),
             precision=self.ends.precision,
         )

@@ -97,11 +97,17 @@ def take_snapshot(
         peak_memory_gib=round(max(part.peak_memory_gib for part in parts), 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
+        router_share=_router_share(parts),
         roles_swapped=swapped,
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
     return _assemble(parts, probes, meta)
+
+
+def _router_share(parts: Sequence[_Part]) -> float | None:
+    shares = [result.switches for part in parts for result in part.results.values()]
+    return float(np.median(shares)) if shares and None not in shares else None  # type: ignore[arg-type]
 
 
 def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, shared: bool) -> None:
@@ -145,6 +151,8 @@ class _ProbeResult:
     node_totals: np.ndarray
     loss_corrupted: float
     completeness_gap: float
+    switches: float | None
+    """Share of L; None without a mixture."""
     points: int
     loss_circuit: float
     """NaN where faithfulness is not wanted."""
@@ -193,6 +201,7 @@ def _result(
         node_totals=np.abs(matrix).sum(axis=1),
         loss_corrupted=loss,
         completeness_gap=float(scores.completeness_gap[row]),
+        switches=abs(float(scores.switches[row])) if anatomy.has_experts else None,
         points=int(scores.points[row]),
         loss_circuit=(
             _loss_of_circuit(model, anatomy, pair, circuit, config)

@@ -81,6 +81,8 @@ class Layer:
     mlp_norm: nn.Module | None
     """None: as for the attention. In parallel blocks it may be the attention's own norm."""
     mlp: nn.Module
+    experts: nn.Module | None
+    """Those of a mixture; they are told which of them each token takes."""
     mlp_after: nn.Module | None
     """A norm behind the MLP."""
     scale: float
@@ -185,6 +187,11 @@ class Anatomy:
     def device(self) -> torch.device:
         """Where token ids go."""
         return next(self.embedding.parameters()).device
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether some layer is a mixture of experts."""
+        return any(layer.experts is not None for layer in self.layers)
 
     @property
     def config(self) -> Any:
@@ -339,6 +346,7 @@ def _find_layer(need: _Need, layer: nn.Module) -> Layer:
     if getattr(need.config, "use_post_norm", False):  # HyperCLOVA X
         attention_after, mlp_after = layer.post_norm1, layer.post_norm2
     query, key, value = _find_projections(need, attention)
+    mlp = need.part(layer, "mlp", "feed_forward", "block_sparse_moe")
     return Layer(
         attention=attention,
         attention_norm=attention_norm,
@@ -348,7 +356,8 @@ def _find_layer(need: _Need, layer: nn.Module) -> Layer:
         output=need.part(attention, "o_proj", "dense", "c_proj", "out_proj"),
         attention_after=attention_after,
         mlp_norm=mlp_norm,
-        mlp=need.part(layer, "mlp", "feed_forward", "block_sparse_moe"),
+        mlp=mlp,
+        experts=_any_of(mlp, "experts"),
         mlp_after=mlp_after,
         scale=float(getattr(need.config, "residual_multiplier", 1.0)),
     )

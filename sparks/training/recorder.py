@@ -377,6 +377,8 @@ def _line(timeline: Timeline, snapshot: Snapshot) -> str:
     """Heads as every view counts them; what the snapshot cost."""
     heads = heads_at(timeline, timeline.steps.tolist().index(snapshot.step))
     line = f"step {snapshot.step}: {heads}, {snapshot.meta.seconds:.1f} s"
+    if snapshot.meta.router_share is not None:
+        line += f", {snapshot.meta.router_share:.0%} of L to routers that switch experts"
     if snapshot.meta.overhead is not None:
         line += f", {snapshot.meta.overhead:.1%} of the time so far"
     return line

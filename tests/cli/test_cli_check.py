@@ -34,7 +34,9 @@ def test_a_model_that_works(folder, capsys):
     assert lines["model"] == "LlamaForCausalLM (llama) works: its parts add up"
     assert lines["route"] == "the fast one in 3 of 3 layers"
     assert lines["heads"] == "12: 3 layers x 4, 2 key/value heads a layer"
-    assert re.match(r"3: \d+ to \d+ tokens that both prompts share, then \d+ to \d+$", lines["probes"])
+    assert re.match(
+        r"3: \d+ to \d+ tokens that both prompts share, then \d+ to \d+$", lines["probes"]
+    )
     assert re.match(
         r"at most about \d+\.\d s and \S+ GiB beside the model, on cpu", lines["snapshot"]
     )

@@ -22,12 +22,16 @@ from sparks.attribution.eap_ig import edge_attribution, node_attribution
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.patching import EdgePatcher
 from sparks.attribution.quadrature import alphas_of
+from sparks.attribution.snapshot import Snapshot
+from sparks.attribution.take_snapshot import take_snapshot
 from sparks.effects.interventions import intervene
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
 from sparks.models.anatomy_proof import take_apart
 from sparks.models.families import CHECKED_ARCHITECTURES, REFUSED
 from sparks.models.guard import undisturbed
+from sparks.probes.pairs import TokenizedProbes
 
 POINTS = 2
 PAIR = token_pair(6, 4)
@@ -106,6 +110,18 @@ def test_in_bfloat16_and_under_adapters_too(name: str, assert_close: AssertClose
     adapted = wrapped(model, targets=[names[module] for layer in parts for module in layer])
     found = scores_of(adapted)
     assert_close("parity", found, scores_of(adapted.merge_and_unload().eval()))
+
+
+def test_a_snapshot_of_blocks_side_by_side_keeps_its_graph() -> None:
+    probes = TokenizedProbes((PAIR,), ("a",), ("",))
+    config = SnapshotConfig(points=POINTS, threshold=0.0, top_n=500)
+    found = take_snapshot(tiny_family("gpt_neox"), probes, config, progress=False)
+    again = Snapshot.from_arrays(*found.to_arrays())
+    assert again.graph == found.graph
+    assert again.graph.parallel
+    columns = again.graph.mlp_column(1)
+    beside = again.edge_source[again.edge_destination == columns]
+    assert beside.max() < again.graph.sources_before_attention(1)
 
 
 # -- the lists -------------------------------------------------------------------------------------

@@ -87,12 +87,14 @@ def _run_check(arguments: argparse.Namespace) -> int:
     memory = estimate_memory(model, tokenized.pairs, **how)
     longest = max(range(number), key=lambda index: len(tokenized.pairs[index]))
     start = time.perf_counter()
-    take_snapshot(model, _one(tokenized, longest), config, progress=False)
+    found = take_snapshot(model, _one(tokenized, longest), config, progress=False)
     seconds = time.perf_counter() - start
     say(
         f"snapshot  at most about {number * seconds:.1f} s and {memory.peak_gib:.2g} GiB beside "
         f"the model, on {anatomy.device} (the longest probe took {seconds:.1f} s)"
     )
+    if (share := found.meta.router_share) is not None:
+        say(f"routers   {share:.0%} of L goes to switches of experts, which no score has")
     say(f"settles   {_settles(number if probes else None)}")
     return 0
 
