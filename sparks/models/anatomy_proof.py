@@ -276,7 +276,7 @@ class _Check:
     def _check_embedding(self, embedded: Tensor, read: Tensor) -> None:
         step = embedded.float() - self.ends["embedded"][:1].float()
         moved = read.float() - self.seen[0].attention_in[:1].float()
-        factor = (moved * step).sum() / step.square().sum()
+        factor = (moved * step).sum() / step.square().sum().clamp_min(1e-30)
         self._same("layer 0 reads the embedding's output, scaled", moved, factor * step)
 
     def _flipped(self, layer: Layer, module: nn.Module, output: Tensor, _: Tensor) -> Tensor:

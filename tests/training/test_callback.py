@@ -508,12 +508,12 @@ def test_a_folder_that_cannot_be_written_stops_before_the_first_step(tmp_path):
 
 
 def test_an_unknown_model_stops_before_the_first_step(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import MambaConfig, MambaForCausalLM
 
     size = len(byte_level_tokenizer(chat=CHAT))
-    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=256)
-    with pytest.raises(SparksError, match="does not know the architecture GPT2LMHeadModel"):
-        run(tmp_path, sparks(), model=GPT2LMHeadModel(config))
+    config = MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(SparksError, match="sparks cannot take 'mamba' apart: its layers are not"):
+        run(tmp_path, sparks(), model=MambaForCausalLM(config))
 
 
 def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
