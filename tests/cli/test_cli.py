@@ -175,13 +175,13 @@ def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
         assert call("timeline", tmp_path, "--format", "json", *options) == 0
         return sum(row["born"] for row in json.loads(capsys.readouterr().out))
 
-    assert born() == born("--rule", "calibrated") == 0
+    assert born() == born("--rule", "growth") == 0
     assert born("--rule", "paper") == 1
-    for rule, name in (("calibrated", "calibrated:"), ("paper", "paper's:")):
+    for rule, name in (("growth", "growth: active = more"), ("paper", "paper's: active = in")):
         assert call("timeline", tmp_path, "--rule", rule) == 0
-        assert f"Rule         {name} active = in" in capsys.readouterr().out
+        assert f"Rule         {name}" in capsys.readouterr().out
         assert call("watch", tmp_path, "--once", "--rule", rule) == 0
-        name = "calibrated rule" if rule == "calibrated" else "paper's rule"
+        name = "rule of growth" if rule == "growth" else "paper's rule"
         shown = " ".join(capsys.readouterr().out.split())
         assert f"2 snapshots, steps 0 to 10 ({name})" in shown
         assert call("report", tmp_path, "--rule", rule) == 0
@@ -354,8 +354,8 @@ def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):
 def test_watch_once_prints_the_page(run_folder, capsys):
     assert call("watch", run_folder, "--once", "--interval", "0.5") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Verdict  2 heads grew, 1 shrank (of 12, ")
-    assert "\nRun      run: 5 snapshots, steps 0 to 40 (calibrated rule)\n" in shown
+    assert shown.startswith("Verdict  2 heads grew, 10 shrank (of 12, ")
+    assert "\nRun      run: 5 snapshots, steps 0 to 40 (rule of growth)\n" in shown
     assert "\x1b" not in shown
     RunStore(run_folder).file(20).write_bytes(b"x")
     assert call("watch", run_folder, "--once") == 2
