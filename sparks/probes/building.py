@@ -152,6 +152,7 @@ def from_problems(
     *,
     clean: Answers | None = None,
     least: int | None = None,
+    unread: Sequence[str] = (),
     progress: bool = True,
 ) -> tuple[list[Probe], list[str]]:
     """`config.count` probes, and the reasons of the problems that gave none.
@@ -162,6 +163,7 @@ def from_problems(
         config: what is built, and how.
         clean: gives the clean answers; None takes those of the problems.
         least: probes that are enough where the problems give no more; None asks for all.
+        unread: grows by a line for what never became a problem, while `problems` are read.
         progress: show a bar.
 
     Raises:
@@ -174,6 +176,7 @@ def from_problems(
         batch_size=config.batch_size,
         progress=progress,
     )
+    skipped = [*unread, *skipped]
     if len(probes) < min(config.count, config.count if least is None else least):
         raise too_few(len(probes), config.count, config.data, skipped)
     return probes, skipped

@@ -139,15 +139,14 @@ class ProbeSet:
         """
         if isinstance(given, ProbeSet):
             return given
-        path: Any = given
-        if isinstance(path, str | os.PathLike | Mapping) or not isinstance(path, Iterable):
-            return cls.load(path)
+        if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+            return cls.load(given)
         # A data set has every column in every row, with None where a record had none.
         return cls.from_records(
             {name: value for name, value in item.items() if value is not None}
             if isinstance(item, Mapping)
             else item
-            for item in given
+            for item in ([given] if isinstance(given, Mapping) else given)
         )
 
     @classmethod

@@ -80,3 +80,7 @@ class ProbeBuildingConfig:
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
                 f"got {self.max_new_tokens}"
             )
+
+
+NUM_PROBES, NUM_CONTROLS = ProbeBuildingConfig.count, 12
+"""Built for a training that was given none."""

@@ -48,15 +48,10 @@ from sparks.models.adapters import can_be_disabled
 from sparks.models.sharding import refuse_unknown_sharding
 from sparks.probes.pairs import TokenPair
 from sparks.probes.probes import ProbeSet
+from sparks.probes.settings import NUM_CONTROLS, NUM_PROBES
 from sparks.runs.run_folder import FOLDER, RunStore
 from sparks.training.evaluator import CheckpointEvaluator
-from sparks.training.own_probes import (
-    NUM_CONTROLS,
-    NUM_PROBES,
-    ProbesFromTraining,
-    ProbesOfPairs,
-    Wishes,
-)
+from sparks.training.own_probes import ProbesFromTraining, ProbesOfPairs, Wishes
 from sparks.training.recorder import ProbeSource, Recorder, say
 
 if TYPE_CHECKING:
@@ -80,12 +75,12 @@ class SparksCallback(TrainerCallback):
         evaluate: a task on which every measured checkpoint is evaluated too: a name (`gsm8k`,
             `gym:NAME`), a JSONL file of problems with answers, or a `Task`. See `load_task`.
         evaluation: how answers are sampled; None takes the defaults of `EvaluationConfig`.
-        output_dir: the run folder; None takes `OUTPUT_DIR/sparks` of the trainer.
+        output_dir: the run folder; OUTPUT_DIR/sparks of the trainer where not given.
         every_n_steps: measure every that many optimizer steps too, whatever is saved.
-        on_error: a snapshot, or an evaluation, that fails during training is told in a warning and
-            left out (`warn`), or stops the training (`raise`). Mistakes found before the first step
-            always stop it.
-        report: write `report.html` into the run folder at the end.
+        on_error: a snapshot, or an evaluation, that fails during training is told and left out
+            (warn), or stops the training (raise). Mistakes found before the first step always stop
+            it.
+        report: write report.html into the run folder at the end.
         progress: show a bar while a snapshot is taken, and a line after it.
         alerts: have trackers that can do so tell of births and prunings.
         num_probes: probes to build where none are given.

@@ -37,7 +37,6 @@ from sparks.probes.settings import ProbeBuildingConfig
 from sparks.probes.trained import IdsToText, TrainingData
 from sparks.training.evaluator import alone
 
-NUM_PROBES, NUM_CONTROLS = ProbeBuildingConfig.count, 12
 LEAST = 8
 """Probes that are enough where the data give no more."""
 _WAY_OUT = "give probes, as in SparksCallback('probes.jsonl'): `sparks probes` builds them"
@@ -138,15 +137,13 @@ class ProbesFromTraining:
         try:
             probes, skipped = from_problems(
                 data.problems(), sampler, settings,
-                clean=clean, least=LEAST, progress=self._progress,
+                clean=clean, least=LEAST, unread=data.skipped, progress=self._progress,
             )  # fmt: skip
         except SparksError as error:
-            of_rows = f" ({data.skipped[0]})" if data.skipped else ""
-            raise SparksError(f"{error}{of_rows}; or {_WAY_OUT}") from error
+            raise SparksError(f"{error}; or {_WAY_OUT}") from error
         controls, words = self._controls(sampler, settings)
         of = f" of {wishes.num_probes}" if len(probes) < wishes.num_probes else ""
-        passed_over = len(skipped) + len(data.skipped)
-        over = f", {passed_over} rows passed over" if passed_over else ""
+        over = f", {len(skipped)} rows passed over" if skipped else ""
         told = f"{len(probes)}{of} probes from the training data ({what}{over}), {words},"
         return ProbeSet((*probes, *controls)), told
 

@@ -135,9 +135,11 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     assert counts["overhead"].tolist()[1:] == [s.meta.overhead for s in snapshots[1:]]
     # The base, which no step precedes, counts too.
     assert snapshots[1].meta.overhead > snapshots[1].meta.seconds / callback.recorder.seconds
-    assert f"sparks: 3 snapshots in {tmp_path}" in told[-2]
+    summary, verdict, again = told[-3:]
+    assert f"sparks: 3 snapshots in {tmp_path}" in summary
     report = RunStore.find(tmp_path).path / "report.html"
-    assert told[-1].endswith(f"sparks: {growth_in_words(timeline)}; see {report}")
+    assert verdict == f"sparks: {growth_in_words(timeline)}; see {report}"
+    assert again == f"sparks: look again with `sparks timeline {tmp_path}`"
 
 
 def test_faithfulness_can_be_left_out(tmp_path):
@@ -528,7 +530,8 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
     ("settings", "message"),
     [
         ({"points": 0}, "points must be a whole number, at least 1, got 0"),
-        ({"step": 5}, r"unknown setting 'step'; known: .*points"),
+        ({"num_probes": 0}, "num_probes must be a whole number, at least 1, got 0"),
+        ({"num_controls": True}, "num_controls must be a whole number, at least 0, got True"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
         ({"threshold": None}, "threshold must be a finite number, at least 0, got None"),
@@ -544,8 +547,10 @@ def test_settings_that_mean_nothing(settings, message):
 def test_probes_are_read_when_the_callback_is_made(tmp_path):
     with pytest.raises(SparksError, match=r"absent\.jsonl"):
         SparksCallback(tmp_path / "absent.jsonl")
-    with pytest.raises(SparksError, match="probes must be a JSONL file or a ProbeSet, got list"):
-        SparksCallback([{"prompt": "1 + 1", "clean": "2", "corrupted": "3"}])
+    with pytest.raises(SparksError, match="probes must be a JSONL file, a ProbeSet, or a list or "):
+        SparksCallback(5)
+    with pytest.raises(SparksError, match="record 2: corrupted missing: a probe needs prompt, "):
+        SparksCallback([PROBES.probes[0], {"prompt": "1 + 1", "clean": "2"}])
 
 
 @pytest.mark.parametrize("step", [-1, True, 1.5, None])
