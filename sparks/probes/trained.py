@@ -75,9 +75,10 @@ class IdsToText:
         )
         probe = Probe(self.prompt(pair.prefix), clean, corrupted)
         encoder = PairEncoder(self.tokenizer, max_suffix_tokens=len(pair.clean))
-        if encoder.pair(probe.prompt, clean, corrupted) != pair:
-            raise SparksError("no text has its tokens: give the probe as text")
-        return probe
+        with suppress(SparksError):
+            if encoder.pair(probe.prompt, clean, corrupted) == pair:
+                return probe
+        raise SparksError("no text has its tokens: give the probe as text")
 
 
 class TrainingData:

@@ -96,6 +96,7 @@ class ProbesFromTraining:
         """
         copy, teacher = alone(whole(model), model), self._wishes.teacher
         if teacher is not None:
+            teacher = _unwrapped(teacher)
             teacher = alone(whole(teacher), teacher)
 
         def work() -> ProbeSet:
@@ -212,6 +213,13 @@ class ProbesFromTraining:
         except SparksError as error:
             return (), f"no control probes ({error})"
         return found.probes, f"{settings.control} control probes"
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside an engine of DeepSpeed's, or DDP."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
 
 
 class ProbesOfPairs:
