@@ -366,10 +366,13 @@ class Recorder:
         return [f"{verdict}; see {printable(report)}", again]
 
     def tell_broken_off(self) -> None:
-        """Say what a training that never came to its end has left."""
-        if not self.snapshots:
+        """Say what a training that never came to its end has left, if it is still all there is."""
+        if not self.measured or self.store.steps() != sorted(self.measured):
             return
-        say(f"the training broke off; {self.summary()}; resumed, it goes on with them")
+        say(
+            f"the training broke off: {len(self.measured)} snapshots in "
+            f"{printable(self.store.path)}; resumed, it goes on with them"
+        )
         for line in self.end_lines(None):
             say(line)
 
