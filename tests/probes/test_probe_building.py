@@ -361,7 +361,8 @@ def test_faults_are_found_before_the_work(problems, model, tmp_path):
 
 def test_what_the_hub_does_not_give_is_one_line(problems, model, tmp_path):
     for name in ("no-such-owner/no-such-model", str(tmp_path / "no-folder")):
-        with pytest.raises(SparksError, match=r"cannot load checkpoint .* \(\w+: ") as caught:
+        match = r"cannot load checkpoint .* \(no such folder here; as a hub id, \w+: "
+        with pytest.raises(SparksError, match=match) as caught:
             build_probes(config(problems, name, tmp_path), progress=False)
         assert "\n" not in str(caught.value)
     with pytest.raises(SparksError, match="cannot load data set 'no-such-owner/data': ") as caught:
