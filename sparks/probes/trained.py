@@ -122,7 +122,7 @@ class TrainingData:
                 f"reference must be a column of the training data ({', '.join(self.columns)}), got "
                 f"{answer_key!r}"
             )
-        self.words, self._read = self._form(first)
+        self.words, self._read = self._form(place, first)
 
     words: str
     """What stands against what; empty where the rows hold prompts alone."""
@@ -132,7 +132,9 @@ class TrainingData:
         """The rows hold both answers."""
         return self.words == _COMPARED
 
-    def _form(self, first: Mapping[str, Any]) -> tuple[str, Callable[[], Iterator[Problem]]]:
+    def _form(
+        self, place: str, first: Mapping[str, Any]
+    ) -> tuple[str, Callable[[], Iterator[Problem]]]:
         written = "what the model writes"
         if "completion_ids" in first:
             return f"desirable against undesirable, or {written}", self._judged
@@ -147,7 +149,7 @@ class TrainingData:
                 f"the rows of the training data have {', '.join(self.columns) or 'no columns'}, of "
                 f"which none is a prompt"
             )
-        problem = problem_of("its first row", first, answer_key=self._answer_key)
+        problem = self._problem_of(place, first)
         if problem.rejected is not None:
             return _COMPARED, self._asked
         if problem.answer is None:
@@ -170,11 +172,13 @@ class TrainingData:
                 yield problem
 
     def _asked(self) -> Iterator[Problem]:
-        for place, row in self._rows:
-            try:
-                yield problem_of(place, row, answer_key=self._answer_key)
-            except SparksError as error:
-                raise SparksError(f"{place}: {error}") from error
+        return (self._problem_of(place, row) for place, row in self._rows)
+
+    def _problem_of(self, place: str, row: Any) -> Problem:
+        try:
+            return problem_of(place, row, answer_key=self._answer_key)
+        except SparksError as error:
+            raise SparksError(f"{place}: {error}") from error
 
     # -- tokenised rows ----------------------------------------------------------------------
 

@@ -245,7 +245,10 @@ def test_data_that_cannot_be_read_are_told_before_the_first_step(tmp_path):
         ([], "no probes from the training data: the training data are empty; give probes, as in"),
         ([[1, 2]], "the rows of the training data are list, no dictionaries; give probes"),
         ([{"pixels": [1]}], "the rows of the training data have pixels, of which none is a prompt"),
-        ([{"prompt": 5}] * 9, "no probes from the training data: prompt must be text or a list of"),
+        (
+            [{"prompt": 5}] * 9,
+            r"no probes from the training data: row \d of the training data: prompt must be text",
+        ),
     ):
         Loader.dataset = rows
         with pytest.raises(SparksError, match=match):
