@@ -145,7 +145,7 @@ class SparksCallback(TrainerCallback):
         faithfulness: bool = SnapshotConfig.faithfulness,
         memory_gib: float = SnapshotConfig.memory_gib,
     ) -> None:
-        given = locals()
+        given = locals()  # the settings by name, which the signature spells out for readers
         settings = SnapshotConfig(
             **{item.name: given[item.name] for item in fields(SnapshotConfig)}
         )

@@ -188,6 +188,11 @@ def test_prompts_alone_need_rewards_or_a_teacher(tmp_path):
     )
     with pytest.raises(SparksError, match=match):
         trainer.train()
+    attached = SparksCallback.attach(trainer)
+    assert attached in trainer.callback_handler.callbacks
+    assert attached.wishes.reward_funcs == (even_ids,)
+    assert attached.wishes.reward_weights == [1.0]
+    assert attached.wishes.teacher is None
 
 
 def test_reward_functions_can_be_handed_in(tmp_path):
