@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from tiny_trainers import REGIMES, SETTINGS, even_ids, llama, lora, train, trainer_of
+from tiny_trainers import MESSAGES, REGIMES, SETTINGS, even_ids, llama, lora, train, trainer_of
 from tiny_training import PROBES, tiny_trainer
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from trl import GRPOConfig, GRPOTrainer
@@ -98,6 +99,18 @@ def test_probes_from_what_is_trained_leave_the_training_untouched(tmp_path, regi
     assert contents.problems == ()
     assert [snapshot.step for snapshot in contents.snapshots] == [0, 2]
     assert contents.snapshots[0].probe_ids == tuple(probe.id for probe in probes)
+
+
+@pytest.mark.slow
+def test_a_streamed_data_set_is_trained_as_without_the_callback(tmp_path, monkeypatch):
+    streamed = replace(REGIMES["sft"], data=MESSAGES.to_iterable_dataset())
+    monkeypatch.setitem(REGIMES, "sft", streamed)
+    alone, watched = (
+        train(trainer_of("sft", tmp_path / name, *[sparks()] * (name == "watched"), max_steps=2))
+        for name in ("alone", "watched")
+    )
+    assert replace(watched, sampled=[]) == alone
+    assert len(ProbeSet.load(tmp_path / "watched" / "sparks" / "probes.jsonl")) == 10
 
 
 def test_a_resumed_run_takes_its_probes_from_the_folder(tmp_path, capsys):
