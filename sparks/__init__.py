@@ -1,7 +1,7 @@
 """sparks: see which attention heads post-training brings to life, while it trains.
 
     from sparks import SparksCallback
-    trainer = SFTTrainer(..., callbacks=[SparksCallback(probes="probes.jsonl")])
+    trainer = SFTTrainer(..., callbacks=[SparksCallback()])
     trainer.train()
 
 then `sparks timeline RUN` and `sparks report RUN`. Everything below can be imported from here;

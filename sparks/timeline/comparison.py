@@ -376,7 +376,7 @@ def _beside(timeline: Timeline) -> Mapping[str, object]:
 
 def _probes_text(timeline: Timeline) -> str:
     group = "" if timeline.group is None else f" (group {timeline.group!r})"
-    return f"{timeline.num_probes}{group} of hash {timeline.metas[0].probes_hash!r}"
+    return f"{timeline.num_probes}{group} of hash {timeline.metas[0].probes_hash[:12]!r}"
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -233,7 +233,7 @@ def _refuse_mixed(what: str, ordered: Sequence[Outline], values: Sequence[str]) 
 
 
 def _probes_text(snapshot: Outline) -> str:
-    return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash!r}"
+    return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash[:12]!r}"
 
 
 def _name(text: object) -> str:

@@ -67,8 +67,15 @@ def test_help_lists_the_commands_and_the_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ([], "arguments are required: COMMAND"),
         (["see"], "invalid choice: 'see'"),
+        (
+            ["timelin", "x"],
+            "invalid choice: 'timelin', did you mean timeline? (choose from 'probes",
+        ),
+        (
+            ["timeline", "x", "--rule", "papr"],
+            "invalid choice: 'papr', did you mean paper? (choose",
+        ),
         (["timeline"], "arguments are required: RUN"),
         (["timeline", "x", "--format", "xml"], "invalid choice: 'xml'"),
         (["compare"], "arguments are required: RUN"),
@@ -85,6 +92,28 @@ def test_help_lists_the_commands_and_the_version(capsys):
 )
 def test_a_mistyped_command_is_told_in_one_line(arguments, match, capsys, tmp_path):
     assert_refused(capsys, tmp_path, *arguments, match=re.escape(match))
+
+
+def test_sparks_alone_prints_its_help_and_the_runs_at_hand(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call() == 0
+    shown = capsys.readouterr().out
+    assert call("--help") == 0
+    assert shown == capsys.readouterr().out + "\n"
+    for folder in ("b/sparks", "a", "a/attempt-1", ".hidden", "checkpoint-2"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "step-00000000.safetensors").write_text("")
+    assert call() == 0
+    assert capsys.readouterr().out == f"{shown}below this folder: 2 runs: a, b\n"
+
+
+def test_a_folder_of_runs_is_told_with_the_runs_in_it(tmp_path, capsys):
+    for number in range(9):
+        folder = tmp_path / "all" / f"seed-{number}" / "sparks"
+        folder.mkdir(parents=True)
+        (folder / "step-00000000.safetensors").write_text("")
+    match = r"all is no run, it holds 9 runs: \S+/seed-0, .*/seed-7 and 1 more; give one\Z"
+    assert_refused(capsys, tmp_path, "timeline", tmp_path / "all", match=match)
 
 
 @pytest.mark.parametrize(
