@@ -261,7 +261,9 @@ class _Check:
             for index, (layer, seen) in enumerate(zip(self.anatomy.layers, self.seen, strict=True)):
                 for module, output in zip(layer.projection_modules, seen.projected, strict=True):
                     handles.append(on_output(module, partial(self._flipped, layer, module, output)))
-                mlp_reads = seen.mlp_normed[:1].repeat(rows, 1, 1)
+                # One row serves them all, but where blocks are added in place or tokens laid flat.
+                whole = self.graph.parallel or layer.experts is not None
+                mlp_reads = seen.mlp_normed[:1].repeat(rows if whole else 1, 1, 1)
                 handles += [
                     on_input(layer.mlp, partial(_given, mlp_reads)),
                     on_input(layer.output, partial(self._check_mixed, index)),

@@ -140,7 +140,7 @@ def _tokens(probes: TokenizedProbes) -> str:
 
 def _settles(number: int | None) -> str:
     """What the rule of growth can find with so many probes."""
-    from sparks.timeline.growth import GrowthConfig
+    from sparks.timeline.growth.settings import GrowthConfig
 
     fewest = GrowthConfig().fewest_probes
     rows = [f"{size}: {' '.join(f'{share:.0%}' for share in POWER[size])}" for size in POWER]
