@@ -5,12 +5,14 @@ part of each head alone. Symbols: x = the residual row, y = norm(x), c = dL/d(pr
 one head, W = that head's rows of the projection, gamma = the norm's gain, r = sqrt(mean(x^2) +
 eps), y^ = the projection's output without bias.
 
-Factored route (RMSNorm before an affine projection):
+Factored route (RMSNorm or LayerNorm before an affine projection):
 
     sum_k J_k^T W^T c_k = gamma * W^T (sum_k c_k / r_k) - sum_k x_k (y^_k . c_k) / (d r_k^2)
 
-so a step costs head-sized work, and the projection is applied once. A block without a norm before
-it has the first term alone, with gamma = r = 1.
+So a step costs head-sized work, and the projection is applied once. A LayerNorm is the same for x
+less its mean, with its shift as a part of the bias; the mean over features then goes from the sum
+too, for taking it away is a projection. A block without a norm before it has the first term alone,
+with gamma = r = 1.
 
 Generic route (anything else): the exact vector-Jacobian product of the norm -> projection piece
 with c restricted to one head, head by head.
@@ -25,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparks.models.anatomy import Layer, Projection
-from sparks.models.hooks import RMSNorm, linear_map, rms_norm
+from sparks.models.hooks import Norm, linear_map, norm_of
 
 HeadGradients = Float[Tensor, "pairs heads pos d_model"]
 
@@ -35,22 +37,27 @@ class AttentionReader:
     """Splits the gradients of one layer's attention over the heads that read. Made by `of`."""
 
     layer: Layer
-    norm: RMSNorm | None
+    norm: Norm | None
     """None where there is none, or on the generic route."""
     maps: dict[int, tuple[Tensor, Tensor | None]]
-    """`id` of a projection module -> its weight and bias; empty sends the layer through the generic
-    route."""
+    """`id` of a projection module -> its weight and what it gives for a row of zeros, if anything;
+    empty sends the layer through the generic route."""
 
     @classmethod
     def of(cls, layer: Layer, *, generic: bool = False) -> AttentionReader:
         """Choose the route: factored where it is exact, else (or on request) generic."""
-        norm = None if layer.attention_norm is None else rms_norm(layer.attention_norm)
+        norm = None if layer.attention_norm is None else norm_of(layer.attention_norm)
         if generic or (norm is None and layer.attention_norm is not None):
             return cls(layer, None, {})
-        maps = {id(m): linear_map(m) for m in layer.projection_modules}
-        if None in maps.values():
-            return cls(layer, None, {})
-        return cls(layer, norm, maps)  # type: ignore[arg-type]
+        shift, maps = None if norm is None else norm.shift, {}
+        for module in layer.projection_modules:
+            if (found := linear_map(module)) is None:
+                return cls(layer, None, {})
+            weight, bias = found
+            if shift is not None:
+                bias = weight.float() @ shift + (0 if bias is None else bias.float())
+            maps[id(module)] = weight, bias
+        return cls(layer, norm, maps)
 
     def read(
         self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
@@ -70,7 +77,8 @@ class AttentionReader:
     ) -> HeadGradients:
         modules = [id(module) for module in self.layer.projection_modules]
         by_module = dict(zip(modules, zip(outputs, grads, strict=True), strict=True))
-        x, norm = x.float(), self.norm
+        norm = self.norm
+        x = x.float() if norm is None else norm.centre(x)
         scale = None if norm is None else norm.scale(x)
         direct, radial = [], []
         for item in self.layer.projections:
@@ -93,7 +101,7 @@ class AttentionReader:
         weights = weights.unflatten(0, (num_pairs, -1)).transpose(1, 2)
         rows = x.unflatten(0, (num_pairs, -1)).transpose(1, 2)
         along_x = (weights.transpose(-1, -2) @ rows).transpose(1, 2)
-        return torch.cat(direct, 1).mul_(norm.gain).sub_(along_x)
+        return norm.centre(torch.cat(direct, 1).mul_(norm.gain).sub_(along_x))
 
     def _read_generic(
         self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int

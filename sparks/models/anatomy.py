@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from sparks.ground.errors import SparksError
 from sparks.models.families import WORKING, context_of, text_config, why_refused
 from sparks.models.graph import Graph
-from sparks.models.hooks import RMSNorm, linear_map, on_input, rms_norm
+from sparks.models.hooks import Norm, linear_map, norm_of, on_input
 from sparks.models.memory import RowBytes
 
 Seen = Callable[[Tensor], Tensor | None]
@@ -127,9 +127,9 @@ class Layer:
     # -- writing -----------------------------------------------------------------------------
 
     @cached_property
-    def norm_after(self) -> RMSNorm | None:
+    def norm_after(self) -> Norm | None:
         """`attention_after`, read as a formula."""
-        return None if self.attention_after is None else rms_norm(self.attention_after)
+        return None if self.attention_after is None else norm_of(self.attention_after)
 
     def on_heads_write(self, see: Seen) -> list[RemovableHandle]:
         """Call `see` with what the heads computed, z, or z / r: `head_columns` of it are writes."""

@@ -233,7 +233,8 @@ class _Check:
                 f"{self.graph.num_heads} heads"
             )
         biased = found[1] is not None and bool(found[1].any())
-        if after is not None and (biased or norm is None):
+        linear = norm is not None and norm.shift is None and not norm.centred
+        if after is not None and (biased or not linear):
             self._refuse(
                 f"layer {index}: behind its attention stands {type(after).__name__}, which must be "
                 f"an RMSNorm behind an o_proj without bias"

@@ -105,34 +105,51 @@ def _probe_linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 
 @dataclass(frozen=True, eq=False)
-class RMSNorm:
-    """`y = gain * x / r`, `r = sqrt(mean(x^2) + eps)`."""
+class Norm:
+    """`y = gain * x / r + shift`, `r = sqrt(mean(x^2) + eps)`; `centred`, of x less its mean."""
 
     gain: Float[Tensor, " d_model"]
     eps: float
+    shift: Float[Tensor, " d_model"] | None = None
+    centred: bool = False
+
+    def centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """x, float32, less its mean where the norm does so; a projection, so its own transpose."""
+        x = x.float()
+        return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         """r of each row, float32."""
-        return (x.float().square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+        return (self.centre(x).square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """y, float32."""
+        found = self.gain * self.centre(x) / self.scale(x)
+        return found if self.shift is None else found + self.shift
 
 
 @torch.no_grad()
-def rms_norm(module: nn.Module) -> RMSNorm | None:
-    """The module as an `RMSNorm`; None if it computes anything else (tried on a random input).
+def norm_of(module: nn.Module) -> Norm | None:
+    """The module as a formula; None if it computes anything else (tried on a random input).
 
-    Its gain is the weight, or 1 + weight (Gemma).
+    RMSNorm or LayerNorm; its gain is the weight, or 1 + weight (Gemma, Nemotron).
     """
-    weight = getattr(module, "weight", None)
+    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float):
         return None
     generator = torch.Generator().manual_seed(0)
-    # Off-centre, so that a norm that subtracts the mean cannot pass.
+    # Off-centre, so that a norm that subtracts the mean differs from one that does not.
     x = (torch.randn(4, weight.shape[0], generator=generator) + 0.5).to(weight.device, weight.dtype)
     expected, gain = module(x).float(), weight.detach().float()
-    norms = (RMSNorm(gain=gain, eps=eps), RMSNorm(gain=1 + gain, eps=eps))
-    differences = [relative_difference(n.gain * x.float() / n.scale(x), expected) for n in norms]
-    best = min(range(2), key=differences.__getitem__)  # large gains are near to both
+    shift = bias.detach().float() if isinstance(bias, Tensor) else None
+    norms = [
+        Norm(gain=offset + gain, eps=eps, shift=shift, centred=centred)
+        for centred in (False, True)
+        for offset in (0, 1)
+    ]
+    differences = [relative_difference(norm(x), expected) for norm in norms]
+    best = min(range(len(norms)), key=differences.__getitem__)  # large gains are near to both
     return norms[best] if differences[best] < tolerance(weight.dtype) else None
 
 

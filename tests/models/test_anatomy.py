@@ -30,7 +30,7 @@ from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy, base_model
 from sparks.models.anatomy_proof import check, take_apart
 from sparks.models.families import CHECKED_ARCHITECTURES
-from sparks.models.hooks import hooks, linear_map, on_input, on_output, rms_norm
+from sparks.models.hooks import hooks, linear_map, norm_of, on_input, on_output
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -353,20 +353,26 @@ def random_norm(norm: nn.Module) -> nn.Module:
     return norm
 
 
-def test_an_rms_norm_is_known_by_what_it_computes() -> None:
+def test_a_norm_is_known_by_what_it_computes() -> None:
     norm = random_norm(LlamaRMSNorm(8, eps=1e-3))
-    found = rms_norm(norm)
+    found = norm_of(norm)
     assert found is not None
     assert torch.equal(found.gain, norm.weight)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found.gain * x / found.scale(x), norm(x))
-    assert rms_norm(random_norm(nn.LayerNorm(8))) is None  # subtracts the mean
+    torch.testing.assert_close(found(x), norm(x))
+    assert not found.centred
+    norm = random_norm(nn.LayerNorm(8))
+    with torch.no_grad():
+        norm.bias.normal_(generator=torch.Generator().manual_seed(2))
+    found = norm_of(norm)
+    assert found.centred
+    torch.testing.assert_close(found(x), norm(x))
     gemma = random_norm(GemmaRMSNorm(8))
-    assert torch.equal(rms_norm(gemma).gain, 1 + gemma.weight)
+    assert torch.equal(norm_of(gemma).gain, 1 + gemma.weight)
     with torch.no_grad():
         gemma.bfloat16().weight.add_(100)  # 100 and 101 are near in bfloat16: the nearer is taken
-    assert torch.equal(rms_norm(gemma).gain, 1 + gemma.weight.float())
-    assert rms_norm(nn.Identity()) is None
+    assert torch.equal(norm_of(gemma).gain, 1 + gemma.weight.float())
+    assert norm_of(nn.Identity()) is None
 
 
 def test_hooks_see_and_replace_and_are_gone_afterwards() -> None:

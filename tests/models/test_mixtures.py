@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from families import tiny_family
 from models import VOCAB, randomise, token_pair
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig
 
 from sparks.attribution.eap_ig import edge_attribution, node_attribution
@@ -110,3 +113,21 @@ def test_a_model_without_a_mixture_has_none():
     probes = TokenizedProbes((pair,), ("a",), ("",))
     config = SnapshotConfig(points=4)
     assert take_snapshot(model, probes, config, progress=False).meta.router_share is None
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "qwen3_moe"])
+def test_adapters_on_experts_are_as_their_merged_weights(kind, assert_close):
+    """PEFT's `target_parameters`: experts are parameters, not modules."""
+    plain = edge_attribution(tiny_family(kind), [PAIR], points=8)
+    config = LoraConfig(
+        r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM",
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        model = get_peft_model(tiny_family(kind), config).eval()
+    found = edge_attribution(model, [PAIR], points=8)
+    merged = edge_attribution(model.merge_and_unload().eval(), [PAIR], points=8)
+    assert_close("parity", found.scores, merged.scores)
+    assert_close("parity", found.switches, merged.switches)
+    assert float((found.scores - plain.scores).norm() / plain.scores.norm()) > 0.1
