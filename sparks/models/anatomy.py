@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -265,7 +265,7 @@ def find(model: nn.Module) -> Anatomy:
         num_heads=first.query.heads,
         num_kv_heads=first.key.heads,
         # Attention and MLP read the same stream, not one what the other wrote.
-        parallel=bool(getattr(need.config, "use_parallel_residual", False))
+        parallel=bool(need.setting("use_parallel_residual"))
         or hasattr(parts[0], "ln_mlp")
         or (first.mlp_norm is not None and first.mlp_norm is first.attention_norm),
     )
@@ -311,13 +311,20 @@ class _Need:
             self.fail(f"{type(owner).__name__} has no `{names[0]}`")
         return found
 
+    def setting(self, name: str) -> Any:
+        """What the config says of it; None where it says nothing."""
+        try:
+            return getattr(self.config, name, None)
+        except Exception as error:  # a config whose layers differ has no one answer
+            self.fail(f"its config has no one {name} ({type(error).__name__})")
+
     def number(self, name: str) -> int:
-        found = getattr(self.config, name, None)
+        found = self.setting(name)
         if not isinstance(found, int):
             self.fail(f"its config has no whole number `{name}` (found {found!r})")
-        return found  # type: ignore[return-value]
+        return found
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
         raise SparksError(
             f"sparks does not know the architecture {type(self.base).__name__} "
             f"(model_type {getattr(self.base.config, 'model_type', '?')!r}): {what}; {WORKING}"
@@ -343,7 +350,7 @@ def _find_layer(need: _Need, layer: nn.Module) -> Layer:
             "feedforward_layernorm", "ln_mlp", "ln_2",
         )  # fmt: skip
         mlp_norm = mlp_norm or attention_norm
-    if getattr(need.config, "use_post_norm", False):  # HyperCLOVA X
+    if need.setting("use_post_norm"):  # HyperCLOVA X
         attention_after, mlp_after = layer.post_norm1, layer.post_norm2
     query, key, value = _find_projections(need, attention)
     mlp = need.part(layer, "mlp", "feed_forward", "block_sparse_moe")
@@ -359,24 +366,24 @@ def _find_layer(need: _Need, layer: nn.Module) -> Layer:
         mlp=mlp,
         experts=_any_of(mlp, "experts"),
         mlp_after=mlp_after,
-        scale=float(getattr(need.config, "residual_multiplier", 1.0)),
+        scale=float(need.setting("residual_multiplier") or 1),
     )
 
 
 def _find_projections(need: _Need, attention: nn.Module) -> list[Projection]:
     """Query, key and value heads."""
-    config, heads = need.config, need.number("num_attention_heads")
-    size = getattr(config, "head_dim", None) or need.number("hidden_size") // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    heads = need.number("num_attention_heads")
+    size = need.setting("head_dim") or need.number("hidden_size") // heads
+    kv_heads = need.setting("num_key_value_heads") or heads
     fused = _any_of(attention, "qkv_proj", "query_key_value", "c_attn")
     if fused is None:
         return [
             Projection(need.part(attention, name), 0, count, size)
             for name, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
         ]
-    multi_query = getattr(config, "multi_query", None)  # Falcon, GPT-BigCode
-    if getattr(config, "new_decoder_architecture", False):
-        kv_heads = config.num_kv_heads
+    multi_query = need.setting("multi_query")  # Falcon, GPT-BigCode
+    if need.setting("new_decoder_architecture"):
+        kv_heads = need.number("num_kv_heads")
     elif multi_query is not None:
         kv_heads = 1 if multi_query else heads
     if hasattr(attention, "query_key_value") or multi_query is False:

@@ -9,19 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 CHECKED_ARCHITECTURES: tuple[str, ...] = (
-    "apertus", "arcee", "aria_text", "aya_vision", "cohere", "cohere2", "cohere2_moe",
-    "cohere2_vision", "cohere_compass_text", "cwm", "dots1", "emu3", "ernie4_5", "ernie4_5_moe",
-    "exaone4", "exaone_moe", "falcon", "flex_olmo", "flint", "fuyu", "gemma", "gemma2",
-    "gemma3", "gemma3_text", "glm", "glm4", "glm4_moe", "glm4v_moe", "got_ocr2", "gpt2",
-    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granite_swa",
-    "granitemoe", "granitemoe_swa", "granitemoeshared", "helium", "hunyuan_v1_dense",
-    "hunyuan_v1_moe", "hy_v3", "hyperclovax", "idefics2", "idefics3", "internlm3", "internvl",
-    "iquestcoder", "jais2", "kolibri1", "lighton_ocr", "llama", "llama4", "llama4_text",
-    "llava", "llava_next", "llava_onevision", "mellum", "minimax_m2", "ministral", "ministral3",
-    "mistral", "mistral3", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe",
-    "persimmon", "phi", "phi3", "phi4_multimodal", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
-    "qwen2_vl", "qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3",
-    "smolvlm", "solar_open", "stablelm", "starcoder2", "vaultgemma", "video_llava", "vipllava",
+    "apertus", "arcee", "aria", "aria_text", "aya_vision", "cohere", "cohere2", "cohere2_moe",
+    "cohere2_vision", "cohere_compass_text", "cwm", "deepseek_vl", "dots1", "emu3", "ernie4_5",
+    "ernie4_5_moe", "exaone4", "exaone4_5", "exaone_moe", "falcon", "flex_olmo", "flint",
+    "fuyu", "gemma", "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "glm4_moe", "glm4v_moe",
+    "got_ocr2", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite",
+    "granite_docling", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared",
+    "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "idefics2",
+    "idefics3", "internlm3", "internvl", "iquestcoder", "jais2", "kolibri1", "lighton_ocr",
+    "llama", "llama4", "llama4_text", "llava", "llava_next", "llava_onevision", "mellum",
+    "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron",
+    "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phi", "phi3", "phi4_multimodal", "phimoe",
+    "qianfan_ocr", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe",
+    "qwen3_vl", "qwen3_vl_moe", "seed_oss", "shieldgemma2", "smollm3", "smolvlm", "solar_open",
+    "stablelm", "starcoder2", "vaultgemma", "video_llama_3", "video_llava", "vipllava",
 )  # fmt: skip
 """`model_type`s whose scores the test suite compares with exact references."""
 

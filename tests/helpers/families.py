@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 VISION = (
-    "aya_vision", "cohere2_vision", "gemma3", "glm4v_moe", "got_ocr2", "idefics2", "idefics3",
-    "internvl", "lighton_ocr", "llama4", "llava", "llava_next", "llava_onevision", "mistral3",
-    "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "video_llava", "vipllava",
+    "aria", "aya_vision", "cohere2_vision", "deepseek_vl", "exaone4_5", "gemma3", "glm4v_moe",
+    "got_ocr2", "granite_docling", "idefics2", "idefics3", "internvl", "lighton_ocr", "llama4",
+    "llava", "llava_next", "llava_onevision", "mistral3", "qianfan_ocr", "qwen2_5_vl",
+    "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "shieldgemma2", "smolvlm", "video_llama_3",
+    "video_llava", "vipllava",
 )  # fmt: skip
 """Types with a language tower, which is run on text."""
 

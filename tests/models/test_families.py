@@ -164,3 +164,12 @@ def test_the_readme_names_what_works() -> None:
     number, names = listed[1].split(" types work: ")
     assert names.replace("\n", " ").strip(" .").split(", ") == list(CHECKED_ARCHITECTURES)
     assert int(number.split()[-1]) == len(CHECKED_ARCHITECTURES)
+
+
+def test_a_config_whose_layers_differ_is_told_in_a_line_too(monkeypatch) -> None:
+    """Where a type is in no list: transformers raises an error of its own on `head_dim`."""
+    monkeypatch.setattr("sparks.models.anatomy.why_refused", lambda _: None)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(Gemma4TextConfig(num_hidden_layers=6))
+    with pytest.raises(SparksError, match=r"Gemma4ForCausalLM .*: its config has no one head_dim"):
+        take_apart(model)
