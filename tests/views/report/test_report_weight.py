@@ -33,10 +33,10 @@ def run_of(
     """A quarter of the heads, two thirds of them from the start, each in some probes' circuits.
 
     A head keeps its strength in each probe, with a little noise at each checkpoint, and with it its
-    part of all score; and its importance, with noise too; every setting of the grid holds what is strong enough for it, so
-    that other heads are in some circuits as well. Every fourth emergent head flickers. Edges are
-    drawn anew at each checkpoint from a fixed stock that is half as large again, with scores that
-    have noise too.
+    part of all score; and its importance, with noise too; every setting of the grid holds what is
+    strong enough for it, so that other heads are in some circuits as well. Every fourth emergent
+    head flickers. Edges are drawn anew at each checkpoint from a fixed stock that is half as large
+    again, with scores that have noise too.
     """
     rng = np.random.default_rng(seed)
     shape = (graph.num_layers, graph.num_heads)
