@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from sparks.ground.config import Positions
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy, forward_names
+from sparks.models.families import CHECKED_ARCHITECTURES
 from sparks.models.hooks import hooks, on_input, on_output
 from sparks.probes.pairs import TokenPair
 
@@ -218,10 +219,13 @@ class Passes:
     @property
     def most_packed(self) -> int:
         """Rows that may share a sequence: few enough that the prefix stays most of what is read."""
-        names = ("sliding_window", "attention_chunk_size")
+        names = ("sliding_window", "attention_chunk_size", "window_size")
         windows = [getattr(self._config, name, None) for name in names]
         if (
             self._attention not in _PACKABLE
+            # Tests have shown of these alone that they take any mask.
+            or self.anatomy.model_type not in CHECKED_ARCHITECTURES
+            or getattr(self._config, "alibi", False)  # counts positions by a plain mask
             or any(window is not None and window < self._mask.shape[1] for window in windows)
             or not self._can_keep
         ):

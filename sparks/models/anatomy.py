@@ -259,6 +259,8 @@ def find(model: nn.Module) -> Anatomy:
     decoder = _decoder(base)
     parts = need.part(decoder, "layers", "h")
     layers = tuple(_find_layer(need, layer) for layer in parts)
+    if not layers:
+        need.fail("it has no layers")
     first = layers[0]
     graph = Graph(
         num_layers=len(layers),

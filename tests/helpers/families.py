@@ -23,6 +23,7 @@ VISION = (
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon, older": ("falcon", {"multi_query": False}),
     "falcon, 40B": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, alibi": ("falcon", {"alibi": True}),
     "falcon, in sequence": ("falcon", {"multi_query": False, "parallel_attn": False}),
     "gpt_neox, in sequence": ("gpt_neox", {"use_parallel_residual": False}),
     "gpt_bigcode, all heads": ("gpt_bigcode", {"multi_query": False}),

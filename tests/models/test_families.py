@@ -34,7 +34,8 @@ from sparks.models.guard import undisturbed
 from sparks.probes.pairs import TokenizedProbes
 
 POINTS = 2
-PAIR = token_pair(6, 4)
+PAIR = token_pair(24, 3)
+"""Long enough a prefix that the points are packed into one sequence where a model allows it."""
 QUICK = (
     "cohere2", "falcon, 40B", "gemma3_text", "gpt2", "gpt_neox", "gpt_oss", "granite, scaled",
     "hyperclovax, norms behind", "llama4_text", "mixtral", "olmo2", "qwen2_vl",
@@ -100,7 +101,8 @@ def test_in_bfloat16_and_under_adapters_too(name: str, assert_close: AssertClose
     rounding makes a router take other experts."""
     model = tiny_family(name, dtype=torch.bfloat16)
     has_experts = any(part.endswith("experts") for part, _ in model.named_modules())
-    narrow, wide = scores_of(model), scores_of(model.float())
+    pair = token_pair(6, 4)
+    narrow, wide = scores_of(model, pair), scores_of(model.float(), pair)
     difference = float((narrow - wide).norm() / wide.norm())
     print(f"{name}: {difference:.2g}")
     assert difference < (0.8 if has_experts else 0.1)
@@ -108,8 +110,18 @@ def test_in_bfloat16_and_under_adapters_too(name: str, assert_close: AssertClose
     names = {module: name for name, module in model.named_modules()}
     parts = [(*layer.projection_modules, layer.output) for layer in take_apart(model).layers]
     adapted = wrapped(model, targets=[names[module] for layer in parts for module in layer])
-    found = scores_of(adapted)
-    assert_close("parity", found, scores_of(adapted.merge_and_unload().eval()))
+    found = scores_of(adapted, pair)
+    assert_close("parity", found, scores_of(adapted.merge_and_unload().eval(), pair))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("llama", 3), ("cohere", 3), ("falcon, alibi", 1), ("gpt_neo", 1)]
+)
+def test_points_share_a_sequence_only_where_this_proof_has_seen_it(name: str, most: int) -> None:
+    model = tiny_family(name)
+    assert Passes(take_apart(model), [PAIR], "last").most_packed == most
+    model.config.model_type = "a type that no test knows"
+    assert Passes(take_apart(model), [PAIR], "last").most_packed == 1
 
 
 def test_a_snapshot_of_blocks_side_by_side_keeps_its_graph() -> None:
