@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,8 +96,8 @@ class Endpoints:
 class Trace:
     """Activations of a run on the path, and the gradients of L with respect to some of them."""
 
-    embeds: Tensor
-    logits: Tensor
+    embeds: Tensor = field(default_factory=lambda: torch.empty(0))
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
     attention_in: list[Tensor] = field(default_factory=list)
     """What each layer's attention reads from the residual stream, before its norm."""
     projected: list[list[Tensor]] = field(default_factory=list)
@@ -259,17 +260,37 @@ class Passes:
         Raises:
             SparksError: an output is not finite.
         """
-        embeds: list[Tensor] = []
-        mixed: list[Tensor] = []
-        mlps: list[Tensor] = []
+        trace = Trace()
         with hooks() as handles:
-            handles.append(on_output(self.anatomy.embedding, embeds.append))
-            for layer in self.anatomy.layers:
-                handles.append(on_input(layer.output, mixed.append))
-                handles.append(on_output(layer.mlp, mlps.append))
-            ids = torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
-            logits = self._call(2, input_ids=ids).float()
-        embed_clean, embed_corrupted = embeds[0].unflatten(0, (-1, 2)).unbind(1)
+            handles.append(on_output(self.anatomy.embedding, partial(setattr, trace, "embeds")))
+            self._watch_writes(trace, handles)
+            trace.logits = self._call(2, input_ids=self._ids_of_ends())
+        return self._ends_of(trace)
+
+    def traced_endpoints(self, *, nodes: bool) -> tuple[Endpoints, Trace]:
+        """The same in one run that gradients can be taken of: rows are clean, corrupted of a pair.
+
+        `nodes` as in `interpolate`.
+
+        Raises:
+            SparksError: as `endpoints` does.
+        """
+        embeds = self.anatomy.embedding(self._ids_of_ends()).detach().requires_grad_()
+        trace = Trace(embeds=embeds)
+        with hooks() as handles, torch.enable_grad():
+            if not nodes:
+                self._watch_reads(trace, handles)
+            self._watch_writes(trace, handles)
+            trace.logits = self._call(2, inputs_embeds=trace.embeds)
+        return self._ends_of(trace), trace
+
+    def _ids_of_ends(self) -> Tensor:
+        return torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
+
+    @torch.no_grad()
+    def _ends_of(self, trace: Trace) -> Endpoints:
+        logits = trace.logits.float()
+        embed_clean, embed_corrupted = trace.embeds.detach().unflatten(0, (-1, 2)).unbind(1)
         log_clean, log_corrupted = logits.log_softmax(-1).unflatten(0, (-1, 2)).unbind(1)
         p_clean = log_clean.exp()
         loss = (p_clean * (log_clean - log_corrupted)).sum(-1).mean(-1)
@@ -282,11 +303,11 @@ class Passes:
             embed_clean=embed_clean,
             embed_corrupted=embed_corrupted,
             delta_embed=embed_corrupted.float() - embed_clean.float(),
-            delta_heads=[self._difference(tensor) for tensor in mixed],
-            delta_mlps=[self._difference(tensor) for tensor in mlps],
+            delta_heads=[self._difference(tensor) for tensor in trace.mixed],
+            delta_mlps=[self._difference(tensor) for tensor in trace.mlp_out],
             p_clean=p_clean,
             loss_corrupted=loss,
-            precision=_precision(embeds[0], mixed[0]),
+            precision=_precision(trace.embeds, trace.mixed[0]),
         )
 
     def _difference(self, both: Tensor) -> Tensor:
@@ -321,7 +342,7 @@ class Passes:
 
         `nodes` keeps what node scores need (writes), else what edge scores need (reads).
         """
-        trace = Trace(embeds=self._embeds(ends, alphas), logits=torch.empty(0))
+        trace = Trace(embeds=self._embeds(ends, alphas))
         with hooks() as handles, torch.enable_grad():
             if nodes:
                 self._watch_writes(trace, handles)
@@ -366,26 +387,28 @@ class Passes:
             handles.append(on_input(layer.output, trace.mixed.append))
             handles.append(on_output(layer.mlp, trace.mlp_out.append))
 
-    def gradients(
-        self,
-        trace: Trace,
-        ends: Endpoints,
-        with_respect_to: Sequence[Tensor],
-        weights: Float[Tensor, "pairs steps"] | None = None,
-    ) -> list[Tensor]:
-        """`GRADIENT_SCALE` * dL/d(activation) of each row of its own L = KL(clean || row).
+    def seeds(
+        self, trace: Trace, ends: Endpoints, weights: Float[Tensor, "pairs steps"] | None = None
+    ) -> Float[Tensor, "rows targets vocab"]:
+        """dL/d(logits) of each row of its own L = KL(clean || row).
 
-        L is the mean over targets: its gradient at the logits is (softmax(row) - p_clean) /
-        targets, written down rather than traced. `weights` multiply the rows.
+        L is the mean over targets: it is (softmax(row) - p_clean) / targets, written down rather
+        than traced. `weights` multiply the rows.
         """
-        logits = trace.logits
         with torch.no_grad():
-            steps = logits.shape[0] // self.num_pairs
-            seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
+            steps = trace.logits.shape[0] // self.num_pairs
+            seed = trace.logits.float().softmax(-1).unflatten(0, (-1, steps))
+            seed -= ends.p_clean[:, None]
             if weights is not None:
                 seed *= weights[..., None, None]
-            seed = (seed.flatten(0, 1) * (GRADIENT_SCALE / self.targets)).to(logits.dtype)
-        found = torch.autograd.grad(logits, list(with_respect_to), seed)
+            return seed.flatten(0, 1) / self.targets
+
+    def gradients(
+        self, trace: Trace, seeds: Tensor, with_respect_to: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """`GRADIENT_SCALE` * dL/d(activation) of each row, `seeds` being dL/d(logits)."""
+        seeds = (seeds * GRADIENT_SCALE).to(trace.logits.dtype)
+        found = torch.autograd.grad(trace.logits, list(with_respect_to), seeds)
         return [self.unpacked(gradient) for gradient in found]
 
 

@@ -64,10 +64,14 @@ class _Sums:
 
     def add(self, names: list[float]) -> None:
         """Run every pair at these points too: alphas, or their names where there are strata."""
-        self.points += len(names)
         alphas, weights = (names, None) if self.strata is None else self.strata.place(names)
         trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
-        grads = self.passes.gradients(trace, self.ends, self._watched(trace), weights)
+        self.take(trace, self.passes.seeds(trace, self.ends, weights), len(names))
+
+    def take(self, trace: Trace, seeds: Tensor, points: int) -> None:
+        """Add the gradients of a run, `seeds` at its logits; `points` rows a pair."""
+        self.points += points
+        grads = self.passes.gradients(trace, seeds, self._watched(trace))
         with torch.no_grad():
             self._read(trace, grads)
 

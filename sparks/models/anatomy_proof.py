@@ -54,7 +54,7 @@ _POSITION = 2
 
 
 _Signature = tuple[Any, ...]
-_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str], RowBytes]]]
+_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str, str], RowBytes]]]
 _PROVED = WeakKeyDictionary()
 """Models that passed, with what they were made of: an adapter added later is checked anew."""
 
@@ -67,16 +67,17 @@ def take_apart(model: nn.Module) -> Anatomy:
             to what the model computes, or its activations are not finite.
     """
     anatomy = find(model)
-    signature = _signature(anatomy)
+    made_of = signature(anatomy)
     known = _PROVED.get(model)
-    if known is not None and known[0] == signature:
+    if known is not None and known[0] == made_of:
         return replace(anatomy, row_bytes=known[1])
     check(anatomy)
-    _PROVED[model] = signature, anatomy.row_bytes
+    _PROVED[model] = made_of, anatomy.row_bytes
     return anatomy
 
 
-def _signature(anatomy: Anatomy) -> _Signature:
+def signature(anatomy: Anatomy) -> _Signature:
+    """What a model is made of: while it stays the same, a proof holds."""
     kinds = tuple(type(module) for module in anatomy.root.modules())
     types = tuple(p.dtype for p in anatomy.layers[0].output.parameters())
     config = getattr(base_model(anatomy.root), "config", None)

@@ -1,0 +1,94 @@
+"""Secant attribution: one backward pass between the two ends, in place of points on a path.
+
+    score(u -> v) = < Delta z_u , G(input of v) >
+
+as EAP-IG's, but G carries *secants* from the clean to the corrupted end where EAP-IG averages
+derivatives along a path: for every operation, D output = coefficients . D input holds exactly
+(`secant_rules`). So the scores of the edges that cross any cut of the network sum to L, up to
+rounding, whatever the model; no points, no quadrature, no gap.
+
+1. Run the shared prefix once, then both continuations, rows of one batch, as EAP-IG does; but with
+   the rules swapped in, so that autograd remembers them.
+2. L = KL(clean || run) goes from 0 to L between the ends, and with l as in the softmax's rule
+
+       D L = sum_i (l_i / sum l - p_clean,i) D u_i,    u = logits:
+
+   the seed of one backward pass, in both rows of a pair.
+3. Split the pass at each attention block over the heads that read (`SecantReader`), and contract
+   with Delta z, as EAP-IG does (`path_sums`). The mean over "points" is that over the two ends.
+
+Plain gradients at the clean end would give nothing: L is smallest there. Two rows and one backward
+pass cost as much as two points. `secant_proof` says of which models it holds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparks.attribution.head_gradients import AttentionReader, HeadGradients
+from sparks.attribution.model_runs import Endpoints, Passes, Trace
+from sparks.attribution.secant_rules import (
+    Secants,
+    both,
+    ends,
+    log_mean,
+    mean,
+    refuse_unknown,
+    rsqrt_slope,
+)
+
+ENDS = 2
+"""Rows of a pair."""
+
+
+def run_ends(passes: Passes, *, nodes: bool) -> tuple[Endpoints, Trace]:
+    """Both ends of every pair in one run, secants swapped in. `nodes` as in `Passes.interpolate`.
+
+    Raises:
+        SecantError: an operation between embeddings and logits has no secant.
+        SparksError: an output is not finite.
+    """
+    with Secants():
+        found, trace = passes.traced_endpoints(nodes=nodes)
+    refuse_unknown(trace.logits)
+    return found, trace
+
+
+@torch.no_grad()
+def loss_secant(logits: Tensor) -> Tensor:
+    """D L / D logits, [rows, targets, vocab], the same in both rows of a pair; step 2 above."""
+    log_clean, log_corrupted = (end.log_softmax(-1) for end in ends(logits))
+    weights = log_mean(log_clean, log_corrupted)
+    seed = weights / weights.sum(-1, keepdim=True) - log_clean.exp()
+    return both(seed / logits.shape[1])
+
+
+class SecantReader(AttentionReader):
+    """Splits one layer's pass over the heads that read. Sums over the two ends, as over points.
+
+    RMSNorm: y = gamma x s, s = 1 / sqrt(u + eps), u = mean(x^2). With g = W_h^T G, t = D s / D u
+    and D u = (2 / d) xbar . Dx, the read of head h is
+
+        gamma * g sbar + (gamma * g . xbar) t (2 / d) xbar.
+    """
+
+    def _read_factored(
+        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
+    ) -> HeadGradients:
+        assert self.norm is not None
+        u_a, u_b = (end.square().mean(-1, keepdim=True) + self.norm.eps for end in ends(x))
+        along = -rsqrt_slope(u_a, u_b) * 2 / x.shape[-1]
+        scale = (u_a.rsqrt() + u_b.rsqrt()) / 2
+        unscaled = [
+            mean(self.linear_part(module, output) * self.norm.scale(x))
+            for module, output in zip(self.layer.projection_modules, outputs, strict=True)
+        ]
+        summed = [grad.float().unflatten(0, (-1, ENDS)).sum(1) for grad in grads]
+        return self.combine(mean(x), unscaled, summed, scale, along, num_pairs)
+
+    def _read_generic(
+        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
+    ) -> HeadGradients:
+        with Secants():
+            return super()._read_generic(x, outputs, grads, num_pairs)
