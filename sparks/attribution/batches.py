@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparks.attribution.model_runs import Endpoints, Passes
 from sparks.attribution.secant import ENDS, run_ends
@@ -68,7 +68,7 @@ class Schedule:
         return self.anatomy.row_bytes[shape]
 
     def _measured(self, passes: Passes) -> RowBytes:
-        weights = list(self.anatomy.root.parameters())
+        weights: list[Tensor] = list(self.anatomy.root.parameters())
         if self.method == "secant":
             rows = ENDS
             with SavedBytes(weights) as saved:

@@ -122,7 +122,7 @@ class _Sloped(_Rule):
         return f(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (slope,) = ctx.saved_tensors
         return both(_pair(grad) * slope).to(ctx.dtype), None, None
 
@@ -154,7 +154,7 @@ def _derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.autograd.grad(f(leaf).sum(), leaf)[0]
 
 
-def _power(func: Any, x: Any, exponent: Any = 2, **kwargs: Any) -> Any:
+def _power(func: Any, x: Any, exponent: Any, **kwargs: Any) -> Any:
     if not _on_path(x):
         return func(x, exponent, **kwargs)
     slope = _SLOPES.get(exponent) if isinstance(exponent, int | float) else None
@@ -207,7 +207,7 @@ class _Product(_Rule):
         return x * y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, y = ctx.saved_tensors
         g, x_mean, y_mean = _pair(grad), mean(x), mean(y)
         at_x = (g * y_mean).sum_to_size(x_mean.shape)
@@ -224,7 +224,7 @@ class _MatMul(_Rule):
         return x @ y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, y = ctx.saved_tensors
         g, x_mean, y_mean = _pair(grad), mean(x), mean(y)
         at_x = (g @ y_mean.mT).sum_to_size(x_mean.shape)
@@ -242,7 +242,7 @@ class _Linear(_Rule):
         return func(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
         found = grad[::2] @ weight.to(grad.dtype)  # autocast may have narrowed it
         return both(found).to(ctx.dtype), None, None, None
@@ -282,18 +282,16 @@ class _Softmax(_Rule):
         return u.softmax(-1, dtype=dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (u,) = ctx.saved_tensors
         logs = (end.log_softmax(-1) for end in ends(u))
         return both(softmax_secant(_pair(grad), log_mean(*logs))).to(u.dtype), None
 
 
-def _softmax(
-    func: Any, u: Any, dim: int | None = None, *args: Any, dtype: Any = None, **kwargs: Any
-) -> Any:
-    if not _on_path(u) or dim not in (-1, u.dim() - 1) or args or kwargs:
-        return func(u, dim, *args, dtype=dtype, **kwargs)
-    return _Softmax.apply(u, dtype)
+def _softmax(func: Any, u: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if not _on_path(u) or dim not in (-1, u.dim() - 1) or args:
+        return func(u, dim, *args, **kwargs)
+    return _Softmax.apply(u, kwargs.get("dtype"))
 
 
 class _Attention(_Rule):
@@ -308,7 +306,7 @@ class _Attention(_Rule):
         return func(q, k, v, attn_mask=mask, **options)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, mask = ctx.saved_tensors
         group = q.shape[1] // k.shape[1]  # query heads a key head, under `enable_gqa`
         scale = ctx.options.get("scale") or q.shape[-1] ** -0.5
@@ -392,7 +390,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("matmul", "__matmul__", "bmm"), _two(_MatMul)),
     **dict.fromkeys(("div", "__truediv__", "divide", "true_divide"), _ratio),
     **dict.fromkeys(("__rdiv__", "__rtruediv__"), lambda _, y, x: _ratio(torch.div, x, y)),
-    **dict.fromkeys(("pow", "__pow__", "square"), _power),
+    **dict.fromkeys(("pow", "__pow__"), _power),
+    "square": _known_power(2),
     "sqrt": _known_power(0.5),
     "rsqrt": _known_power(-0.5),
     "reciprocal": _known_power(-1),

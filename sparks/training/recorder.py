@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerState, TrainingArguments
 
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
@@ -27,6 +28,7 @@ from sparks.ground.errors import SparksError, printable, reason
 from sparks.models import processes
 from sparks.models.adapters import without_adapter
 from sparks.models.anatomy import base_model
+from sparks.models.sharding import whole
 from sparks.probes.pairs import TokenizedProbes
 from sparks.probes.probes import ProbeSet
 from sparks.runs.evaluations import StepEvaluation
@@ -98,6 +100,8 @@ class Recorder:
                 was.
         """
         self._began, self._first_step = time.perf_counter(), state.global_step
+        if self.config.method == "secant":  # what is asked for, held against what the folder has
+            self.config = settle(whole(model), self.config)
 
         def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
             tokenized = self._tokenize(model, processing_class)
