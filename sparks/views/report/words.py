@@ -170,11 +170,14 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     meta, counts = timeline.metas[-1], timeline.counts()
     config = meta.settings
     swapped = any(item.roles_swapped for item in timeline.metas)
+    method = f"EAP-IG, {points_in_words(counts)} ({config.quadrature})"
+    if config.method == "secant":
+        method = "secants between both ends"
     rows = [
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, {points_in_words(counts)} ({config.quadrature}), KL divergence at "
+            f"{method}, KL divergence at "
             + ("the last position" if config.positions == "last" else "all positions"),
         ),
         ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),

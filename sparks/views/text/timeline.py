@@ -135,8 +135,11 @@ def settings_in_words(timeline: Timeline) -> str:
     points = f"{config.points} points"
     if config.tolerance is not None:
         points += f" or more (gap of {percent(config.tolerance)}, at most {config.max_points})"
+    method = f"EAP-IG with {points} ({config.quadrature})"
+    if config.method == "secant":
+        method = "secants between both ends"
     return (
-        f"EAP-IG with {points} ({config.quadrature}), KL {where}, at most "
+        f"{method}, KL {where}, at most "
         f"{config.max_suffix_tokens} tokens; a circuit is {kept} with |score| >= "
         f"{config.threshold:g}{unit}, pruned{swapped}"
     )

@@ -23,6 +23,7 @@ from report_payload import counts_of, payload, raw, summed, unpacked
 import sparks.views.report
 from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.timeline.cohort_groups import cohort_groups, even_parts
@@ -657,6 +658,12 @@ def test_points_that_each_probe_got_are_told():
     assert tile["detail"].endswith("; 36 to 324 points (median 86)")
     attribution = dict(data["settings"])["Attribution"]
     assert attribution.startswith("EAP-IG, 36 to 324 points (median 86) (midpoint)")
+
+
+def test_the_method_is_told():
+    run = [make_snapshot(0, config=SnapshotConfig(method="secant"))]
+    attribution = dict(run_data(Timeline(run))["settings"])["Attribution"]
+    assert attribution == "secants between both ends, KL divergence at the last position"
 
 
 def test_run_without_any_gap():
