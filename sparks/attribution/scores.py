@@ -22,9 +22,9 @@ class EdgeScores:
     """KL(clean || corrupted), nats."""
     completeness_gap: Float[Tensor, " pairs"]
     """|sum of (e' - e) . mean gradient at the embeddings - loss_corrupted| / loss_corrupted: the
-    relative error of the quadrature. 0 for an exact integral."""
+    relative error of the quadrature. 0 for an exact integral; of secants, rounding alone."""
     points: Int[Tensor, " pairs"]
-    """m, the points that the pair was given."""
+    """m, the points that the pair was given; of secants 2, the ends."""
     precision: str
     """Type that the model computed in: `float32`, `bfloat16`, or `float32, blocks bfloat16`."""
 

@@ -30,10 +30,10 @@ from sparks.attribution.secant_rules import SecantError, Secants, both
 from sparks.ground.config import SnapshotConfig
 from sparks.models import processes
 from sparks.models.anatomy import Anatomy
-from sparks.models.anatomy_proof import signature, take_apart
+from sparks.models.anatomy_proof import allowed, signature, take_apart
 from sparks.models.graph import Graph
 from sparks.models.guard import undisturbed
-from sparks.models.hooks import relative_difference, tolerance
+from sparks.models.hooks import relative_difference
 from sparks.probes.pairs import TokenPair
 
 _TOKENS = 3
@@ -90,8 +90,8 @@ def prove(anatomy: Anatomy) -> None:
     prefix, clean, corrupted = ids.T.tolist()
     passes = Passes(anatomy, [TokenPair(prefix, clean, corrupted)], "last")
     found, trace = run_ends(passes, nodes=False)
-    types = [tensor.dtype for tensor in (trace.logits, trace.embeds, *trace.projected[0])]
-    limit = max(map(tolerance, types))
+    seen = (trace.logits, trace.embeds, *trace.projected[0])
+    limit = allowed(anatomy, *(tensor.dtype for tensor in seen))
     seed = _difference(trace.logits)
     scores = _sums(anatomy, passes, found, trace, seed).result().scores[0]
     for name, total in cuts(anatomy.graph, scores):

@@ -406,7 +406,7 @@ _RULES: dict[str, Callable[..., Any]] = {
 
 _LINEAR = re.compile(
     "AccumulateGrad|Add|Alias|AsStrided|Cat|Clone|ConstantPadNd|Expand|Flip|Index|IndexSelect|"
-    "MaskedFill|Mean|Narrow|Neg|Permute|Repeat|ReshapeAlias|Roll|Rsub|Select|Slice|Split|"
+    "LigerRopeFunction|MaskedFill|Mean|Narrow|Neg|Permute|Repeat|ReshapeAlias|Roll|Rsub|Select|Slice|Split|"
     "SplitWithSizes|Squeeze|Stack|Sub|Sum|T|ToCopy|Transpose|Unbind|UnsafeSplit|UnsafeView|"
     "Unsqueeze|View|Where"
 )

@@ -84,6 +84,14 @@ def signature(anatomy: Anatomy) -> _Signature:
     return kinds, types, anatomy.device, getattr(config, "_attn_implementation", None)
 
 
+def allowed(anatomy: Anatomy, *seen: torch.dtype) -> float:
+    """Relative difference that a proof allows, where activations of the types `seen` were met."""
+    if not all(p.dtype.is_floating_point for p in anatomy.root.parameters()):
+        return tolerance(torch.bfloat16)  # what quantised weights are multiplied in
+    # Sums under autocast are float32, but their parts were rounded to the narrow type.
+    return max(map(tolerance, seen))
+
+
 @torch.no_grad()
 def check(anatomy: Anatomy) -> None:
     """Prove the parts of `anatomy`.
@@ -125,10 +133,7 @@ class _Check:
     def run(self) -> None:
         self._watch()
         dtypes = self.seen[0].mixed.dtype, self.ends["final_in"].dtype
-        # Sums under autocast are float32, but their parts were rounded to the narrow type.
-        self.limit = max(map(tolerance, dtypes))
-        if not all(p.dtype.is_floating_point for p in self.anatomy.root.parameters()):
-            self.limit = tolerance(torch.bfloat16)  # what quantised weights are multiplied in
+        self.limit = allowed(self.anatomy, *dtypes)
         embedded = self.ends["embedded"]
         self._same("layer 0 reads the embedding's output", self.seen[0].attention_in, embedded)
         following = [*(seen.attention_in for seen in self.seen[1:]), self.ends["final_in"]]
