@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparks.models.anatomy import Layer, Projection
 from sparks.models.hooks import RMSNorm, linear_map, rms_norm
@@ -58,56 +58,34 @@ class AttentionReader:
         """
         if self.norm is None:
             return self._read_generic(x, outputs, grads, num_pairs)
-        return self._read_factored(x, outputs, grads, num_pairs)
+        return self._read_factored(self.norm, x, outputs, grads, num_pairs)
 
     @torch.no_grad()
     def _read_factored(
-        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
+        self, norm: RMSNorm, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
     ) -> HeadGradients:
-        assert self.norm is not None
+        modules = [id(module) for module in self.layer.projection_modules]
+        by_module = dict(zip(modules, zip(outputs, grads, strict=True), strict=True))
         x = x.float()
-        scale = self.norm.scale(x)
-        linear = [
-            self.linear_part(module, output)
-            for module, output in zip(self.layer.projection_modules, outputs, strict=True)
-        ]
-        along = 1 / (x.shape[-1] * scale.square())
-        return self.combine(x, linear, grads, 1 / scale, along, num_pairs)
-
-    def linear_part(self, module: nn.Module, output: Tensor) -> Tensor:
-        """The output of a projection without its bias, float32."""
-        bias = self.maps[id(module)][1]
-        return output.float() if bias is None else output.float() - bias.float()
-
-    def combine(
-        self,
-        x: Tensor,
-        linear: list[Tensor],
-        grads: list[Tensor],
-        scale: Tensor,
-        along: Tensor,
-        num_pairs: int,
-    ) -> HeadGradients:
-        """gamma * W^T (sum_k scale c) - sum_k x (linear . c) along, summed over a pair's rows.
-
-        `linear` and `grads` (c) belong to the projection modules, `scale` and `along` to the rows.
-        """
-        assert self.norm is not None
-        places = {id(module): k for k, module in enumerate(self.layer.projection_modules)}
+        scale = norm.scale(x)
         direct, radial = [], []
         for item in self.layer.projections:
-            place = places[id(item.module)]
-            c = _heads(grads[place], item).float()
-            radial.append((_heads(linear[place], item) * c).sum(-1))
-            summed = (c * scale[..., None]).unflatten(0, (num_pairs, -1)).sum(1)
-            rows = self.maps[id(item.module)][0][item.features].float()
-            rows = rows.unflatten(0, (item.heads, -1))
+            output, grad = by_module[id(item.module)]
+            weight, bias = self.maps[id(item.module)]
+            c = _heads(grad, item).float()
+            y = _heads(output, item).float()
+            if bias is not None:
+                y = y - bias[item.features].float().unflatten(0, (item.heads, -1))
+            radial.append((y * c).sum(-1))
+            summed = (c / scale[..., None]).unflatten(0, (num_pairs, -1)).sum(1)
+            rows = weight[item.features].float().unflatten(0, (item.heads, -1))
             direct.append(torch.einsum("pshf,hfd->phsd", summed, rows))
         # [pairs, pos, steps, heads] and [pairs, pos, steps, d_model]: one small product a position
-        weights = (torch.cat(radial, -1) * along).unflatten(0, (num_pairs, -1)).transpose(1, 2)
+        weights = torch.cat(radial, -1) / (x.shape[-1] * scale.square())
+        weights = weights.unflatten(0, (num_pairs, -1)).transpose(1, 2)
         rows = x.unflatten(0, (num_pairs, -1)).transpose(1, 2)
         along_x = (weights.transpose(-1, -2) @ rows).transpose(1, 2)
-        return torch.cat(direct, 1).mul_(self.norm.gain).sub_(along_x)
+        return torch.cat(direct, 1).mul_(norm.gain).sub_(along_x)
 
     def _read_generic(
         self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int

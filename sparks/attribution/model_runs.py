@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -254,43 +253,28 @@ class Passes:
     # -- endpoints ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def endpoints(self) -> Endpoints:
-        """Run both continuations without gradients.
+    def endpoints(self, trace: Trace | None = None, *, nodes: bool = False) -> Endpoints:
+        """Run both continuations without gradients; or so that gradients of `trace` can be taken.
+
+        Rows of the trace are clean, corrupted, pair by pair; `nodes` as in `interpolate`.
 
         Raises:
             SparksError: an output is not finite.
         """
-        trace = Trace()
+        embeds: list[Tensor] = []
+        mixed: list[Tensor] = []
+        mlps: list[Tensor] = []
         with hooks() as handles:
-            handles.append(on_output(self.anatomy.embedding, partial(setattr, trace, "embeds")))
-            self._watch_writes(trace, handles)
-            trace.logits = self._call(2, input_ids=self._ids_of_ends())
-        return self._ends_of(trace)
-
-    def traced_endpoints(self, *, nodes: bool) -> tuple[Endpoints, Trace]:
-        """The same in one run that gradients can be taken of: rows are clean, corrupted of a pair.
-
-        `nodes` as in `interpolate`.
-
-        Raises:
-            SparksError: as `endpoints` does.
-        """
-        embeds = self.anatomy.embedding(self._ids_of_ends()).detach().requires_grad_()
-        trace = Trace(embeds=embeds)
-        with hooks() as handles, torch.enable_grad():
-            if not nodes:
-                self._watch_reads(trace, handles)
-            self._watch_writes(trace, handles)
-            trace.logits = self._call(2, inputs_embeds=trace.embeds)
-        return self._ends_of(trace), trace
-
-    def _ids_of_ends(self) -> Tensor:
-        return torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
-
-    @torch.no_grad()
-    def _ends_of(self, trace: Trace) -> Endpoints:
-        logits = trace.logits.float()
-        embed_clean, embed_corrupted = trace.embeds.detach().unflatten(0, (-1, 2)).unbind(1)
+            handles.append(on_output(self.anatomy.embedding, embeds.append))
+            for layer in self.anatomy.layers:
+                handles.append(on_input(layer.output, mixed.append))
+                handles.append(on_output(layer.mlp, mlps.append))
+            ids = torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
+            if trace is None:
+                logits = self._call(2, input_ids=ids).float()
+            else:
+                logits = self._trace_ends(trace, ids, handles, nodes).float()
+        embed_clean, embed_corrupted = embeds[0].unflatten(0, (-1, 2)).unbind(1)
         log_clean, log_corrupted = logits.log_softmax(-1).unflatten(0, (-1, 2)).unbind(1)
         p_clean = log_clean.exp()
         loss = (p_clean * (log_clean - log_corrupted)).sum(-1).mean(-1)
@@ -303,15 +287,22 @@ class Passes:
             embed_clean=embed_clean,
             embed_corrupted=embed_corrupted,
             delta_embed=embed_corrupted.float() - embed_clean.float(),
-            delta_heads=[self._difference(tensor) for tensor in trace.mixed],
-            delta_mlps=[self._difference(tensor) for tensor in trace.mlp_out],
+            delta_heads=[self._difference(tensor) for tensor in mixed],
+            delta_mlps=[self._difference(tensor) for tensor in mlps],
             p_clean=p_clean,
             loss_corrupted=loss,
-            precision=_precision(trace.embeds, trace.mixed[0]),
+            precision=_precision(embeds[0], mixed[0]),
         )
 
+    @torch.enable_grad()
+    def _trace_ends(self, trace: Trace, ids: Tensor, handles: list[Any], nodes: bool) -> Tensor:
+        trace.embeds = self.anatomy.embedding(ids).detach().requires_grad_()
+        (self._watch_writes if nodes else self._watch_reads)(trace, handles)
+        trace.logits = self._call(2, inputs_embeds=trace.embeds)
+        return trace.logits
+
     def _difference(self, both: Tensor) -> Tensor:
-        clean, corrupted = both.float().unflatten(0, (-1, 2)).unbind(1)
+        clean, corrupted = both.detach().float().unflatten(0, (-1, 2)).unbind(1)
         return corrupted - clean
 
     def run(self, *, clean: bool, copies: int = 1) -> Tensor:

@@ -23,6 +23,8 @@ pass cost as much as two points. `secant_proof` says of which models it holds.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ from sparks.attribution.secant_rules import (
     refuse_unknown,
     rsqrt_slope,
 )
+from sparks.models.hooks import RMSNorm
 
 ENDS = 2
 """Rows of a pair."""
@@ -49,8 +52,9 @@ def run_ends(passes: Passes, *, nodes: bool) -> tuple[Endpoints, Trace]:
         SecantError: an operation between embeddings and logits has no secant.
         SparksError: an output is not finite.
     """
+    trace = Trace()
     with Secants():
-        found, trace = passes.traced_endpoints(nodes=nodes)
+        found = passes.endpoints(trace, nodes=nodes)
     refuse_unknown(trace.logits)
     return found, trace
 
@@ -67,28 +71,43 @@ def loss_secant(logits: Tensor) -> Tensor:
 class SecantReader(AttentionReader):
     """Splits one layer's pass over the heads that read. Sums over the two ends, as over points.
 
-    RMSNorm: y = gamma x s, s = 1 / sqrt(u + eps), u = mean(x^2). With g = W_h^T G, t = D s / D u
-    and D u = (2 / d) xbar . Dx, the read of head h is
+    RMSNorm: y = gamma x s, s = 1 / sqrt(u), u = mean(x^2) + eps, D u = (2 / d) xbar . Dx. With
+    g = W_h^T G and t = D s / D u, the read of head h is
 
-        gamma * g sbar + (gamma * g . xbar) t (2 / d) xbar.
+        gamma * g sbar + xbar (gamma * g . xbar) t 2 / d:
+
+    the two terms of the derivative at xbar, were 1 / r = sbar and the head's output (without bias)
+    y^ = - W_h (gamma * xbar) t 2 / sbar^2. W_h (gamma * xbar) is the mean of the outputs, each
+    times its own r.
     """
 
     def _read_factored(
-        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
+        self, norm: RMSNorm, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
     ) -> HeadGradients:
-        assert self.norm is not None
-        u_a, u_b = (end.square().mean(-1, keepdim=True) + self.norm.eps for end in ends(x))
-        along = -rsqrt_slope(u_a, u_b) * 2 / x.shape[-1]
+        u_a, u_b = (end.square().mean(-1, keepdim=True) + norm.eps for end in ends(x))
         scale = (u_a.rsqrt() + u_b.rsqrt()) / 2
-        unscaled = [
-            mean(self.linear_part(module, output) * self.norm.scale(x))
-            for module, output in zip(self.layer.projection_modules, outputs, strict=True)
-        ]
+        along = -2 * rsqrt_slope(u_a, u_b) / scale.square()
+        alike = []
+        for module, output in zip(self.layer.projection_modules, outputs, strict=True):
+            bias = self.maps[id(module)][1]
+            shift = 0 if bias is None else bias.float()
+            alike.append(mean((output.float() - shift) * norm.scale(x)) * along + shift)
         summed = [grad.float().unflatten(0, (-1, ENDS)).sum(1) for grad in grads]
-        return self.combine(mean(x), unscaled, summed, scale, along, num_pairs)
+        between = _Between(gain=norm.gain, eps=norm.eps, r=1 / scale)
+        return super()._read_factored(between, mean(x), alike, summed, num_pairs)
 
     def _read_generic(
         self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
     ) -> HeadGradients:
         with Secants():
             return super()._read_generic(x, outputs, grads, num_pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Between(RMSNorm):
+    """A norm whose r is given."""
+
+    r: Tensor
+
+    def scale(self, x: Tensor) -> Tensor:
+        return self.r
