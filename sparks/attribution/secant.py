@@ -81,9 +81,14 @@ class SecantReader(AttentionReader):
     times its own r.
     """
 
-    def _read_factored(
-        self, norm: RMSNorm, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
+    def read(
+        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
     ) -> HeadGradients:
+        """As there; the generic route has the rules swapped in."""
+        norm = self.norm
+        if norm is None:
+            with Secants():
+                return super().read(x, outputs, grads, num_pairs)
         u_a, u_b = (end.square().mean(-1, keepdim=True) + norm.eps for end in ends(x))
         scale = (u_a.rsqrt() + u_b.rsqrt()) / 2
         along = -2 * rsqrt_slope(u_a, u_b) / scale.square()
@@ -94,13 +99,8 @@ class SecantReader(AttentionReader):
             alike.append(mean((output.float() - shift) * norm.scale(x)) * along + shift)
         summed = [grad.float().unflatten(0, (-1, ENDS)).sum(1) for grad in grads]
         between = _Between(gain=norm.gain, eps=norm.eps, r=1 / scale)
-        return super()._read_factored(between, mean(x), alike, summed, num_pairs)
-
-    def _read_generic(
-        self, x: Tensor, outputs: list[Tensor], grads: list[Tensor], num_pairs: int
-    ) -> HeadGradients:
-        with Secants():
-            return super()._read_generic(x, outputs, grads, num_pairs)
+        reader = AttentionReader(self.layer, between, self.maps)
+        return reader.read(mean(x), alike, summed, num_pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -307,8 +307,8 @@ def test_a_wrong_rule_is_found_by_the_proof(
 
 
 def test_a_wrong_reader_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = SecantReader._read_factored
-    monkeypatch.setattr(SecantReader, "_read_factored", lambda *args: read(*args) * 1.001)
+    read = SecantReader.read
+    monkeypatch.setattr(SecantReader, "read", lambda *args: read(*args) * 1.001)
     model = tiny_model("llama-gqa")
     with undisturbed(model):
         assert "it does not hold that the secants before" in refusal(take_apart(model))
