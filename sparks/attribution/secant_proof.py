@@ -6,7 +6,7 @@ difference of large numbers.
 
 1. Nothing between embeddings and logits is without a rule (`refuse_unknown`).
 2. The scores of the edges that cross each cut sum to |w|^2: before every layer's attention, before
-   every MLP, before the logits.
+   every MLP that reads what the attention wrote, before the logits.
 3. With two equal rows, what every destination reads is what plain autograd gives it.
 
 A model that a rule does not fit (routing, a mask or a scale that depends on the tokens) breaks one
@@ -19,6 +19,7 @@ import warnings
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -138,10 +139,13 @@ def _sums(
 
 
 def cuts(graph: Graph, scores: Tensor) -> list[tuple[str, float]]:
-    """Of one pair: what reads after each cut, and the sum of the scores that cross it."""
-    layers = range(graph.num_layers)
-    columns = [graph.attention_columns(layer).start for layer in layers]
-    columns += [*map(graph.mlp_column, layers), graph.num_destinations - 1]
-    crossing = [scores[: int(graph.sources_read[column]), column:] for column in columns]
-    names = [graph.destinations[column] for column in columns]
-    return [(name, float(part.sum())) for name, part in zip(names, crossing, strict=True)]
+    """Of one pair: what reads after each cut, and the sum of the scores that cross it.
+
+    A cut stands before every destination that reads more than the one before it.
+    """
+    read = graph.sources_read.astype(int)
+    columns = np.flatnonzero(np.diff(read, prepend=0))
+    return [
+        (graph.destinations[column], float(scores[: read[column], column:].sum()))
+        for column in columns
+    ]
