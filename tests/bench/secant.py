@@ -16,9 +16,9 @@ goes on. `--heads N` adds exact effects of all heads for the first N probes of a
 - damaged, repaired: Spearman between |node score| of the heads and |exact effect on L| of giving a
   head its corrupted value in the clean run, or its clean value in the corrupted run.
 
-`table` prints means over probes (of gaps medians), that of secant less 36 points with its interval
-(95 %, bootstrap over probes), and the largest of secants. Probes with L under `LEAST_LOSS` are left
-out. The last line is JSON.
+`table` prints medians over probes (a circuit that does harm keeps -4 of L, which would rule a mean),
+that of secant less 36 points with its interval (95 %, bootstrap over probes), and the largest of
+secants. Probes with L under `LEAST_LOSS` are left out. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def read(path: Path) -> list[Row]:
 
 
 def table(files: list[list[Row]]) -> Iterator[Row]:
-    """A row a model, task and judge: means of the methods, and secant less 36 points."""
+    """A row a model, task and judge: medians of the methods, and secant less 36 points."""
     rows = [row for file in files for row in file if row["loss"] >= LEAST_LOSS]
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         here = [row for row in rows if (row["model"], row["task"]) == (model, task)]
@@ -223,10 +223,9 @@ def table(files: list[list[Row]]) -> Iterator[Row]:
             if not len(values["secant"]):
                 continue
             label = judge if place is None else f"{judge} {SHARES[place]:.0%}"
-            middle = np.median if judge in ("gap", "worst cut") else np.mean
             found: Row = {"model": Path(model).name, "task": task, "judge": label}
             found["probes"] = len(values["secant"])
-            found |= {name: float(middle(value)) for name, value in values.items()}
+            found |= {name: float(np.median(value)) for name, value in values.items()}
             found |= interval(values["secant"] - values["36 points"])
             yield found | {"worst": float(values["secant"].max())}
 
@@ -237,9 +236,9 @@ def at(value: Any, place: int | None) -> float:
 
 def interval(differences: np.ndarray) -> Row:
     rng = np.random.default_rng(0)
-    draws = rng.choice(differences, (2000, len(differences))).mean(axis=1)
+    draws = np.median(rng.choice(differences, (2000, len(differences))), axis=1)
     low, high = np.quantile(draws, (0.025, 0.975))
-    return {"difference": float(differences.mean()), "from": float(low), "to": float(high)}
+    return {"difference": float(np.median(differences)), "from": float(low), "to": float(high)}
 
 
 def shown(value: Any) -> str:
