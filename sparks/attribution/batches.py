@@ -40,7 +40,7 @@ class Schedule:
         self.budget = int(config.memory_gib * GIB)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
-        self._prepared: tuple[Passes, Endpoints] | None = None
+        self._prepared: tuple[Passes, Endpoints | None] | None = None
         row = self._measure_row()
         self._packed = row.packed
         suffix = len(pairs[self._largest].clean)
@@ -70,15 +70,15 @@ class Schedule:
     def _measured(self, passes: Passes) -> RowBytes:
         weights: list[Tensor] = list(self.anatomy.root.parameters())
         if self.method == "secant":
-            rows = ENDS
+            self._prepared, rows = (passes, None), ENDS
             with SavedBytes(weights) as saved:
                 _, trace = run_ends(passes, nodes=False)
         else:
-            self._prepared = passes, passes.endpoints()
+            ends = passes.endpoints()
             # Few rows, so that measuring needs little itself; more would share more of the prefix.
-            rows = min(passes.most_packed, 4)
+            self._prepared, rows = (passes, ends), min(passes.most_packed, 4)
             with SavedBytes(weights) as saved:
-                trace = passes.interpolate(self._prepared[1], [0.5] * rows, nodes=False)
+                trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
         return RowBytes(
             saved=saved.total // rows,
             logits=trace.logits.numel() * 4 // rows,
@@ -88,15 +88,18 @@ class Schedule:
 
     def passes(self, indices: list[int]) -> Passes:
         """Run the prefix of some pairs."""
-        return Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
+        return self._begun(indices)[0]
 
     def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
         """Run the prefix and the endpoints of some pairs."""
+        passes, ends = self._begun(indices)
+        return passes, passes.endpoints() if ends is None else ends
+
+    def _begun(self, indices: list[int]) -> tuple[Passes, Endpoints | None]:
         if self._prepared is not None and indices == [self._largest]:
             prepared, self._prepared = self._prepared, None
             return prepared
-        passes = self.passes(indices)
-        return passes, passes.endpoints()
+        return Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions), None
 
     def batches(self) -> Iterator[list[int]]:
         """Indices of pairs that run together: continuations of one length, prefixes alike."""

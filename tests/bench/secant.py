@@ -16,7 +16,7 @@ goes on. `--heads N` adds exact effects of all heads for the first N probes of a
 - damaged, repaired: Spearman between |node score| of the heads and |exact effect on L| of giving a
   head its corrupted value in the clean run, or its clean value in the corrupted run.
 
-`table` prints medians over probes (a circuit that does harm keeps -4 of L, which would rule a mean),
+`table` prints medians over probes (a circuit that does harm keeps -4 of L and would rule a mean),
 that of secant less 36 points with its interval (95 %, bootstrap over probes), and the largest of
 secants. Probes with L under `LEAST_LOSS` are left out. The last line is JSON.
 """
@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparks.attribution.circuit_runs import CircuitRuns
-from sparks.attribution.eap_ig import edge_attribution
+from sparks.attribution.eap_ig import edge_attribution, estimate_memory
 from sparks.attribution.faithfulness.curve import sized_circuits
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.secant_proof import cuts
@@ -123,6 +123,7 @@ def measured(model: Any, pair: TokenPair, turn: int, *, heads: bool) -> Row:
     names = list(METHODS)[turn % 3 :] + list(METHODS)[: turn % 3]
     row: Row = {}
     for name in names:
+        estimate_memory(model, [pair], **METHODS[name])  # measures what it needs, once a shape
         start = time.process_time()
         found = edge_attribution(model, [pair], **METHODS[name])
         seconds = time.process_time() - start
