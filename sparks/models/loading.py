@@ -141,9 +141,10 @@ def _naming(name: str, revision: str | None) -> Iterator[None]:
                 f"and where you trust it give --trust-remote-code (trust_remote_code=True)"
             ) from error
         text = reason(error)[:300]
+        missing = "" if Path(name).exists() else "no such folder here; as a hub id, "
         raise SparksError(
-            f"cannot load checkpoint {whole} ({type(error).__name__}: {text}): give a folder with "
-            f"a model and its tokenizer, or a hub id that can be reached"
+            f"cannot load checkpoint {whole} ({missing}{type(error).__name__}: {text}): give a "
+            f"folder with a model and its tokenizer, or a hub id that can be reached"
         ) from error
 
 

@@ -26,9 +26,9 @@ class ProbeBuildingConfig:
 
     data: str | None = setting(
         None,
-        "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
-        "problem or question, and with completion, solution or answer; needed but for control "
-        "probes alone",
+        "problems: a file (JSONL, JSON, parquet), a saved data set or one of the Hugging Face hub, "
+        "with messages, prompt, problem or question, and with completion, chosen, solution or "
+        "answer (and rejected); needed but for control probes alone",
     )
     model: str = setting(
         MISSING,
@@ -80,3 +80,7 @@ class ProbeBuildingConfig:
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
                 f"got {self.max_new_tokens}"
             )
+
+
+NUM_PROBES, NUM_CONTROLS = ProbeBuildingConfig.count, 12
+"""Built for a training that was given none."""

@@ -107,7 +107,7 @@ class CheckpointEvaluator:
             header, lines = self._samples(model, tokenizer, folder.part(step), progress=progress)
             return _kept(folder, step, header, lines)
         index, count = processes.index(), processes.count()
-        model = _alone(whole(model), model)
+        model = alone(whole(model), model)
         parts = processes.together(
             lambda: self._samples(
                 model, tokenizer, None, share=(index, count), progress=progress and index == 0
@@ -132,7 +132,7 @@ class CheckpointEvaluator:
             )  # fmt: skip
 
 
-def _alone(copy: Any, model: nn.Module) -> nn.Module:
+def alone(copy: Any, model: nn.Module) -> nn.Module:
     """A whole copy that samples without the steps that transformers adds for a sharded model.
 
     They would wait for the other processes at every token.

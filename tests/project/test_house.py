@@ -246,6 +246,6 @@ def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():
         assert options_of("watch")[name].default == default_of(watch, name), name
     for command in ("timeline", "watch", "compare", "regimes", "report", "figures", "wandb"):
         option = options_of(command)["rule"]
-        assert (option.default, tuple(option.choices)) == ("calibrated", RULES), command
+        assert (option.default, tuple(option.choices)) == ("growth", RULES), command
     for name in ("host", "port"):
         assert f"(default: {default_of(serve, name)})" in options_of("report")[name].help

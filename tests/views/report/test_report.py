@@ -26,11 +26,11 @@ from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.timeline.cohort_groups import cohort_groups, even_parts
 from sparks.timeline.nulls import null_of, sentence
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.regimes.regime import circuit_turnover
+from sparks.timeline.regimes.turnover import turnover_frame
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
-from sparks.timeline.turnover import turnover_frame
+from sparks.views.cohort_groups import cohort_groups, even_parts
 from sparks.views.report import (
     EVALUATED,
     FOLLOWING,
@@ -248,7 +248,7 @@ def test_arrays_survive_packing(probes: int):
     limit = 1e-6 if probes <= 254 else 1 / 254
     np.testing.assert_allclose(frequency, timeline.frequency, atol=limit)
     np.testing.assert_allclose(importance, timeline.importance, atol=2e-5, rtol=1e-3)
-    look = run["looks"]["calibrated"]
+    look = run["looks"]["growth"]
     np.testing.assert_array_equal(turns(run, look["active"]), timeline.active)
     np.testing.assert_array_equal(turns(run, look["undecided"]), timeline.undecided)
     np.testing.assert_array_equal(of_heads(run, look["base"]), timeline.base)
@@ -271,7 +271,7 @@ def intervals_of_inclusion(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray,
     inclusion = np.cumsum(steps, axis=1, dtype=np.uint8) / run["inclusion_unit"]
     count = np.full(inclusion.shape, float(run["probes"]))
     if run["effective"]:
-        look = run["looks"]["calibrated"]
+        look = run["looks"]["growth"]
         near = (turns(run, look["active"]) | turns(run, look["undecided"])).any(axis=0).ravel()
         grown = np.zeros(inclusion.shape)
         grown[near] = unpacked(run["effective"], "u1").reshape(-1, times)
@@ -326,7 +326,7 @@ def test_large_runs_send_less(monkeypatch: pytest.MonkeyPatch):
 
 def events_of(run: dict[str, Any]) -> list[tuple[int, str, str, int]]:
     """Step, head, kind, step since which it shows."""
-    rows = unpacked(run["looks"]["calibrated"]["events"], "<u2").reshape(4, -1).T.tolist()
+    rows = unpacked(run["looks"]["growth"]["events"], "<u2").reshape(4, -1).T.tolist()
     return [
         (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind],
          run["steps"][at - late])
@@ -594,7 +594,7 @@ def test_undecided_heads_are_counted_in_words():
 
 def test_the_null_is_told_beside_the_births():
     timeline = story()
-    look = run_data(timeline)["looks"]["calibrated"]
+    look = run_data(timeline)["looks"]["growth"]
     band = null_of(timeline)
     assert band is not None
     assert look["null"]["births"] == [band.births_low, band.births_median, band.births_high]
@@ -617,9 +617,9 @@ def test_both_rules_and_the_controls_are_sent():
                for s in run[1:]]  # fmt: skip
     timeline = Timeline(run)
     data = run_data(timeline)
-    assert data["rule"] == "calibrated"
+    assert data["rule"] == "growth"
     assert run_data(timeline.by("paper"))["rule"] == "paper"
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         look = data["looks"][rule]
         codes = unpacked(look["specificity"], "u1").reshape(3, 4)
         assert (codes[1, 1], codes[2, 3], codes.sum()) == (1, 2, 3)

@@ -15,7 +15,7 @@ from test_report_views import at_link, link_of, luminance
 from sparks.attribution.snapshot import Snapshot
 from sparks.timeline.comparison import Comparison
 from sparks.timeline.nulls import null_of
-from sparks.timeline.regimes import Regime, circuit_turnover
+from sparks.timeline.regimes.regime import Regime, circuit_turnover
 from sparks.timeline.timeline import Timeline
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -92,9 +92,9 @@ def test_the_calibrated_rule_is_the_default_and_a_control_changes_it(
     open_page: Open, mixed: Timeline
 ):
     page, paper = open_page(mixed), mixed.by("paper")
-    assert page["rule"].get_attribute("value") == page.data("rule") == "calibrated"
+    assert page["rule"].get_attribute("value") == page.data("rule") == "growth"
     for _ in range(2):
-        for rule, run in (("paper", paper), ("calibrated", mixed)):
+        for rule, run in (("paper", paper), ("growth", mixed)):
             page.choose("rule", rule)
             counts, last = run.counts(), len(run) - 1
             assert page.data("rule") == rule
@@ -120,7 +120,7 @@ def test_every_view_changes_with_the_rule_and_changes_back(open_page: Open, mixe
     page.choose("rule", "paper")
     other = seen()
     assert [name for name in before if before[name] == other[name]] == []
-    page.choose("rule", "calibrated")
+    page.choose("rule", "growth")
     assert seen() == before
 
 
@@ -150,18 +150,18 @@ def test_the_rule_is_in_the_link(open_page: Open, mixed: Timeline):
     page.open(link)
     assert (page.data("rule"), page["rule"].get_attribute("value")) == ("paper", "paper")
     assert page.texts("#metric option:checked") == ["emergent heads"]
-    at_link(page, "#rule=calibrated&view=head")
-    until(lambda: page.data("rule") == "calibrated")
+    at_link(page, "#rule=growth&view=head")
+    until(lambda: page.data("rule") == "growth")
     page.browser.execute_script("location.hash = '#rule=nonsense'")
     until(lambda: "nonsense" in page.browser.current_url)
-    assert (page.data("rule"), page.data("error")) == ("calibrated", None)
+    assert (page.data("rule"), page.data("error")) == ("growth", None)
 
 
 def test_compared_runs_follow_the_rule(open_page: Open, mixed: Timeline):
     flat = Timeline(mixed_run()[:1] * 1 + mixed_run()[5:], name="late")
     runs = [mixed, flat]
     page = open_page(*runs)
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         page.choose("rule", rule)
         frame = Comparison.of([run.by(rule) for run in runs]).runs()
         born = page.texts("#compared-runs tbody td:nth-child(3)")
@@ -371,7 +371,7 @@ def test_specificity_is_told_where_there_are_controls(open_page: Open, mixed: Ti
 # -- beside the heads ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("rule", ["growth", "paper"])
 def test_the_null_is_a_band_behind_the_births(open_page: Open, mixed: Timeline, rule: str):
     run = mixed.by(rule)
     band, page = null_of(run), open_page(run)
@@ -461,7 +461,7 @@ def test_edges_beside_heads(open_page: Open, mixed: Timeline):
 
 def test_the_regime_has_its_evidence(open_page: Open, mixed: Timeline):
     page = open_page(mixed)
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         page.choose("rule", rule)
         regime = Regime.of(mixed.by(rule))
         assert regime.verdict == "undecided"

@@ -42,7 +42,7 @@ RUNS: dict[str, list[Snapshot]] = {
 WORK_OUT = """
 const [text, rules, done] = arguments;
 unpackAll(text).then(({runs: [run]}) => {
-  decodeRun(run, "calibrated");
+  decodeRun(run, "growth");
   const cells = of => run.steps.map((_, at) =>
     Array.from({length: run.rows}, (_, row) => of(run, at, row)));
   const found = {

@@ -29,7 +29,7 @@ function decodeRun(run, rule) {
   run.unscoredAt = new Set(run.unscored);
   decodeCells(run);
   decodeLooks(run);
-  decodeInclusion(run);
+  decodeShares(run);
   decodeShift(run);
   decodeLog(run);
   decodeTurnover(run);

@@ -64,9 +64,9 @@ from sparks.stats.trends import (
     sign_test,
 )
 from sparks.timeline.history import Follower, History
-from sparks.timeline.regime_evidence import judged
+from sparks.timeline.regimes.evidence import judged
+from sparks.timeline.regimes.turnover import Turnover, TurnoverMeter
 from sparks.timeline.timeline import Timeline
-from sparks.timeline.turnover import Turnover, TurnoverMeter
 
 Verdict = Literal["accumulates", "searches", "undecided"]
 
@@ -212,7 +212,7 @@ def first_spells(timeline: Timeline) -> pd.DataFrame:
 
 
 def circuit_turnover(timeline: Timeline) -> list[Turnover]:
-    """Of the edges and heads of the circuits of the timeline's probes (`timeline.turnover`)."""
+    """Of edges and heads of the circuits of the timeline's probes (`timeline.regimes.turnover`)."""
     rows: list[Turnover] = timeline.snapshots.follow(CircuitTurnover(timeline.group))
     return rows
 
