@@ -127,11 +127,6 @@ def no_change_in_words(timeline: Timeline) -> str:
     return "No head was born, pruned or silenced"
 
 
-def range_in_words(active: int, undecided: int) -> str:
-    """Such as `9` or `9 to 17`: the heads that are active, and with them those that may be."""
-    return f"{active} to {active + undecided}" if undecided else str(active)
-
-
 def with_onset(head: str, onset: int, step: int) -> str:
     """The head's name, and since when its change shows where it was settled later."""
     return head if onset >= step else f"{head} (since {onset})"

@@ -139,6 +139,18 @@ def _totals(
     return totals.astype(np.float32)
 
 
+def holding(snapshot: Snapshot, heads: np.ndarray) -> Snapshot:
+    """The same, with these heads held by each probe; [probes, layers, heads]."""
+    totals = snapshot.node_totals.copy()
+    noise = np.random.default_rng(snapshot.step).uniform(0.95, 1.05, heads.shape)
+    totals[:, snapshot.graph.head_sources] = np.where(heads, MASS * noise, MASS / 17)
+    grid = np.repeat(heads[None], len(snapshot.grid), axis=0)
+    importance = np.where(heads, snapshot.importance, 0).astype(np.float32)
+    return replace(
+        snapshot, active=heads, grid_active=grid, importance=importance, node_totals=totals
+    )
+
+
 def make_run(checkpoints: Mapping[int, Heads], **keywords: Any) -> list[Snapshot]:
     """A snapshot a checkpoint: step -> active heads. Keywords go to `make_snapshot`."""
     return [make_snapshot(step, active, **keywords) for step, active in checkpoints.items()]

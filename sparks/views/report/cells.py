@@ -3,15 +3,16 @@
 1. Activation frequency and importance: only cells that hold something are sent. A bit a cell says
    which (`mask`, a bit that differs from that of the checkpoint before is 1), then come `levels`
    (one byte, frequency in units of 1 / `level_unit`) and `importance` (differences of uint16:
-   65535 * sqrt(I / `importance_max`), which keeps small values apart).
+   4095 * sqrt(I / `importance_max`), which keeps small values apart).
 2. Ends of the interval of importance, of the same cells: `end_unit` sqrt(low / I) of all, then
    `end_unit` sqrt(I / high) of all, a byte each = `importance_ends`.
 3. Share of all score mass, in even shares: its logarithm to the base 2 in 1 / `octave`, int8,
-   differences in time = `shares`. Of heads that are active or undecided at any checkpoint half the
-   width of its interval, likewise, a byte = `share_halves` (the interval is even on that scale).
+   differences in time = `shares`; of heads that are never active or undecided a fourth as fine. Of
+   the others half the width of its interval, likewise = `share_halves` (the interval is even on
+   that scale).
 
 Of runs with more than `MOST_CELLS` cells shares are sent of heads that are ever active or undecided
-by either rule, and the ends of importance of the last checkpoint alone.
+by either rule, and intervals of the last checkpoint alone.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def cells(timeline: Timeline) -> dict[str, Any]:
         "mask": packed_turns(held),
         "levels": packed(levels[held]),
         "level_unit": unit,
-        "importance": packed_planes(differences(np.rint(root[held] * 65535).astype("<u2"))),
+        "importance": packed_planes(differences(np.rint(root[held] * 4095).astype("<u2"))),
         "importance_max": largest,
         "importance_ends": packed(_importance_ends(timeline, held, is_large)),
         "end_unit": END_UNIT,
@@ -117,10 +118,12 @@ def _shares(timeline: Timeline, is_large: bool) -> dict[str, Any]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         octaves = np.nan_to_num(np.log2(share) * OCTAVE).clip(-127, 127)
         halves = np.nan_to_num(np.log2(high / share) * OCTAVE, nan=255, posinf=255).clip(0, 255)
-    whole = np.rint(octaves).astype(np.int8)
+    octaves[~near] = 4 * np.rint(octaves[~near] / 4).clip(-31, 31)
+    whole, wide = np.rint(octaves).astype(np.int8), np.rint(halves[near]).astype(np.uint8)
+    wide = wide[:, -1:] if is_large else wide
     return {
         "shares": packed(np.diff(whole, axis=1, prepend=np.int8(0))[sent]),
-        "share_halves": packed(np.rint(halves[near]).astype(np.uint8)),
+        "share_halves": packed(np.diff(wide, axis=1, prepend=np.uint8(0))),
         "octave": OCTAVE,
     }
 

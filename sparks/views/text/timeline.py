@@ -29,7 +29,6 @@ from sparks.views.words import (
     no_change_in_words,
     null_in_words,
     points_in_words,
-    range_in_words,
     range_meaning,
     rule_in_words,
     with_onset,
@@ -147,21 +146,24 @@ def _heads_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     first, last = counts.iloc[0], counts.iloc[-1]
     when = "before training" if first["step"] == 0 else f"at step {first['step']:.0f}"
     text = f"{_range(first)} of {timeline.base.size} active {when} (base)"
+    if timeline.too_little[0]:
+        text = f"too little L {when} to say which of {timeline.base.size} are active"
     if len(counts) == 1:
         return f"{text}; one checkpoint, so nothing to compare yet"
     sums = {kind: int(counts[kind].sum()) for kind in EVENT_KINDS}
+    old = "the base" if timeline.base.any() else "those active at first"
     undated = int((timeline.active[-1] & timeline.states.undated).sum())
     more = f", {undated} active as soon as one could tell" if undated else ""
     return (
         f"{text}, {_range(last)} at step {last['step']:.0f}: {last['retained']:.0f} retained "
         f"and {last['emergent']:.0f} emergent{more}. On the way {sums['born']} born, "
-        f"{sums['pruned']} pruned, {sums['revived']} revived; of the base {sums['silenced']} "
+        f"{sums['pruned']} pruned, {sums['revived']} revived; of {old} {sums['silenced']} "
         f"silenced, {sums['returned']} returned"
     )
 
 
 def _range(row: pd.Series) -> str:
-    return range_in_words(*(int(row[name]) for name in ("active", "undecided")))
+    return head_range(*(int(row[name]) for name in ("active", "undecided")))
 
 
 def _paper_in_words(timeline: Timeline) -> str:
@@ -206,7 +208,11 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
         columns[name] = [number(value) for value in _latest(curves[name], counts["step"])]
-    columns["active"] = list(map(head_range, counts["active"], counts["undecided"]))
+    ranges = map(head_range, counts["active"], counts["undecided"])
+    columns["active"] = [
+        "–" if too_little else text
+        for too_little, text in zip(timeline.too_little, ranges, strict=True)
+    ]
     if timeline.rule != "paper":
         columns["paper"] = [str(value) for value in timeline.paper_counts()["active"]]
     for name in ("emergent", "born", "pruned", "revived"):

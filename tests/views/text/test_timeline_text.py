@@ -239,7 +239,7 @@ def doubtful(groups: bool = False) -> Timeline:
 
 def test_what_the_probes_cannot_tell_is_said():
     text = render(doubtful(), width=140)
-    assert "2 to 3 of 12 active before training" in words(text)
+    assert "2-3 of 12 active before training" in words(text)
     assert "2 retained and 2 emergent." in words(text)
     rows = [row.split() for row in section(text, "Checkpoints")]
     assert [dict(zip(rows[0], row, strict=True))["active"] for row in rows[1:]] == [

@@ -93,7 +93,7 @@ function headInGrid(run, grid, x, y) {
 function drawScale(holder, run, view, palette) {
   const ramps = {
     frequency: () => [["emergent head", palette.bornRgb], ["base head", palette.baseRgb],
-      ...run.rule === "paper" ? [] : ...run.isUndated.some(Boolean) ? [["neither", palette.undatedRgb]] : []].map(([name, full]) =>
+      ...run.isUndated.some(Boolean) ? [["neither", palette.undatedRgb]] : []].map(([name, full]) =>
       [name, part => usageColour(palette, full, part, true), "silent",
         run.rule === "paper" ? "all probes" : "all of the score"]),
     importance: () => [["square root", cividis, "0", percent(run.importance_max)]],
@@ -189,7 +189,7 @@ function drawMass(pen, area, run, row, view, y, colour, palette) {
   pen.restore();
   const x = run.steps.map(step => placeOf(area, view, step));
   const ends = run.steps.map((_, at) => massEnds(run, at, row));
-  if (!Number.isNaN(ends[0][0])) drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, high]) => y(high)), colour);
+  if (!ends.flat().some(Number.isNaN)) drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, high]) => y(high)), colour);
   drawLine(pen, [[area.left, y(1)], [area.right, y(1)]], palette.soft, [2, 3], false);
   drawLine(pen, x.map((place, at) => [place, y(massAt(run, at, row))]), colour, [],
     run.times < 45);

@@ -140,10 +140,12 @@ function decodeShares(run) {
   run.halves = new Float32Array(run.rows * run.times).fill(NaN);
   run.isKnown = near.map((isNear, row) => !run.is_large || isNear || everHeld[row] ? 1 : 0);
   for (let row = 0, next = 0, own = 0; row < run.rows; row++) {
-    for (let at = 0, sum = 0; run.isKnown[row] && at < run.times; at++) {
+    for (let at = 0, sum = 0, half = 0; run.isKnown[row] && at < run.times; at++) {
       sum = (sum + sent[next++]) << 24 >> 24;
       run.octaves[at * run.rows + row] = sum / run.octave;
-      if (near[row]) run.halves[at * run.rows + row] = halves[own++] / run.octave;
+      if (!near[row] || !hasEnds(run, at)) continue;
+      half = half + halves[own++] & 255;
+      run.halves[at * run.rows + row] = half / run.octave;
     }
   }
   decodeEnds(run);
@@ -167,7 +169,7 @@ function decodeEnds(run) {
 // In even shares of all score mass.
 const massAt = (run, at, row) => 2 ** run.octaves[at * run.rows + row];
 
-// NaN of heads that are never active or undecided.
+// NaN of heads that are never active or undecided, and of what was not sent.
 const massEnds = (run, at, row) => [-1, 1].map(way =>
   2 ** (run.octaves[at * run.rows + row] + way * run.halves[at * run.rows + row]));
 
