@@ -2,7 +2,7 @@
 
 A few random tokens, the last three in two versions, are run with the rules swapped in. The pass
 starts from w = D logits at the last position, so that what it must sum to, |w|^2, is no small
-difference of large numbers.
+difference of large numbers. Relative differences of 1e-4 are allowed, of `_NARROW` in narrow types.
 
 1. Nothing between embeddings and logits is without a rule (`refuse_unknown`).
 2. The scores of the edges that cross each cut sum to |w|^2: before every layer's attention, before
@@ -34,11 +34,14 @@ from sparks.models.anatomy import Anatomy
 from sparks.models.anatomy_proof import allowed, signature, take_apart
 from sparks.models.graph import Graph
 from sparks.models.guard import undisturbed
-from sparks.models.hooks import relative_difference
+from sparks.models.hooks import relative_difference, tolerance
 from sparks.probes.pairs import TokenPair
 
 _TOKENS = 3
 """Of the prefix, and of each continuation."""
+_NARROW = 0.1
+"""What sums over a whole network may miss in a narrow type, by rounding at each layer: SmolLM2's 30
+layers 0.017 in bfloat16, 0.006 in float16, 0.000006 in float32. A wrong rule misses more."""
 _WHOLE = 1 << 62
 """A budget, bytes, under which what is read is kept: so few tokens need little."""
 
@@ -93,6 +96,8 @@ def prove(anatomy: Anatomy) -> None:
     found, trace = run_ends(passes, nodes=False)
     seen = (trace.logits, trace.embeds, *trace.projected[0])
     limit = allowed(anatomy, *(tensor.dtype for tensor in seen))
+    if limit > tolerance(torch.float32):
+        limit = _NARROW
     seed = _difference(trace.logits)
     scores = _sums(anatomy, passes, found, trace, seed).result().scores[0]
     for name, total in cuts(anatomy.graph, scores):

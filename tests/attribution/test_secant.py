@@ -306,6 +306,13 @@ def test_a_wrong_rule_is_found_by_the_proof(
         assert why in refusal(take_apart(model))
 
 
+def test_a_wrong_rule_is_found_in_a_narrow_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(secant_rules._SLOPES, 2, lambda a, b: 2 * a)
+    model = tiny_model("llama-gqa", dtype=torch.bfloat16)
+    with undisturbed(model):
+        assert "allowed 0.1 beside 1" in refusal(take_apart(model))
+
+
 def test_a_wrong_reader_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     read = SecantReader.read
     monkeypatch.setattr(SecantReader, "read", lambda *args: read(*args) * 1.001)
