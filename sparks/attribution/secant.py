@@ -98,12 +98,12 @@ class SecantReader(AttentionReader):
             shift = 0 if bias is None else bias.float()
             alike.append(mean((output.float() - shift) * norm.scale(x)) * along + shift)
         summed = [grad.float().unflatten(0, (-1, ENDS)).sum(1) for grad in grads]
-        between = _Between(gain=norm.gain, eps=norm.eps, r=1 / scale)
+        between = _Between(**vars(norm), r=1 / scale)
         reader = AttentionReader(self.layer, between, self.maps)
         return reader.read(mean(x), alike, summed, num_pairs)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Between(RMSNorm):
     """A norm whose r is given."""
 
