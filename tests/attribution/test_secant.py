@@ -273,9 +273,13 @@ def changed(more: Any, kind: str = "llama-gqa") -> nn.Module:
     ("more", "why"),
     [
         (torch.abs, "there is no secant of Abs"),
+        (
+            lambda y: y.flatten(0, 1).square().view_as(y),
+            "it does not hold that the secants before L0H0.q sum",
+        ),
         (lambda y: y * y.detach().square(), "it does not hold that the secants before L0H0.q sum"),
     ],
-    ids=["an unknown operation", "a factor that hides"],
+    ids=["an unknown operation", "tokens that lie where rows did", "a factor that hides"],
 )
 def test_a_model_that_has_no_secants_is_measured_by_eap_ig(
     more: Any, why: str, assert_close: AssertClose
