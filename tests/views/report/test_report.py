@@ -645,7 +645,10 @@ def test_points_that_each_probe_got_are_told():
 
 def test_the_method_is_told():
     run = [make_snapshot(0, config=SnapshotConfig(method="secant"))]
-    attribution = dict(run_data(Timeline(run))["settings"])["Attribution"]
+    data = run_data(Timeline(run))
+    (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
+    assert tile["detail"].endswith("; secants between both ends")
+    attribution = dict(data["settings"])["Attribution"]
     assert attribution == "secants between both ends, KL divergence at the last position"
 
 

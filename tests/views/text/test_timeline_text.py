@@ -120,6 +120,7 @@ def test_points_that_grow_to_a_tolerance_are_said():
 def test_secants_are_said():
     text = words(render(Timeline([make_snapshot(0, config=SnapshotConfig(method="secant"))])))
     assert "secants between both ends, KL at the last position, at most 16 tokens" in text
+    assert "the part of L that rounding takes" in text
     assert "EAP-IG" not in text
 
 
