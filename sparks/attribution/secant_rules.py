@@ -9,7 +9,7 @@ D of its inputs, *exactly*, with coefficients that are known once both ends are:
     powers            x^2: a + b; x^3: a^2 + a b + b^2; with s = f(x): sqrt 1 / (s_a + s_b);
                       1 / x: - s_a s_b; 1 / sqrt(x): - (s_a s_b)^2 / (s_a + s_b)
     softmax p of u    with l = (p_b - p_a) / (log p_b - log p_a), the logarithmic mean:
-                      Dp = l (Du - sum l Du / sum l)
+                      Dp = l (Du - sum l Du / sum l), D log sum exp u = sum l Du / sum l
     attention         D(P V) = Pbar DV + DP Vbar, DS = scale (Dq kbar + qbar Dk)
     norms             by the product, power and elementwise rules
 
@@ -294,6 +294,29 @@ def _softmax(func: Any, u: Any, dim: Any = None, *args: Any, **kwargs: Any) -> A
     return _Softmax.apply(u, kwargs.get("dtype"))
 
 
+class _LogSumExp(_Rule):
+    """log sum exp(u) over the last axis: D = sum l Du / sum l."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, keepdim: bool) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.keepdim = keepdim
+        return u.logsumexp(-1, keepdim=keepdim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (u,) = ctx.saved_tensors
+        g = _pair(grad if ctx.keepdim else grad[..., None])
+        weights = log_mean(*(end.log_softmax(-1) for end in ends(u)))
+        return both(g * weights / weights.sum(-1, keepdim=True)).to(u.dtype), None
+
+
+def _log_sum_exp(func: Any, u: Any, dim: Any, keepdim: bool = False) -> Any:
+    if not _on_path(u) or dim not in (-1, u.dim() - 1):
+        return func(u, dim, keepdim=keepdim)
+    return _LogSumExp.apply(u, keepdim)
+
+
 class _Attention(_Rule):
     """softmax(scale q k^T + mask) v by the model's own kernel; P is computed anew for G."""
 
@@ -398,6 +421,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("silu", "gelu", "tanh", "sigmoid", "softplus"), _elementwise(_NEAR)),
     "relu": _elementwise(0.0),  # straight but for its kink: the quotient loses nothing
     "softmax": _softmax,
+    "logsumexp": _log_sum_exp,
     "scaled_dot_product_attention": _attention,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,

@@ -182,6 +182,7 @@ FUNCTIONS = {
     "ratio": lambda x: x / (x.square() + 1),
     "product": lambda x: x * torch.tanh(x),
     "softmax": lambda x: x.unflatten(-1, (-1, 5)).softmax(-1).square(),
+    "log sum exp": lambda x: x.unflatten(-1, (-1, 5)).logsumexp(dim=-1),
     "matmul": lambda x: x.unflatten(-1, (-1, 5)) @ x.unflatten(-1, (-1, 5)).mT,
     "rms norm": lambda x: F.rms_norm(x, x.shape[-1:]),
     "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
