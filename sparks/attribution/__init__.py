@@ -1,6 +1,7 @@
 """From a model and probes to a snapshot: exact edge attribution, circuits, faithfulness.
 
     batches -> model_runs -> head_gradients -> path_sums -> eap_ig -> circuit -> take_snapshot
+                    secant_rules -> secant -> secant_proof -+
 
 The scores are EAP-IG, "inputs" variant (Hanna et al. 2024, https://arxiv.org/abs/2403.17806):
 
@@ -31,6 +32,10 @@ interventions, shares nothing with `eap_ig`.
 Few points are not converged: `tolerance=0.05` gives each probe points until its completeness gap is
 at most 5 % (`max_points` is the cap); with `quadrature="pilot"`, six forward passes that say where
 L moves, that takes two thirds of the time of m = 32. Points and gap stand in every snapshot.
+
+`method="secant"` takes one backward pass between the two ends in place of points: exact at every
+cut, at the cost of two points, and another attribution (`secant`). EAP-IG stays the default and the
+paper's score; where each wins and loses stands in `tests/bench/RECORD.md`.
 
 Symbols: s(u -> v | x) = `edge_score`, z = clean, z' = corrupted, m = `points`, tau = `threshold`,
 n = `top_n`, L at the corrupted end = `loss_corrupted`. Read `eap_ig` first.
