@@ -1,8 +1,8 @@
 """How pairs and points are split into runs that fit a memory budget.
 
-The pair that needs most is prepared first: what one row of it holds is measured (`models.memory`),
-once a model and shape, and the split follows. Pairs whose continuations have one length run
-together.
+What the prefixes of all pairs begin with is run once. The pair that needs most is prepared first:
+what one row of it holds is measured (`models.memory`), once a model and shape, and the split
+follows. Pairs whose continuations have one length run together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from torch import nn
 
-from sparks.attribution.model_runs import Endpoints, Passes
+from sparks.attribution.model_runs import Endpoints, Passes, SharedPrefix
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
@@ -37,6 +37,7 @@ class Schedule:
         _check_pairs(self.anatomy, pairs)
         self.pairs, self.positions = pairs, config.positions
         self.budget = int(config.memory_gib * GIB)
+        self._shared = SharedPrefix.of(self.anatomy, pairs)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
         self._prepared: tuple[Passes, Endpoints] | None = None
@@ -77,11 +78,12 @@ class Schedule:
         return self.anatomy.row_bytes[shape]
 
     def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
-        """Run the prefix and the endpoints of some pairs."""
+        """Run the prefixes, as far as they are not shared, and the endpoints of some pairs."""
         if self._prepared is not None and indices == [self._largest]:
             prepared, self._prepared = self._prepared, None
             return prepared
-        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
+        own = [self.pairs[i] for i in indices]
+        passes = Passes(self.anatomy, own, self.positions, self._shared)
         return passes, passes.endpoints()
 
     def batches(self) -> Iterator[list[int]]:

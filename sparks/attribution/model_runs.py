@@ -1,8 +1,9 @@
 """The model runs behind an attribution: shared prefix, the two endpoints, the path between.
 
-A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the
-left. The prefix is run once without gradients; its keys and values serve every later run. The model
-is only ever called at its root, with its attention as it is.
+A batch holds pairs whose continuations have one length; prefixes may differ. A prefix is run once
+without gradients; its keys and values serve every later run. What the prefixes of all pairs begin
+with (a system prompt, a template) is run once for all of them (`SharedPrefix`); behind it the rests
+are padded on the left. The model is only ever called at its root, with its attention as it is.
 
 Rows on the path are *packed* where that is possible: several continuations of one pair lie side by
 side in one sequence, under a mask that lets each see the prefix and itself alone. A long prefix is
@@ -11,6 +12,7 @@ then copied once a sequence, not once a row; hooks see packed tensors, callers n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -34,6 +36,11 @@ ones. A power of two, so that nothing is rounded."""
 
 _PACKABLE = ("sdpa", "eager")
 """Attention kernels that take any mask; flash attention does not."""
+_LEAST_SHARED = 8
+"""Tokens below which a shared beginning is not worth a run of its own."""
+
+_KeysValues = list[tuple[Tensor, Tensor]]
+"""A layer an item, each [pairs, heads, tokens, head_dim]."""
 
 
 class _PrefixLayer(DynamicLayer):
@@ -57,6 +64,68 @@ class _PrefixLayer(DynamicLayer):
         count = self.sequences_per_pair
         lent = prefix[:, None].expand(-1, count, -1, -1, -1)
         return torch.cat([lent, new.unflatten(0, (-1, count))], dim=-2).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrefix:
+    """The tokens that the prefixes of all pairs begin with, run once. Made by `of`."""
+
+    tokens: int = 0
+    """0: each pair runs all of its prefix."""
+    layers: _KeysValues = field(default_factory=list)
+    """Of one row."""
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, pairs: Sequence[TokenPair]) -> SharedPrefix:
+        """What the pairs share, where running it once pays. The model runs in its present mode."""
+        count = common_length([pair.prefix for pair in pairs])
+        # Rests are padded behind it, and a window counts padding too.
+        longest = max(len(pair.prefix) for pair in pairs) + max(len(pair.clean) for pair in pairs)
+        if len(pairs) < 2 or count < _LEAST_SHARED or _has_window(anatomy, below=longest):
+            return cls()
+        ids = torch.tensor([pairs[0].prefix[:count]], device=anatomy.device)
+        positions = torch.arange(count, device=anatomy.device)[None]
+        return cls(count, _keys_and_values(anatomy, ids, torch.ones_like(ids), positions, []))
+
+
+def common_length(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with alike."""
+    lowest, highest = min(rows), max(rows)  # in the order of words: what these share all share
+    alike = (one == other for one, other in zip(lowest, highest, strict=False))
+    return sum(itertools.takewhile(bool, alike))
+
+
+def _has_window(anatomy: Anatomy, *, below: int) -> bool:
+    """Attention looks back over fewer than `below` tokens."""
+    window = getattr(base_model(anatomy.root).config, "sliding_window", None)
+    return window is not None and window < below
+
+
+def _keep(anatomy: Anatomy, targets: int | Tensor) -> dict[str, int | Tensor]:
+    """The option that spares logits where nobody looks."""
+    return {"logits_to_keep": targets} if "logits_to_keep" in forward_names(anatomy.root) else {}
+
+
+@torch.no_grad()
+def _keys_and_values(
+    anatomy: Anatomy, ids: Tensor, mask: Tensor, positions: Tensor, before: _KeysValues
+) -> _KeysValues:
+    """Keys and values of `before` and of `ids` behind it; `mask` is that of both."""
+    cache = DynamicCache(before)  # without a config: a sliding window must drop nothing
+    anatomy.call(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        **_keep(anatomy, 1),
+    )
+    # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
+    padded = (mask == 0)[:, None, :, None]
+    layers: list[Any] = cache.layers
+    return [
+        (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0)) for layer in layers
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,25 +181,36 @@ class Trace:
 
 
 class Passes:
-    """Runs one batch of pairs through one model."""
+    """Runs one batch of pairs through one model; the prefix of each begins with `shared`."""
 
-    def __init__(self, anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        pairs: Sequence[TokenPair],
+        positions: Positions,
+        shared: SharedPrefix | None = None,
+    ) -> None:
+        shared = shared or SharedPrefix()
         self.anatomy = anatomy
         self.num_pairs = len(pairs)
         self.suffix = len(pairs[0].clean)
         self.targets = 1 if positions == "last" else self.suffix
         self._ids_clean = self._ids([pair.clean for pair in pairs])
         self._ids_corrupted = self._ids([pair.corrupted for pair in pairs])
-        longest = max(len(pair.prefix) for pair in pairs)
+        longest, begun = max(len(pair.prefix) for pair in pairs), shared.tokens
         # Padding goes to the left: the prefix then ends where the continuation starts.
         pads = [longest - len(pair.prefix) for pair in pairs]
         self._ids_prefix = self._ids(
-            [[0] * pad + list(pair.prefix) for pad, pair in zip(pads, pairs, strict=True)]
+            [
+                pair.prefix[:begun] + [0] * pad + pair.prefix[begun:]
+                for pad, pair in zip(pads, pairs, strict=True)
+            ]
         )
-        self._mask = self._ids([[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads])
+        self._mask = self._ids(
+            [[1] * begun + [0] * pad + [1] * (longest - begun - pad + self.suffix) for pad in pads]
+        )
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
-        self._can_keep = "logits_to_keep" in forward_names(anatomy.root)
-        self._prefix = self._run_prefix()
+        self._prefix = self._run_prefix(shared)
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.anatomy.device)
@@ -156,28 +236,19 @@ class Passes:
         """Keys and values of the shared prefix."""
         return sum(k.nbytes + v.nbytes for k, v in self._prefix)
 
-    @torch.no_grad()
-    def _run_prefix(self) -> list[tuple[Tensor, Tensor]]:
-        longest = self._ids_prefix.shape[1]
-        if longest == 0:
-            return []
-        mask = self._mask[:, :longest]
-        cache = DynamicCache()  # without a config: a sliding window must drop nothing
-        self.anatomy.call(
-            input_ids=self._ids_prefix,
-            attention_mask=mask,
-            position_ids=self._positions[:, :longest],
-            past_key_values=cache,
-            use_cache=True,
-            **self._keep(1),
+    def _run_prefix(self, shared: SharedPrefix) -> _KeysValues:
+        begun, longest = shared.tokens, self._ids_prefix.shape[1]
+        every = self.num_pairs, -1, -1, -1
+        lent = [(keys.expand(every), values.expand(every)) for keys, values in shared.layers]
+        if longest == begun:
+            return lent
+        return _keys_and_values(
+            self.anatomy,
+            self._ids_prefix[:, begun:],
+            self._mask[:, :longest],
+            self._positions[:, begun:longest],
+            lent,
         )
-        # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
-        padded = (mask == 0)[:, None, :, None]
-        layers: list[Any] = cache.layers
-        return [
-            (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0))
-            for layer in layers
-        ]
 
     def _cache(self, sequences_per_pair: int) -> Cache | None:
         if not self._prefix:
@@ -202,34 +273,26 @@ class Passes:
             position_ids=positions.repeat_interleave(count, 0),
             past_key_values=self._cache(count),
             use_cache=False,
-            **self._keep(ends),
+            **_keep(self.anatomy, ends),
         )
         return out.logits[:, -packed * self.targets :].unflatten(1, (packed, -1)).flatten(0, 1)
-
-    def _keep(self, targets: int | Tensor) -> dict[str, int | Tensor]:
-        return {"logits_to_keep": targets} if self._can_keep else {}
 
     # -- packing -----------------------------------------------------------------------------
 
     @property
     def most_packed(self) -> int:
         """Rows that may share a sequence: few enough that the prefix stays most of what is read."""
-        window = getattr(self._config, "sliding_window", None)
         if (
             self._attention not in _PACKABLE
-            or (window is not None and window < self._mask.shape[1])
-            or not self._can_keep
+            or _has_window(self.anatomy, below=self._mask.shape[1])
+            or not _keep(self.anatomy, 1)
         ):
             return 1
         return 1 + self._ids_prefix.shape[1] // (4 * self.suffix)
 
     @property
-    def _config(self) -> Any:
-        return base_model(self.anatomy.root).config
-
-    @property
     def _attention(self) -> str | None:
-        return getattr(self._config, "_attn_implementation", None)
+        return getattr(base_model(self.anatomy.root).config, "_attn_implementation", None)
 
     def _packing(self, rows_per_pair: int) -> int:
         # Sequences are equally long, so a divisor; runs are cut to fit (`batches`).

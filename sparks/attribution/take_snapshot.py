@@ -23,7 +23,7 @@ from torch import nn
 
 from sparks.attribution.circuit import GRID, Circuit, extract_circuit, heads_of_grid
 from sparks.attribution.circuit_runs import circuit_loss
-from sparks.attribution.eap_ig import iter_edge_attribution, points_bar
+from sparks.attribution.eap_ig import edge_parts, points_bar
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.scores import EdgeScores
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
@@ -31,7 +31,7 @@ from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError
 from sparks.ground.version import __version__
 from sparks.models import processes
-from sparks.models.anatomy import Anatomy, base_model
+from sparks.models.anatomy import base_model
 from sparks.models.anatomy_proof import take_apart
 from sparks.models.fingerprint import fingerprint
 from sparks.models.graph import Graph
@@ -160,30 +160,23 @@ def _measure(
 ) -> _Part:
     """The results of the pairs at `indices`; there may be none."""
     with undisturbed(model):
-        anatomy = take_apart(model)
+        graph = take_apart(model).graph
     results: dict[int, _ProbeResult] = {}
     precision = ""
     own = [pairs[index] for index in indices]
     with points_bar(len(own), config, f"sparks step {step}", shown=progress) as bar:
-        batches = iter_edge_attribution(
-            model, own, **config.attribution(), progress=bar.update, spared=bar.update
-        )
-        for rows, scores in batches if own else ():
+        batches = edge_parts(model, own, config, bar.update, bar.update)
+        for rows, scores, passes in batches if own else ():
             precision = scores.precision
             for row, place in enumerate(rows):
-                index = indices[place]
-                results[index] = _result(model, anatomy, pairs[index], scores, row, config)
-    return _Part(anatomy.graph, precision, results, _peak_memory_gib())
+                results[indices[place]] = _result(model, scores, passes.only([row]), row, config)
+    return _Part(graph, precision, results, _peak_memory_gib())
 
 
 def _result(
-    model: nn.Module,
-    anatomy: Anatomy,
-    pair: TokenPair,
-    scores: EdgeScores,
-    row: int,
-    config: SnapshotConfig,
+    model: nn.Module, scores: EdgeScores, passes: Passes, row: int, config: SnapshotConfig
 ) -> _ProbeResult:
+    """Of the probe at `row` of `scores`, which alone `passes` run."""
     matrix = scores.scores[row].numpy()
     circuit = extract_circuit(matrix, scores.graph, config)
     loss = float(scores.loss_corrupted[row])
@@ -195,21 +188,18 @@ def _result(
         completeness_gap=float(scores.completeness_gap[row]),
         points=int(scores.points[row]),
         loss_circuit=(
-            _loss_of_circuit(model, anatomy, pair, circuit, config)
-            if config.faithfulness
-            else float("nan")
+            _loss_of_circuit(model, passes, circuit) if config.faithfulness else float("nan")
         ),
     )
 
 
-def _loss_of_circuit(
-    model: nn.Module, anatomy: Anatomy, pair: TokenPair, circuit: Circuit, config: SnapshotConfig
-) -> float:
+def _loss_of_circuit(model: nn.Module, passes: Passes, circuit: Circuit) -> float:
     """L of the pair with everything outside its circuit patched."""
-    kept = torch.zeros(anatomy.graph.num_sources, anatomy.graph.num_destinations, dtype=torch.bool)
+    graph = passes.anatomy.graph
+    kept = torch.zeros(graph.num_sources, graph.num_destinations, dtype=torch.bool)
     kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = True
     with undisturbed(model):
-        return circuit_loss(anatomy, Passes(anatomy, [pair], config.positions), kept)
+        return circuit_loss(passes.anatomy, passes, kept)
 
 
 def _assemble(parts: Sequence[_Part], probes: TokenizedProbes, meta: SnapshotMeta) -> Snapshot:

@@ -209,9 +209,9 @@ def test_prefix_and_ends_are_run_once_a_batch(monkeypatch: pytest.MonkeyPatch) -
     for name in ("_run_prefix", "endpoints"):
         real = getattr(Passes, name)
 
-        def counted(self: Passes, name: str = name, real: Any = real) -> Any:
+        def counted(self: Passes, *args: Any, name: str = name, real: Any = real) -> Any:
             calls.append(name)
-            return real(self)
+            return real(self, *args)
 
         monkeypatch.setattr(Passes, name, counted)
     model = tiny_model("llama-gqa")
