@@ -10,9 +10,10 @@ The model is left exactly as found (`models.guard`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -118,6 +119,14 @@ def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, share
         )
 
 
+def faithfulness_indices(count: int, config: SnapshotConfig) -> frozenset[int]:
+    """Which of `count` probes have their faithfulness measured: spread evenly over their order."""
+    if not config.faithfulness:
+        return frozenset()
+    chosen = np.linspace(0, count - 1, min(count, config.faithfulness_probes))
+    return frozenset(chosen.round().astype(int).tolist())
+
+
 def _shares(pairs: Sequence[TokenPair], count: int) -> list[list[int]]:
     """Indices of the pairs that each process measures; like lengths are dealt out evenly."""
     by_length = sorted(range(len(pairs)), key=lambda index: -len(pairs[index]))
@@ -146,8 +155,8 @@ class _ProbeResult:
     loss_corrupted: float
     completeness_gap: float
     points: int
-    loss_circuit: float
-    """NaN where faithfulness is not wanted."""
+    loss_circuit: float = math.nan
+    """NaN where it was not measured."""
 
 
 def _measure(
@@ -161,6 +170,7 @@ def _measure(
     """The results of the pairs at `indices`; there may be none."""
     with undisturbed(model):
         graph = take_apart(model).graph
+    judged = faithfulness_indices(len(pairs), config)
     results: dict[int, _ProbeResult] = {}
     precision = ""
     own = [pairs[index] for index in indices]
@@ -169,14 +179,17 @@ def _measure(
         for rows, scores, passes in batches if own else ():
             precision = scores.precision
             for row, place in enumerate(rows):
-                results[indices[place]] = _result(model, scores, passes.only([row]), row, config)
+                index = indices[place]
+                found = _result(scores, row, config)
+                if index in judged:
+                    loss = _loss_of_circuit(model, passes.only([row]), found.circuit)
+                    found = replace(found, loss_circuit=loss)
+                results[index] = found
     return _Part(graph, precision, results, _peak_memory_gib())
 
 
-def _result(
-    model: nn.Module, scores: EdgeScores, passes: Passes, row: int, config: SnapshotConfig
-) -> _ProbeResult:
-    """Of the probe at `row` of `scores`, which alone `passes` run."""
+def _result(scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResult:
+    """Of the probe at `row` of `scores`."""
     matrix = scores.scores[row].numpy()
     circuit = extract_circuit(matrix, scores.graph, config)
     loss = float(scores.loss_corrupted[row])
@@ -187,9 +200,6 @@ def _result(
         loss_corrupted=loss,
         completeness_gap=float(scores.completeness_gap[row]),
         points=int(scores.points[row]),
-        loss_circuit=(
-            _loss_of_circuit(model, passes, circuit) if config.faithfulness else float("nan")
-        ),
     )
 
 

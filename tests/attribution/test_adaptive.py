@@ -371,6 +371,7 @@ def test_what_points_and_tolerance_mean_together() -> None:
     assert (started.first_points, started.most_points) == (20, 90)
     told = SnapshotConfig(tolerance=0.1)
     assert (told.first_points, told.most_points) == (12, 324)
+    assert SnapshotConfig().most_points == 4
     for config in (SnapshotConfig(), started, told):
         assert SnapshotConfig.from_dict(config.as_dict()) == config
 
