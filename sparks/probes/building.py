@@ -37,7 +37,7 @@ from sparks.probes.controls import Reading, control_probes
 from sparks.probes.pairs import Message, PairEncoder, TokenPair, opened_thinking
 from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.probes.problems import ANSWER_KEYS, Problem, one_line, opened_problems
-from sparks.probes.settings import ProbeBuildingConfig
+from sparks.probes.settings import MOST_PROBES, ProbeBuildingConfig
 
 T = TypeVar("T")
 
@@ -129,17 +129,18 @@ def _own_controls(config: ProbeBuildingConfig) -> ProbeSet | None:
 def _from_problems(
     problems: Iterator[Problem], corrupted: Sampler, config: ProbeBuildingConfig, progress: bool
 ) -> tuple[list[Probe], list[str]]:
-    """`config.count` probes, and the reasons of the problems that gave none."""
+    """`config.count` probes, or what there are, and the reasons of problems that gave none."""
+    count = config.count or MOST_PROBES
     clean = Sampler(config.clean_model, config) if config.clean_model else None
     probes, skipped = collect(
         problems,
         lambda batch, start: _probes_of(batch, clean, corrupted, config, start),
-        count=config.count,
+        count=count,
         batch_size=config.batch_size,
         progress=progress,
     )
-    if len(probes) < config.count:
-        raise too_few(len(probes), config.count, config.data, skipped)
+    if len(probes) < (config.count or 1):
+        raise too_few(len(probes), count, config.data, skipped)
     return probes, skipped
 
 

@@ -37,6 +37,7 @@ from sparks.timeline.history import History
 from sparks.timeline.input import steps_text
 from sparks.timeline.timeline import Timeline
 from sparks.training.evaluator import CheckpointEvaluator
+from sparks.training.probe_count import few_probes
 from sparks.views.report import followers, write_report
 from sparks.views.trackers.trackers import Trackers
 from sparks.views.words import growth_in_words, heads_at
@@ -101,6 +102,8 @@ class Recorder:
 
         def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
             tokenized = self._tokenize(model, processing_class)
+            if (few := few_probes(tokenized.groups)) is not None:
+                _say(f"warning: {few}")
             if self.evaluator is not None:
                 self.evaluator.check(model, _tokenizer_of(processing_class))
             self._open_store(tokenized, state.global_step)
