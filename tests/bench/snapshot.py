@@ -2,9 +2,9 @@
 
     python tests/bench/snapshot.py --model .cache/smollm2-135m-instruct --probes PROBES.jsonl
 
-`before` is how the quickstart measured: 16 probes, points until the gap is at most 5 % (pilot),
-faithfulness of every circuit, each probe's whole prompt run for itself. `now` is 64 probes with
-today's defaults. Both in one process, alternating; CPU seconds of all threads, medians of
+`before` is how the quickstart measured until 2026-12: 16 probes, points until the gap is at most
+5 % (pilot), each probe's whole prompt run for itself, and again for its circuit. `now` is 64 probes
+with today's defaults. Both in one process, alternating; CPU seconds of all threads, medians of
 `--repeats`. Control probes are left out. The last line is JSON, an entry a side.
 """
 
@@ -25,12 +25,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparks.attribution import model_runs, path_sums, take_snapshot
 from sparks.ground.config import SnapshotConfig
+from sparks.models.guard import undisturbed
 from sparks.probes.pairs import TokenizedProbes
 from sparks.probes.probes import CONTROL_GROUP, ProbeSet
 from sparks.runs.run_folder import RunStore
 
 BEFORE = {"tolerance": 0.05, "quadrature": "pilot"}
 STEPS = [
+    ("prefix", model_runs.SharedPrefix, "of"),
     ("prefix", model_runs.Passes, "_run_prefix"),
     ("endpoints", model_runs.Passes, "endpoints"),
     ("points", path_sums._Sums, "look"),
@@ -102,18 +104,19 @@ def main() -> None:
     probes = ProbeSet(tuple(given)).tokenize_for(model.config, tokenizer, SnapshotConfig())
     sides = {
         "before": (arguments.counts[0], SnapshotConfig(**BEFORE)),
-        "now": (arguments.counts[1], SnapshotConfig(points=4)),
+        "now": (arguments.counts[1], SnapshotConfig()),
     }
-    measure(model, first(probes, 2), SnapshotConfig(points=2))  # checks the model, once
+    measure(model, first(probes, 2), SnapshotConfig(points=2), shared=True)  # checks the model
     found: dict[str, list[Counter[str]]] = {side: [] for side in sides}
     for _ in range(arguments.repeats):
         for side, (count, config) in sides.items():
-            found[side].append(measure(model, first(probes, count), config))
+            own = first(probes, count)
+            found[side].append(measure(model, own, config, shared=side == "now"))
     rows = []
     for side, (count, config) in sides.items():
         steps = {name: statistics.median(r[name] for r in found[side]) for name in found[side][0]}
-        row = {"benchmark": "snapshot", "side": side, "probes": count, "points": config.points}
-        row |= {name: round(seconds, 2) for name, seconds in steps.items()}
+        row: dict[str, Any] = {"side": side, "probes": count, "m": config.points}
+        row["cpu_seconds"] = {name: round(seconds, 2) for name, seconds in steps.items()}
         row["all"] = round(statistics.median(r.total() for r in found[side]), 2)
         rows.append(row)
         print(row)
@@ -124,13 +127,35 @@ def first(probes: TokenizedProbes, count: int) -> TokenizedProbes:
     return TokenizedProbes(probes.pairs[:count], probes.ids[:count], probes.groups[:count])
 
 
-def measure(model: Any, probes: TokenizedProbes, config: SnapshotConfig) -> Counter[str]:
+def measure(
+    model: Any, probes: TokenizedProbes, config: SnapshotConfig, *, shared: bool
+) -> Counter[str]:
     meter = Meter()
-    with tempfile.TemporaryDirectory() as folder, meter.watching():
+    with tempfile.TemporaryDirectory() as folder, alone(not shared), meter.watching():
         store = RunStore(folder)
         store.prepare()
         store.save(take_snapshot.take_snapshot(model, probes, config, progress=False))
     return meter.seconds
+
+
+@contextmanager
+def alone(wanted: bool) -> Iterator[None]:
+    """No probe shares the beginning of its prompt with others, nor its circuit with the scores."""
+    real = take_snapshot._loss_of_circuit
+
+    def again(model: Any, passes: model_runs.Passes, circuit: Any) -> float:
+        with undisturbed(model):
+            passes._run_prefix(model_runs.SharedPrefix())
+        return real(model, passes, circuit)
+
+    if not wanted:
+        yield
+        return
+    with (
+        patch.object(model_runs, "common_length", lambda rows: 0),
+        patch.object(take_snapshot, "_loss_of_circuit", again),
+    ):
+        yield
 
 
 if __name__ == "__main__":
