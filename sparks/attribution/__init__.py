@@ -21,7 +21,7 @@ Where we differ from "Thinking Sparks!" (https://arxiv.org/abs/2509.25758), all 
     keys and values           -                       the model's KV heads   sum over a group
 
 Fast without approximation: the prefix that both beginnings share is run once, and its keys and
-values are reused; what the prefixes of all probes begin with is run once for all of them; points of
+values are reused; what the prefixes of many probes begin with is run once for them all; points of
 the path share a sequence under a mask, so that they are copied rarely (`model_runs`); only
 gradients of activations are taken; and the gradient at each head's input factors through RMSNorm,
 so that a point costs head-sized work (`head_gradients`).

@@ -1,8 +1,8 @@
 """How pairs and points are split into runs that fit a memory budget.
 
-What the prefixes of all pairs begin with is run once. The pair that needs most is prepared first:
+What the prefixes of pairs begin with alike is run once. The pair that needs most is prepared first:
 what one row of it holds is measured (`models.memory`), once a model and shape, and the split
-follows. Pairs whose continuations have one length run together.
+follows. Pairs whose continuations have one length, and which share a prefix, run together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from torch import nn
 
-from sparks.attribution.model_runs import Endpoints, Passes, SharedPrefix
+from sparks.attribution.model_runs import Endpoints, Passes, shared_prefixes
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
@@ -37,7 +37,7 @@ class Schedule:
         _check_pairs(self.anatomy, pairs)
         self.pairs, self.positions = pairs, config.positions
         self.budget = int(config.memory_gib * GIB)
-        self._shared = SharedPrefix.of(self.anatomy, pairs)
+        self._shared = shared_prefixes(self.anatomy, pairs)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
         self._prepared: tuple[Passes, Endpoints] | None = None
@@ -83,14 +83,18 @@ class Schedule:
             prepared, self._prepared = self._prepared, None
             return prepared
         own = [self.pairs[i] for i in indices]
-        passes = Passes(self.anatomy, own, self.positions, self._shared)
+        passes = Passes(self.anatomy, own, self.positions, self._shared[indices[0]])
         return passes, passes.endpoints()
 
     def batches(self) -> Iterator[list[int]]:
         """Indices of pairs that run together: continuations of one length, prefixes alike."""
         pairs = self.pairs
-        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
-        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+
+        def kind(index: int) -> tuple[int, int]:
+            return len(pairs[index].clean), self._shared[index].group
+
+        order = sorted(range(len(pairs)), key=lambda i: (*kind(i), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=kind):
             alike = list(same)
             for start in range(0, len(alike), self.estimate.pairs):
                 yield alike[start : start + self.estimate.pairs]

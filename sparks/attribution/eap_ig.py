@@ -10,8 +10,8 @@ z' + alpha (z - z').
 
 In steps:
 1. run the prefix that both prompts share once; its Delta z is 0 and, with a causal mask, no
-   gradient path of a later position runs through it; what the prefixes of all pairs begin with is
-   run once for all (`model_runs`);
+   gradient path of a later position runs through it; what the prefixes of many pairs begin with
+   is run once for all of them (`model_runs`);
 2. run the clean and the corrupted continuation without gradients: Delta z of every node;
 3. run m points of the path as rows of a batch; ask autograd for gradients at activations only;
 4. split the gradient of each attention block over its heads, summed over the points

@@ -1,9 +1,10 @@
 """The model runs behind an attribution: shared prefix, the two endpoints, the path between.
 
 A batch holds pairs whose continuations have one length; prefixes may differ. A prefix is run once
-without gradients; its keys and values serve every later run. What the prefixes of all pairs begin
-with (a system prompt, a template) is run once for all of them (`SharedPrefix`); behind it the rests
-are padded on the left. The model is only ever called at its root, with its attention as it is.
+without gradients; its keys and values serve every later run. What the prefixes of many pairs begin
+with (a system prompt, a template) is run once for all of them (`shared_prefixes`); behind it the
+rests are padded on the left. The model is only ever called at its root, with its attention as it
+is.
 
 Rows on the path are *packed* where that is possible: several continuations of one pair lie side by
 side in one sequence, under a mask that lets each see the prefix and itself alone. A long prefix is
@@ -68,31 +69,64 @@ class _PrefixLayer(DynamicLayer):
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
-    """The tokens that the prefixes of all pairs begin with, run once. Made by `of`."""
+    """The tokens that the prefixes of some pairs begin with, run once (`shared_prefixes`)."""
 
     tokens: int = 0
     """0: each pair runs all of its prefix."""
     layers: _KeysValues = field(default_factory=list)
     """Of one row."""
+    group: int = 0
+    """Pairs of one number have one and the same; 0 where nothing is shared."""
 
-    @classmethod
-    def of(cls, anatomy: Anatomy, pairs: Sequence[TokenPair]) -> SharedPrefix:
-        """What the pairs share, where running it once pays. The model runs in its present mode."""
-        count = common_length([pair.prefix for pair in pairs])
-        # Rests are padded behind it, and a window counts padding too.
-        longest = max(len(pair.prefix) for pair in pairs) + max(len(pair.clean) for pair in pairs)
-        if len(pairs) < 2 or count < _LEAST_SHARED or _has_window(anatomy, below=longest):
-            return cls()
-        ids = torch.tensor([pairs[0].prefix[:count]], device=anatomy.device)
+
+def shared_prefixes(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> list[SharedPrefix]:
+    """What each pair shares with others, where that pays. The model runs in its present mode."""
+    found = [SharedPrefix()] * len(pairs)
+    # Rests are padded behind what is shared, and a window counts padding too.
+    longest = max(len(pair.prefix) for pair in pairs) + max(len(pair.clean) for pair in pairs)
+    if _has_window(anatomy, below=longest):
+        return found
+    prefixes = [pair.prefix for pair in pairs]
+    for number, (members, count) in enumerate(alike(prefixes), start=1):
+        ids = torch.tensor([prefixes[members[0]][:count]], device=anatomy.device)
         positions = torch.arange(count, device=anatomy.device)[None]
-        return cls(count, _keys_and_values(anatomy, ids, torch.ones_like(ids), positions, []))
+        layers = _keys_and_values(anatomy, ids, torch.ones_like(ids), positions, [])
+        for index in members:
+            found[index] = SharedPrefix(count, layers, number)
+    return found
+
+
+def alike(prefixes: Sequence[list[int]]) -> list[tuple[list[int], int]]:
+    """Sets of prefixes that begin alike: their indices, and how many tokens they share.
+
+    Probes of two templates make two sets: one is split at the first token that differs where its
+    parts spare at least twice the tokens. Fewer, larger sets fill batches better.
+    """
+
+    def best(members: list[int]) -> tuple[int, list[tuple[list[int], int]]]:
+        rows = [prefixes[index] for index in members]
+        count = common_length(rows)
+        pays = len(members) > 1 and count >= _LEAST_SHARED
+        spared, whole = (count * (len(members) - 1), [(members, count)]) if pays else (0, [])
+        behind: dict[int | None, list[int]] = {}
+        for index, row in zip(members, rows, strict=True):
+            behind.setdefault(row[count] if count < len(row) else None, []).append(index)
+        if len(members) < 2 or len(behind) < 2:
+            return spared, whole
+        parts = [best(part) for part in behind.values()]
+        together = sum(tokens for tokens, _ in parts)
+        if together > 2 * spared:
+            return together, [found for _, sets in parts for found in sets]
+        return spared, whole
+
+    return best(list(range(len(prefixes))))[1]
 
 
 def common_length(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with alike."""
     lowest, highest = min(rows), max(rows)  # in the order of words: what these share all share
-    alike = (one == other for one, other in zip(lowest, highest, strict=False))
-    return sum(itertools.takewhile(bool, alike))
+    same = (one == other for one, other in zip(lowest, highest, strict=False))
+    return sum(itertools.takewhile(bool, same))
 
 
 def _has_window(anatomy: Anatomy, *, below: int) -> bool:

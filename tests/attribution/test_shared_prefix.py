@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import AssertClose
-from models import KINDS, VOCAB, tiny_model
+from models import KINDS, VOCAB, tiny_model, token_pair
 from torch import nn
 
+from sparks.attribution import model_runs
 from sparks.attribution.eap_ig import edge_attribution, node_attribution
 from sparks.attribution.faithfulness.measuring import faithfulness_curves
-from sparks.attribution.model_runs import SharedPrefix, common_length
+from sparks.attribution.model_runs import alike, common_length, shared_prefixes
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.models.anatomy_proof import take_apart
@@ -39,7 +40,7 @@ PAIRS = pairs_of(4, 0, 7) + pairs_of(6, suffix=2)
 
 def unshared(monkeypatch: pytest.MonkeyPatch, run: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(SharedPrefix, "of", lambda anatomy, pairs: SharedPrefix())
+        patch.setattr(model_runs, "alike", lambda prefixes: [])
         return run()
 
 
@@ -140,9 +141,39 @@ def test_the_padding_behind_what_is_shared_is_never_looked_at(
 )
 def test_it_is_shared_where_that_pays(kind: str, pairs: list[TokenPair], tokens: int) -> None:
     with torch.no_grad():
-        found = SharedPrefix.of(take_apart(tiny_model(kind)), pairs)
-    assert found.tokens == tokens
-    assert bool(found.layers) == bool(tokens)
+        for found in shared_prefixes(take_apart(tiny_model(kind)), pairs):
+            assert found.tokens == tokens
+            assert bool(found.layers) == bool(tokens)
+
+
+def test_probes_of_two_templates_share_two_prefixes(
+    monkeypatch: pytest.MonkeyPatch, assert_close: AssertClose
+) -> None:
+    model = tiny_model("llama-gqa")
+    others = [
+        TokenPair([*range(SHARED + 2), 30 + n, *range(n)], pair.clean, pair.corrupted)
+        for n, pair in enumerate(PAIRS[:2])
+    ]
+    pairs = [PAIRS[0], others[0], PAIRS[1], token_pair(20, 3), others[1]]
+    with torch.no_grad():
+        shared = shared_prefixes(take_apart(model), pairs)
+    assert [one.tokens for one in shared] == [SHARED, SHARED + 2, SHARED, 0, SHARED + 2]
+    found = edge_attribution(model, pairs, points=3).scores
+    alone = unshared(monkeypatch, lambda: edge_attribution(model, pairs, points=3)).scores
+    assert_close("same", found, alone)
+
+
+def test_sets_are_split_where_the_parts_spare_twice_as_much() -> None:
+    long, short = list(range(40)), list(range(9))
+    same = [[*long, n] for n in range(5)]
+    other = [[*short, 50, *long, n] for n in range(5)]
+    assert alike(same + other) == [([0, 1, 2, 3, 4], 40), ([5, 6, 7, 8, 9], 50)]
+    # Two tasks behind one long template stay together.
+    tasks = [[*long, 50, 51, 52, n] for n in range(5)] + [[*long, 60, 61, n] for n in range(5)]
+    assert alike(tasks) == [(list(range(10)), 40)]
+    assert alike([[n] * 20 for n in range(4)]) == []  # nothing in common
+    assert alike([long, long]) == [([0, 1], 40)]
+    assert alike([long]) == []
 
 
 @pytest.mark.parametrize(

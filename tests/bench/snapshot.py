@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparks.attribution import model_runs, path_sums, take_snapshot
+from sparks.attribution import batches, model_runs, path_sums, take_snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.models.guard import undisturbed
 from sparks.probes.pairs import TokenizedProbes
@@ -32,7 +32,7 @@ from sparks.runs.run_folder import RunStore
 
 BEFORE = {"tolerance": 0.05, "quadrature": "pilot"}
 STEPS = [
-    ("prefix", model_runs.SharedPrefix, "of"),
+    ("prefix", batches, "shared_prefixes"),
     ("prefix", model_runs.Passes, "_run_prefix"),
     ("endpoints", model_runs.Passes, "endpoints"),
     ("points", path_sums._Sums, "look"),
@@ -152,7 +152,7 @@ def alone(wanted: bool) -> Iterator[None]:
         yield
         return
     with (
-        patch.object(model_runs, "common_length", lambda rows: 0),
+        patch.object(model_runs, "alike", lambda prefixes: []),
         patch.object(take_snapshot, "_loss_of_circuit", again),
     ):
         yield

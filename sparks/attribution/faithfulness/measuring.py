@@ -22,7 +22,7 @@ from sparks.attribution.eap_ig import edge_attribution, points_bar
 from sparks.attribution.faithfulness.curve import SizedCircuit, circuits_of_probes
 from sparks.attribution.faithfulness.results import FaithfulnessCurves
 from sparks.attribution.faithfulness.settings import METRICS, CurveConfig
-from sparks.attribution.model_runs import Passes, SharedPrefix
+from sparks.attribution.model_runs import Passes, shared_prefixes
 from sparks.attribution.scores import EdgeScores
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -119,7 +119,7 @@ def _measure(
     ends = np.empty((2, len(METRICS), len(pairs)))
     with undisturbed(model):
         anatomy = take_apart(model)
-        shared = SharedPrefix.of(anatomy, pairs)
+        shared = shared_prefixes(anatomy, pairs)
     total = sum(len({c.edges.tobytes() for s in sets for c in s[i]}) for i in range(len(pairs)))
     with tqdm(
         total=2 * total, desc="sparks circuits", unit="run", leave=False, disable=not progress
@@ -127,7 +127,7 @@ def _measure(
         for probe, pair in enumerate(pairs):
             with undisturbed(model):
                 runs = _ProbeRuns(
-                    anatomy, Passes(anatomy, [pair], config.positions, shared), config
+                    anatomy, Passes(anatomy, [pair], config.positions, shared[probe]), config
                 )
                 ends[:, :, probe] = runs.clean, runs.empty
                 circuits = [circuit for draw in sets for circuit in draw[probe]]
