@@ -32,7 +32,7 @@ def main() -> None:
     births = events[events.kind == "born"]
     print(f"\n{len(births)} births")
     print(
-        births[["step", "onset", "head", "inclusion", "inclusion_low", "importance"]]
+        births[["step", "onset", "head", "share", "share_low", "importance"]]
         .head(arguments.top)
         .to_string(index=False)
     )

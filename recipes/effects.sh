@@ -7,7 +7,7 @@ usage: bash recipes/effects.sh [--short] [--run FOLDER] [OPTION OF sparks effect
   1. runs recipes/quickstart.sh where its run is not there yet
   2. has its last checkpoint solve 60 sums of two digits, twice each: as it is, and with ten heads
      off: emergent ones, base ones, those of the control probes; by the paper's rule, as the
-     calibrated one finds no emergent head there
+     rule of growth finds no emergent head there
   3. does the same with six draws of random heads of the same layers for each of these sets
   4. prints the table: no set stands without its random heads
 

@@ -2,7 +2,7 @@
 
     python recipes/study_table.py runs/study-tiny
 
-Reads FOLDER/REGIME-seedN, whatever is there so far, by the calibrated rule and by the paper's, and
+Reads FOLDER/REGIME-seedN, whatever is there so far, by the rule of growth and by the paper's, and
 writes into FOLDER:
 
     study.csv     a row a run and rule: every number of `regime_tables.regime_row`, the ends of
@@ -34,14 +34,14 @@ from sparks import SparksError, Timeline
 from sparks.ground.csv_text import csv_text
 from sparks.ground.files import write_atomically
 from sparks.timeline.nulls import exceeds, null_of
-from sparks.timeline.regime_tables import regime_row, spread
+from sparks.timeline.regimes.tables import regime_row, spread
 from sparks.timeline.timeline import RULES, Rule
 
 NAMES = {"sft": "SFT", "distill": "distillation", "grpo": "GRPO"}
 CLAIMED = {"sft": "accumulates", "distill": "accumulates", "grpo": "searches"}
 """What the paper says of each regime."""
 OPPOSITE = {"accumulates": "searches", "searches": "accumulates"}
-RULE_NAMES: dict[Rule, str] = {"calibrated": "calibrated rule", "paper": "paper's rule"}
+RULE_NAMES: dict[Rule, str] = {"growth": "rule of growth", "paper": "paper's rule"}
 
 SHOWN = {
     "births": "births",
@@ -250,7 +250,7 @@ def _number(value: float) -> str:
 
 
 def markdown(study: Study) -> str:
-    """The page: sentences, table and reasons by the calibrated rule, then by the paper's."""
+    """The page: sentences, table and reasons by the rule of growth, then by the paper's."""
     unfinished = study.rows.loc[~study.rows["finished"], ["regime", "seed"]].drop_duplicates()
     parts = ["# SFT, distillation and GRPO from one base\n"]
     if len(unfinished):
@@ -298,14 +298,14 @@ def as_json(study: Study) -> str:
 
 
 def plain(study: Study) -> str:
-    """Sentences and table by the calibrated rule, and the paper's verdicts, for the terminal."""
-    lines = table(study, "calibrated")
+    """Sentences and table by the rule of growth, and the paper's verdicts, for the terminal."""
+    lines = table(study, "growth")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, "", *study.sentences("calibrated"), "", *study.sentences("paper")[:2]])
+    return "\n".join([*text, "", *study.sentences("growth"), "", *study.sentences("paper")[:2]])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

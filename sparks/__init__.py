@@ -1,7 +1,7 @@
 """sparks: see which attention heads post-training brings to life, while it trains.
 
     from sparks import SparksCallback
-    trainer = SFTTrainer(..., callbacks=[SparksCallback(probes="probes.jsonl")])
+    trainer = SFTTrainer(..., callbacks=[SparksCallback()])
     trainer.train()
 
 then `sparks timeline RUN` and `sparks report RUN`. Everything below can be imported from here;
@@ -51,11 +51,10 @@ if TYPE_CHECKING:
     from sparks.thinking.measuring import measure_think
     from sparks.thinking.settings import ThinkConfig
     from sparks.timeline.answers import EvaluationHistory
-    from sparks.timeline.calibration import CalibrationConfig
     from sparks.timeline.comparison import Comparison
-    from sparks.timeline.growth import GrowthConfig
+    from sparks.timeline.growth.settings import GrowthConfig
     from sparks.timeline.nulls import null_of
-    from sparks.timeline.regimes import Regime
+    from sparks.timeline.regimes.regime import Regime
     from sparks.timeline.timeline import Timeline
     from sparks.training.arguments import SparksArguments
     from sparks.training.callback import SparksCallback
@@ -64,7 +63,6 @@ if TYPE_CHECKING:
     from sparks.views.report import write_report
 
 _HOMES = {
-    "CalibrationConfig": "timeline.calibration",
     "Circuit": "attribution.circuit",
     "Comparison": "timeline.comparison",
     "CurveConfig": "attribution.faithfulness.settings",
@@ -75,7 +73,7 @@ _HOMES = {
     "EvaluationHistory": "timeline.answers",
     "FaithfulnessCurves": "attribution.faithfulness.results",
     "Graph": "models.graph",
-    "GrowthConfig": "timeline.growth",
+    "GrowthConfig": "timeline.growth.settings",
     "HeadMeans": "effects.head_means",
     "HeadSet": "effects.choose_heads",
     "NodeScores": "attribution.scores",
@@ -83,7 +81,7 @@ _HOMES = {
     "Probe": "probes.probes",
     "ProbeBuildingConfig": "probes.settings",
     "ProbeSet": "probes.probes",
-    "Regime": "timeline.regimes",
+    "Regime": "timeline.regimes.regime",
     "RunStore": "runs.run_folder",
     "Snapshot": "attribution.snapshot",
     "SnapshotConfig": "ground.config",
@@ -123,7 +121,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "CalibrationConfig",
     "Circuit",
     "Comparison",
     "CurveConfig",

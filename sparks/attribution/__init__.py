@@ -23,7 +23,7 @@ Where we differ from "Thinking Sparks!" (https://arxiv.org/abs/2509.25758), all 
 Fast without approximation: the prefix that both beginnings share is run once, and its keys and
 values are reused; what the prefixes of many probes begin with is run once for them all; points of
 the path share a sequence under a mask, so that they are copied rarely (`model_runs`); only
-gradients of activations are taken; and the gradient at each head's input factors through RMSNorm,
+gradients of activations are taken; and the gradient at each head's input factors through the norm,
 so that a point costs head-sized work (`head_gradients`).
 
 How we know that it is right: scores equal those of the official implementation to 1e-5 on three

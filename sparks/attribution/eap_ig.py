@@ -18,6 +18,7 @@ In steps:
    (`head_gradients`);
 5. where a tolerance is set, give the pairs whose completeness gap is above it more points and go
    back to 3, up to `max_points`: sums are kept, only points that are new are run (`quadrature`);
+   what routers of a mixture take by switching experts is no part of the gap (`routing`);
 6. contract once: [sources, pos * d_model] x [pos * d_model, destinations].
 
 Symbol map: z' = corrupted, z = clean, m = `points`, alpha_k =
@@ -98,6 +99,7 @@ def edge_attribution(
         graph=parts[0][1].graph,
         loss_corrupted=torch.cat([part.loss_corrupted for _, part in parts])[order],
         completeness_gap=torch.cat([part.completeness_gap for _, part in parts])[order],
+        switches=torch.cat([part.switches for _, part in parts])[order],
         points=torch.cat([part.points for _, part in parts])[order],
         precision=parts[0][1].precision,
     )

@@ -26,7 +26,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sparks.ground.config import Positions
 from sparks.ground.errors import SparksError
-from sparks.models.anatomy import Anatomy, base_model, forward_names
+from sparks.models.anatomy import Anatomy, forward_names
+from sparks.models.families import CHECKED_ARCHITECTURES
 from sparks.models.hooks import hooks, on_input, on_output
 from sparks.probes.pairs import TokenPair
 
@@ -82,9 +83,9 @@ class SharedPrefix:
 def shared_prefixes(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> list[SharedPrefix]:
     """What each pair shares with others, where that pays. The model runs in its present mode."""
     found = [SharedPrefix()] * len(pairs)
-    # Rests are padded behind what is shared, and a window counts padding too.
+    # Rests are padded behind what is shared: a mask of its own kind.
     longest = max(len(pair.prefix) for pair in pairs) + max(len(pair.clean) for pair in pairs)
-    if _has_window(anatomy, below=longest):
+    if not _takes_any_mask(anatomy, longest):
         return found
     prefixes = [pair.prefix for pair in pairs]
     for number, (members, count) in enumerate(alike(prefixes), start=1):
@@ -129,10 +130,18 @@ def common_length(rows: Sequence[list[int]]) -> int:
     return sum(itertools.takewhile(bool, same))
 
 
-def _has_window(anatomy: Anatomy, *, below: int) -> bool:
-    """Attention looks back over fewer than `below` tokens."""
-    window = getattr(base_model(anatomy.root).config, "sliding_window", None)
-    return window is not None and window < below
+def _takes_any_mask(anatomy: Anatomy, tokens: int) -> bool:
+    """Attention over `tokens` follows whatever mask it is given."""
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    windows = [getattr(anatomy.config, name, None) for name in names]
+    return (
+        getattr(anatomy.config, "_attn_implementation", None) in _PACKABLE
+        # Tests have shown of these alone that they take any mask.
+        and anatomy.model_type in CHECKED_ARCHITECTURES
+        and not getattr(anatomy.config, "alibi", False)  # counts positions by a plain mask
+        # A window counts what is masked too.
+        and not any(window is not None and window < tokens for window in windows)
+    )
 
 
 def _keep(anatomy: Anatomy, targets: int | Tensor) -> dict[str, int | Tensor]:
@@ -170,9 +179,12 @@ class Endpoints:
     """Embeddings z, in the model's own type."""
     embed_corrupted: Float[Tensor, "pairs pos d_model"]
     delta_embed: Float[Tensor, "pairs pos d_model"]
+    delta_stream: Float[Tensor, "pairs pos d_model"]
+    """Difference of what layer 0 reads: the embeddings' own, but where the model scales them."""
     delta_heads: list[Float[Tensor, "pairs pos heads_times_dim"]]
-    """Difference of the `o_proj` inputs, a layer an item."""
+    """Difference of what the heads computed (`Layer.on_heads_write`), a layer an item."""
     delta_mlps: list[Float[Tensor, "pairs pos d_model"]]
+    """Before the layer's `scale`."""
     p_clean: Float[Tensor, "pairs targets vocab"]
     """The clean run's output distribution at the positions that L looks at."""
     loss_corrupted: Float[Tensor, " pairs"]
@@ -186,6 +198,7 @@ class Endpoints:
             embed_clean=self.embed_clean[rows],
             embed_corrupted=self.embed_corrupted[rows],
             delta_embed=self.delta_embed[rows],
+            delta_stream=self.delta_stream[rows],
             delta_heads=[tensor[rows] for tensor in self.delta_heads],
             delta_mlps=[tensor[rows] for tensor in self.delta_mlps],
             p_clean=self.p_clean[rows],
@@ -210,7 +223,7 @@ class Trace:
     final_in: list[Tensor] = field(default_factory=list)
     """The same for the final norm; one item."""
     mixed: list[Tensor] = field(default_factory=list)
-    """Inputs of each `o_proj`."""
+    """Inputs of each `o_proj`; where a norm stands behind it, what that writes."""
     mlp_out: list[Tensor] = field(default_factory=list)
 
 
@@ -316,17 +329,13 @@ class Passes:
     @property
     def most_packed(self) -> int:
         """Rows that may share a sequence: few enough that the prefix stays most of what is read."""
-        if (
-            self._attention not in _PACKABLE
-            or _has_window(self.anatomy, below=self._mask.shape[1])
-            or not _keep(self.anatomy, 1)
-        ):
+        if not _takes_any_mask(self.anatomy, self._mask.shape[1]) or not _keep(self.anatomy, 1):
             return 1
         return 1 + self._ids_prefix.shape[1] // (4 * self.suffix)
 
     @property
     def _attention(self) -> str | None:
-        return getattr(base_model(self.anatomy.root).config, "_attn_implementation", None)
+        return getattr(self.anatomy.config, "_attn_implementation", None)
 
     def _packing(self, rows_per_pair: int) -> int:
         # Sequences are equally long, so a divisor; runs are cut to fit (`batches`).
@@ -357,13 +366,21 @@ class Passes:
             SparksError: an output is not finite.
         """
         embeds: list[Tensor] = []
-        mixed: list[Tensor] = []
+        stream: list[Tensor] = []
+        heads: list[Tensor] = []
         mlps: list[Tensor] = []
+        blocks: list[Tensor] = []
+
+        def difference_into(kept: list[Tensor]) -> Any:
+            return lambda both: kept.append(self._difference(both))
+
         with hooks() as handles:
             handles.append(on_output(self.anatomy.embedding, embeds.append))
+            handles.append(self.anatomy.on_embed_write(difference_into(stream)))
+            handles.append(on_input(self.anatomy.layers[0].output, blocks.append))
             for layer in self.anatomy.layers:
-                handles.append(on_input(layer.output, mixed.append))
-                handles.append(on_output(layer.mlp, mlps.append))
+                handles += layer.on_heads_write(difference_into(heads))
+                handles.append(on_output(layer.mlp_writer, difference_into(mlps)))
             ids = torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
             logits = self._call(2, input_ids=ids).float()
         embed_clean, embed_corrupted = embeds[0].unflatten(0, (-1, 2)).unbind(1)
@@ -379,11 +396,12 @@ class Passes:
             embed_clean=embed_clean,
             embed_corrupted=embed_corrupted,
             delta_embed=embed_corrupted.float() - embed_clean.float(),
-            delta_heads=[self._difference(tensor) for tensor in mixed],
-            delta_mlps=[self._difference(tensor) for tensor in mlps],
+            delta_stream=stream[0],
+            delta_heads=heads,
+            delta_mlps=mlps,
             p_clean=p_clean,
             loss_corrupted=loss,
-            precision=_precision(embeds[0], mixed[0]),
+            precision=_precision(embeds[0], blocks[0]),
         )
 
     def _difference(self, both: Tensor) -> Tensor:
@@ -405,6 +423,11 @@ class Passes:
         """L of every pair at every alpha, nats, without gradients."""
         embeds = self._embeds(ends, alphas)
         logits = self._call(len(alphas), self._packing(len(alphas)), inputs_embeds=embeds)
+        return self.divergences(ends, logits)
+
+    @torch.no_grad()
+    def divergences(self, ends: Endpoints, logits: Tensor) -> Float[Tensor, "pairs rows"]:
+        """L of rows of logits that are laid out pair by pair, nats."""
         found = logits.float().log_softmax(-1).unflatten(0, (self.num_pairs, -1))
         clean = ends.p_clean[:, None]
         return (torch.xlogy(clean, clean) - clean * found).sum(-1).mean(-1)
@@ -453,15 +476,18 @@ class Passes:
         for layer in self.anatomy.layers:
             outputs: list[Tensor] = []
             trace.projected.append(outputs)
-            handles.append(on_input(layer.attention_norm, trace.attention_in.append))
+            handles += layer.on_attention_read(trace.attention_in.append)
             handles += [on_output(module, outputs.append) for module in layer.projection_modules]
-            handles.append(on_input(layer.mlp_norm, alias_into(trace.mlp_in)))
+            handles += layer.on_mlp_read(alias_into(trace.mlp_in))
         handles.append(on_input(self.anatomy.final_norm, alias_into(trace.final_in)))
 
     def _watch_writes(self, trace: Trace, handles: list[Any]) -> None:
         for layer in self.anatomy.layers:
-            handles.append(on_input(layer.output, trace.mixed.append))
-            handles.append(on_output(layer.mlp, trace.mlp_out.append))
+            behind = layer.attention_after is not None
+            watch = on_output if behind else on_input
+            module = layer.attention_writer if behind else layer.output
+            handles.append(watch(module, trace.mixed.append))
+            handles.append(on_output(layer.mlp_writer, trace.mlp_out.append))
 
     def gradients(
         self,

@@ -32,7 +32,7 @@ from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError
 from sparks.ground.version import __version__
 from sparks.models import processes
-from sparks.models.anatomy import base_model
+from sparks.models.anatomy import Anatomy, base_model
 from sparks.models.anatomy_proof import take_apart
 from sparks.models.fingerprint import fingerprint
 from sparks.models.graph import Graph
@@ -98,11 +98,17 @@ def take_snapshot(
         peak_memory_gib=round(max(part.peak_memory_gib for part in parts), 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
+        router_share=_router_share(parts),
         roles_swapped=swapped,
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
     return _assemble(parts, probes, meta)
+
+
+def _router_share(parts: Sequence[_Part]) -> float | None:
+    shares = [result.switches for part in parts for result in part.results.values()]
+    return float(np.median(shares)) if shares and None not in shares else None  # type: ignore[arg-type]
 
 
 def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, shared: bool) -> None:
@@ -154,6 +160,8 @@ class _ProbeResult:
     node_totals: np.ndarray
     loss_corrupted: float
     completeness_gap: float
+    switches: float | None
+    """Share of L; None without a mixture."""
     points: int
     loss_circuit: float = math.nan
     """NaN where it was not measured."""
@@ -180,7 +188,7 @@ def _measure(
             precision = scores.precision
             for row, place in enumerate(rows):
                 index = indices[place]
-                found = _result(scores, row, config)
+                found = _result(passes.anatomy, scores, row, config)
                 if index in judged:
                     loss = _loss_of_circuit(model, passes.only([row]), found.circuit)
                     found = replace(found, loss_circuit=loss)
@@ -188,7 +196,7 @@ def _measure(
     return _Part(graph, precision, results, _peak_memory_gib())
 
 
-def _result(scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResult:
+def _result(anatomy: Anatomy, scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResult:
     """Of the probe at `row` of `scores`."""
     matrix = scores.scores[row].numpy()
     circuit = extract_circuit(matrix, scores.graph, config)
@@ -199,6 +207,7 @@ def _result(scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResul
         node_totals=np.abs(matrix).sum(axis=1),
         loss_corrupted=loss,
         completeness_gap=float(scores.completeness_gap[row]),
+        switches=abs(float(scores.switches[row])) if anatomy.has_experts else None,
         points=int(scores.points[row]),
     )
 

@@ -7,10 +7,11 @@ a command needs it: `timeline`, `report` and `figures` run without torch.
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sparks.cli.heads.ablate import add_ablate
 from sparks.cli.heads.effects import add_effects
@@ -23,6 +24,7 @@ from sparks.cli.look.report import add_report
 from sparks.cli.look.timeline import add_timeline
 from sparks.cli.look.wandb import add_wandb
 from sparks.cli.look.watch import add_watch
+from sparks.cli.measure.check import add_check
 from sparks.cli.measure.faithfulness import add_faithfulness
 from sparks.cli.measure.null import add_null
 from sparks.cli.measure.probes import add_probes
@@ -38,8 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    given = sys.argv[1:] if argv is None else argv
     try:
+        if not given:
+            return _welcome(parser)
+        arguments = parser.parse_args(given)
         code = arguments.perform(arguments)
         sys.stdout.flush()  # here, not at exit: a closed pipe or a full disk must show now
         return code
@@ -58,8 +64,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _welcome(parser: argparse.ArgumentParser) -> int:
+    """The help, and the runs that are at hand."""
+    from sparks.runs.run_folder import listed_runs, runs_below
+
+    parser.print_help()
+    print()
+    if below := runs_below("."):
+        say(f"below this folder: {listed_runs(below)}")
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, without the usage."""
+    """Tells a mistake in one line, without the usage, and with the nearest choice."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            known = list(map(str, action.choices or ()))
+            if near := difflib.get_close_matches(str(value), known, n=1):
+                meant = f", did you mean {near[0]}? (choose"
+                error.message = error.message.replace(" (choose", meant, 1)
+            raise
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (help: {self.prog} --help)\n")
@@ -70,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sparks",
         description="See which attention heads post-training brings to life.",
-        epilog="Add SparksCallback(probes=...) to a TRL script, train, then look: sparks timeline "
+        epilog="Add SparksCallback() to a TRL script, train, then look: sparks timeline "
         "RUN; sparks report RUN; with several, sparks compare RUN RUN; for a paper, sparks figures "
         "RUN. What the heads do: sparks effects MODEL --run RUN --task TASK. COMMAND --help and "
         "sparks help TOPIC tell more.",
@@ -78,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_probes(commands)
+    add_check(commands)
     add_replay(commands)
     add_timeline(commands)
     add_watch(commands)

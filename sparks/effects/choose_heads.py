@@ -11,7 +11,7 @@ Rules, each after "Thinking Sparks!" (https://arxiv.org/abs/2509.25758, "Heads o
    40.
 5. `exclusive` active at the end of this run, and at the end of none of the others.
 
-What is active or born says the timeline's rule, calibrated or the paper's.
+What is active or born says the timeline's rule, that of growth or the paper's.
 
 A random set matches a set if it has as many heads in every layer and shares none with it. Where a
 layer has too few others, the nearest layers lend theirs; `moved` says how many.
@@ -120,7 +120,7 @@ def select_heads(timeline: Timeline, rule: str, *, others: Sequence[Timeline] = 
     if not heads:
         way = (
             "the paper's rule finds more (--rule paper), or take the strongest with top:10"
-            if timeline.rule == "calibrated"
+            if timeline.rule == "growth"
             else "take the strongest with top:10"
         )
         raise NoHeads(f"no head is {rule} in {where}: {way}")

@@ -7,7 +7,7 @@ Of n samples of a problem, in order, c are right.
    pass@1 is the mean of c / n.
 2. success@k ("Thinking Sparks!", https://arxiv.org/abs/2509.25758): the share of problems that are
    solved within the first k samples.
-3. Intervals, 95 %: Wilson's, over problems (`stats.intervals.inclusion_interval`). A value of 0 or
+3. Intervals, 95 %: Wilson's, over problems (`stats.intervals.proportion_interval`). A value of 0 or
    1 a problem counts as one draw; graded values (c / n) with an effective number of problems from
    their variance and with Student's t. It holds where all problems agree, where a bootstrap shrinks
    to a point. The problems stand for others like them: two evaluations of the SAME problems differ
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sparks.ground.errors import SparksError
-from sparks.stats.intervals import NO_INTERVAL, Interval, inclusion_interval
+from sparks.stats.intervals import NO_INTERVAL, Interval, proportion_interval
 
 
 def pass_values(
@@ -72,7 +72,7 @@ def mean_with_interval(values: Float[np.ndarray, " problems"], *, grades: int) -
     """
     if not len(values):
         return NO_INTERVAL
-    low, high = inclusion_interval(np.asarray(values[:, None] * grades), grades)
+    low, high = proportion_interval(np.asarray(values[:, None] * grades), grades)
     return Interval(value=float(values.mean()), low=float(low[0]), high=float(high[0]))
 
 

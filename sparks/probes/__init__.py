@@ -1,6 +1,6 @@
 """What is measured: one prompt with two beginnings of an answer.
 
-    problems -> building (with controls, thinking_switch) -> probes -> pairs
+    problems, or a trainer's rows (trained) -> building (with controls, rewards) -> probes -> pairs
 
 A probe holds `clean`, what the trained model should come to write, and `corrupted`, what the model
 writes before training. JSONL, one a line:

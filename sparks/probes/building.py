@@ -1,8 +1,10 @@
 """Builds probes from problems: reference answers or one model's beginnings against another's.
 
-1. Problems come from a JSONL file or a data set of the Hugging Face hub, in their order.
-2. Corrupted: the beginning that `model`, the model before training, samples after the prompt.
-   Clean: the beginning of the reference answer, or what `clean_model` samples.
+1. Problems come from a file or a data set (`problems`), in their order, or from the rows that a
+   trainer holds (`trained`).
+2. Corrupted: an answer that the data rejects, else the beginning that `model`, the model before
+   training, samples after the prompt. Clean: the beginning of the reference answer, or what
+   `clean_model` samples, or the best rewarded of several answers (`rewards`).
 3. A pair that no attribution could use (empty, equal, longer than the context) makes room for the
    next problem, and its reason is kept.
 4. Control probes, where asked for, stand behind them in the group `control`: plain recall and
@@ -20,12 +22,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from sparks.ground.errors import SparksError
 from sparks.ground.files import check_writable
+from sparks.models.families import context_of
 from sparks.models.generation import (
     continuations,
     decode,
@@ -37,7 +40,7 @@ from sparks.probes.controls import Reading, control_probes
 from sparks.probes.pairs import Message, PairEncoder, TokenPair, opened_thinking
 from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.probes.problems import ANSWER_KEYS, Problem, one_line, opened_problems
-from sparks.probes.settings import MOST_PROBES, ProbeBuildingConfig
+from sparks.probes.settings import NUM_PROBES, ProbeBuildingConfig
 
 T = TypeVar("T")
 
@@ -87,10 +90,11 @@ def build_probes(config: ProbeBuildingConfig, *, progress: bool = True) -> Built
         )
     own = _own_controls(config)
     model = Sampler(config.model, config)
+    clean = Sampler(config.clean_model, config) if problems and config.clean_model else None
     probes: list[Probe] = []
     skipped: list[str] = []
     if problems is not None:
-        probes, skipped = _from_problems(problems, model, config, progress)
+        probes, skipped = from_problems(problems, model, config, clean=clean, progress=progress)
     right = None
     if own is not None:
         own.tokenize(model.tokenizer, **model.limits)
@@ -126,12 +130,49 @@ def _own_controls(config: ProbeBuildingConfig) -> ProbeSet | None:
     )
 
 
-def _from_problems(
-    problems: Iterator[Problem], corrupted: Sampler, config: ProbeBuildingConfig, progress: bool
+class Answers(Protocol):
+    """Whoever gives problems their clean answers."""
+
+    def require_template(self, problem: Problem) -> None:
+        """Refuse a chat prompt that it has no template for."""
+        ...
+
+    def check_prompt(self, prompt: str | list[Message]) -> None:
+        """Refuse a prompt that it cannot answer."""
+        ...
+
+    def answered(self, problems: Sequence[Problem], seed: str) -> tuple[list[Problem], list[str]]:
+        """The problems with their answers, and a line for each that has none."""
+        ...
+
+
+def from_problems(
+    problems: Iterator[Problem],
+    corrupted: Sampler,
+    config: ProbeBuildingConfig,
+    *,
+    clean: Answers | None = None,
+    least: int | None = None,
+    unread: Sequence[str] = (),
+    progress: bool = True,
 ) -> tuple[list[Probe], list[str]]:
-    """`config.count` probes, or what there are, and the reasons of problems that gave none."""
-    count = config.count or MOST_PROBES
-    clean = Sampler(config.clean_model, config) if config.clean_model else None
+    """`config.count` probes, or what there are, and the reasons of the problems that gave none.
+
+    Args:
+        problems: in order.
+        corrupted: the model before training.
+        config: what is built, and how.
+        clean: gives the clean answers; None takes those of the problems.
+        least: probes that are enough where the problems give no more; None asks for all, or for one
+            where `config` asks for no number.
+        unread: grows by a line for what never became a problem, while `problems` are read.
+        progress: show a bar.
+
+    Raises:
+        SparksError: too few problems give a usable pair, or one has no answer.
+    """
+    count = config.count or NUM_PROBES
+    least = (config.count or 1) if least is None else least
     probes, skipped = collect(
         problems,
         lambda batch, start: _probes_of(batch, clean, corrupted, config, start),
@@ -139,7 +180,8 @@ def _from_problems(
         batch_size=config.batch_size,
         progress=progress,
     )
-    if len(probes) < (config.count or 1):
+    skipped = [*unread, *skipped]
+    if len(probes) < min(count, least):
         raise too_few(len(probes), count, config.data, skipped)
     return probes, skipped
 
@@ -188,7 +230,7 @@ def too_few(found: int, count: int, data: str | None, skipped: Sequence[str]) ->
 
 def _probes_of(
     batch: Sequence[Problem],
-    clean: Sampler | None,
+    clean: Answers | None,
     corrupted: Sampler,
     config: ProbeBuildingConfig,
     start: int,
@@ -197,28 +239,31 @@ def _probes_of(
     usable: list[Problem] = []
     skipped: list[str] = []
     probes: list[Probe] = []
-    samplers = [corrupted] if clean is None else [corrupted, clean]
+    askers: list[Answers] = [corrupted] if clean is None else [corrupted, clean]
     for problem in batch:
         if problem.answer is None and clean is None:
             raise SparksError(
                 f"{problem.place}: no reference answer: give one of {', '.join(ANSWER_KEYS)}, or "
                 f"a clean model"
             )
-        for sampler in samplers:
-            sampler.require_template(problem)
+        for asker in askers:
+            asker.require_template(problem)
         try:
-            for sampler in samplers:
-                sampler.check_prompt(problem.prompt)
+            for asker in askers:
+                asker.check_prompt(problem.prompt)
             usable.append(problem)
         except SparksError as error:
             skipped.append(f"{problem.place}: {error}")
-    prompts = [problem.prompt for problem in usable]
-    before = corrupted.beginnings(prompts, f"{config.seed} corrupted {start}")
     if clean is None:
-        after = [corrupted.cut(problem.answer or "") for problem in usable]
+        usable = [replace(item, answer=corrupted.cut(item.answer or "")) for item in usable]
     else:
-        after = clean.beginnings(prompts, f"{config.seed} clean {start}")
-    for problem, good, bad in zip(usable, after, before, strict=True):
+        usable, unanswered = clean.answered(usable, f"{config.seed} clean {start}")
+        skipped += unanswered
+    asked = [problem.prompt for problem in usable if problem.rejected is None]
+    before = iter(corrupted.beginnings(asked, f"{config.seed} corrupted {start}"))
+    for problem in usable:
+        good, rejected = problem.answer or "", problem.rejected
+        bad = next(before) if rejected is None else corrupted.cut(rejected)
         try:
             corrupted.encoder.pair(problem.prompt, good, bad)
         except SparksError as error:
@@ -235,22 +280,22 @@ def _probes_of(
 class Sampler:
     """A model with its tokenizer, for sampling beginnings.
 
+    Args:
+        name: folder or hub id; only for messages where the model is given.
+        config: how it samples.
+        given: model and tokenizer, where they are in memory already.
+
     Raises:
         SparksError: it cannot be loaded, or weights are missing.
     """
 
-    def __init__(self, name: str, config: ProbeBuildingConfig) -> None:
-        from sparks.models.loading import device_of, load_model, load_tokenizer, split_revision
-
-        device, trust = device_of(config.device), config.trust_remote_code
-        # Half precision is slow on a CPU, and its rounding depends on the machine.
-        dtype = "float32" if device == "cpu" else "auto"
-        place = split_revision(name)
-        self.tokenizer: Any = load_tokenizer(*place, trust_remote_code=trust)
-        self._model = load_model(*place, device=device, dtype=dtype, trust_remote_code=trust)
+    def __init__(
+        self, name: str, config: ProbeBuildingConfig, given: tuple[Any, Any] | None = None
+    ) -> None:
+        self._model, self.tokenizer = _loaded(name, config) if given is None else given
         self._name = name
         self._config = config
-        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = context_of(self._model.config)
         self._settings = generation_settings(
             stop_ids(self._model, self.tokenizer),
             max_new_tokens=config.max_new_tokens,
@@ -300,6 +345,14 @@ class Sampler:
         kept = decode(self.tokenizer, ids[: self._config.max_new_tokens])
         return answer[: len(kept.rstrip("\ufffd"))]
 
+    def answered(self, problems: Sequence[Problem], seed: str) -> tuple[list[Problem], list[str]]:
+        """The problems with what the model writes as their answers."""
+        written = self.beginnings([problem.prompt for problem in problems], seed)
+        return [
+            replace(problem, answer=answer)
+            for problem, answer in zip(problems, written, strict=True)
+        ], []
+
     def beginnings(self, prompts: Sequence[str | list[Message]], seed: str) -> list[str]:
         """What the model writes after each prompt: at most `max_new_tokens` tokens.
 
@@ -310,6 +363,15 @@ class Sampler:
         Raises:
             SparksError: sampling fails (weights that are no numbers, no memory).
         """
+        return list(map(self.text_behind, prompts, self.continued(prompts, seed)))
+
+    def text_behind(self, prompt: str | list[Message], ids: list[int]) -> str:
+        """The text of an answer, with the `<think>` that a prompt opens."""
+        opened = opened_thinking(self.encoder.prompt_text(prompt))
+        return opened + text_after(self.tokenizer, self.encoder.prompt_ids(prompt), ids)
+
+    def continued(self, prompts: Sequence[str | list[Message]], seed: str) -> list[list[int]]:
+        """As `beginnings`, as token ids."""
         rows = [self.encoder.prompt_ids(prompt) for prompt in prompts]
         try:
             found = continuations(self._model, rows, self._settings, seed)
@@ -318,11 +380,7 @@ class Sampler:
                 f"cannot sample from {self._name}: {one_line(error)}; check its weights, or "
                 f"lower batch_size"
             ) from error
-        return [
-            opened_thinking(self.encoder.prompt_text(prompt))
-            + text_after(self.tokenizer, row, answer.ids)
-            for prompt, row, answer in zip(prompts, rows, found, strict=True)
-        ]
+        return [answer.ids for answer in found]
 
     def readings(self, pairs: Sequence[TokenPair]) -> list[Reading]:
         """What the model predicts behind the continuations of each pair.
@@ -358,6 +416,18 @@ class Sampler:
                 f"cannot run {self._name}: {one_line(error)}; lower batch_size"
             ) from error
         return logits[torch.arange(len(rows), device=device), last].float()
+
+
+def _loaded(name: str, config: ProbeBuildingConfig) -> tuple[Any, Any]:
+    """Model and tokenizer."""
+    from sparks.models.loading import device_of, load_model, load_tokenizer, split_revision
+
+    device, trust = device_of(config.device), config.trust_remote_code
+    # Half precision is slow on a CPU, and its rounding depends on the machine.
+    dtype = "float32" if device == "cpu" else "auto"
+    place = split_revision(name)
+    tokenizer = load_tokenizer(*place, trust_remote_code=trust)
+    return load_model(*place, device=device, dtype=dtype, trust_remote_code=trust), tokenizer
 
 
 def _reading(clean: Any, corrupted: Any) -> Reading:

@@ -19,6 +19,7 @@ from typing import Any
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.ground.files import read_jsonl, write_atomically
+from sparks.models.families import context_of
 from sparks.probes.pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]
@@ -125,10 +126,29 @@ class ProbeSet:
         """
         if not isinstance(path, str | os.PathLike):
             raise SparksError(
-                f"probes must be a JSONL file or a ProbeSet, got {type(path).__name__}: make a set "
-                f"of records with ProbeSet.from_records"
+                f"probes must be a JSONL file, a ProbeSet, or a list or data set of records, got "
+                f"{type(path).__name__}"
             )
         return cls._collect(read_jsonl(path, what="probes"))
+
+    @classmethod
+    def of(cls, given: Any) -> ProbeSet:
+        """Probes in any form: a set, a JSONL file, or a list or data set of records or `Probe`s.
+
+        Raises:
+            SparksError: as `load` and `from_records`, or it is none of these.
+        """
+        if isinstance(given, ProbeSet):
+            return given
+        if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+            return cls.load(given)
+        # A data set has every column in every row, with None where a record had none.
+        return cls.from_records(
+            {name: value for name, value in item.items() if value is not None}
+            if isinstance(item, Mapping)
+            else item
+            for item in ([given] if isinstance(given, Mapping) else given)
+        )
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any] | Probe]) -> ProbeSet:
@@ -173,7 +193,7 @@ class ProbeSet:
         return self.tokenize(
             tokenizer,
             max_suffix_tokens=settings.max_suffix_tokens,
-            max_context=getattr(model_config, "max_position_embeddings", None),
+            max_context=context_of(model_config),
         )
 
     def tokenize(

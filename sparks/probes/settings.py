@@ -15,9 +15,9 @@ from sparks.ground.config import (
 )
 from sparks.ground.errors import SparksError
 
-MOST_PROBES = 64
-"""Where no number is asked for: three in four of the heads that moved by 1.2 are found with as many
-(`tests/bench/RECORD.md`)."""
+NUM_PROBES, NUM_CONTROLS = 64, 12
+"""Built where no number is asked for, control probes for a training that was given none: three in
+four of the heads that moved by 1.2 are found with as many (`tests/bench/RECORD.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class ProbeBuildingConfig:
 
     data: str | None = setting(
         None,
-        "problems: a JSONL file, or a data set of the Hugging Face hub, with messages, prompt, "
-        "problem or question, and with completion, solution or answer; needed but for control "
-        "probes alone",
+        "problems: a file (JSONL, JSON, parquet), a saved data set or one of the Hugging Face hub, "
+        "with messages, prompt, problem or question, and with completion, chosen, solution or "
+        "answer (and rejected); needed but for control probes alone",
     )
     model: str = setting(
         MISSING,
@@ -48,7 +48,7 @@ class ProbeBuildingConfig:
     count: int | None = setting(
         None,
         f"probes to build from the data; where not given, as many as it gives, up to "
-        f"{MOST_PROBES}: with 16, hardly any change of a head is found",
+        f"{NUM_PROBES}: with 16, hardly any change of a head is found",
         low=1,
     )
     control: int = setting(

@@ -37,7 +37,7 @@ class NullBand:
     __pydantic_config__ = LIMITS
 
     rule: str
-    """`paper` or `calibrated`."""
+    """`paper` or `growth`."""
     method: NullMethod
     """What differs between the two measurements. `resampled`: the probes, drawn from those of the
     run; `fresh probes`: the probes, drawn from a larger pool; `weight noise`: tiny random numbers

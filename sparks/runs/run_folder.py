@@ -63,6 +63,8 @@ FOLDER = "sparks"
 
 _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
 
+_DEPTH, _MOST_FOLDERS, _MOST_LISTED = 4, 2000, 8
+
 _MOST_LOG, _MOST_NULLS = 2**28, 2**24
 """Bytes."""
 
@@ -108,6 +110,8 @@ class RunStore:
             if (store := cls(folder)).steps():
                 return store
         earlier = [str(attempt) for folder in folders for attempt in attempts(folder)]
+        if below := runs_below(path):
+            raise SparksError(f"{path} is no run, it holds {listed_runs(below)}; give one")
         raise SparksError(
             f"no snapshots in {path} or {Path(path) / FOLDER}: give a folder that "
             f"SparksCallback or `sparks replay` wrote (it holds files named step-*.safetensors)"
@@ -432,6 +436,37 @@ class RunStore:
             raise SparksError(
                 f"{path}: {why(error)}; until then the null is that of the run's own probes"
             ) from error
+
+
+def runs_below(path: str | os.PathLike[str]) -> list[Path]:
+    """Folders below `path` that hold runs, as `RunStore.find` takes them, in order of name.
+
+    Hidden folders and earlier attempts are left out, and all beyond `_DEPTH` folders down or
+    `_MOST_FOLDERS` folders.
+    """
+    found, left = list[Path](), [(Path(path), 0)]
+    for _ in range(_MOST_FOLDERS):
+        if not left:
+            break
+        folder, depth = left.pop()
+        with suppress(OSError, SparksError):
+            if depth and RunStore(folder).steps():
+                found.append(folder.parent if folder.name == FOLDER else folder)
+            elif depth < _DEPTH:
+                inside = (item for item in folder.iterdir() if not item.is_symlink())
+                left += [
+                    (item, depth + 1)
+                    for item in inside
+                    if item.is_dir() and not item.name.startswith((".", "checkpoint-", "attempt"))
+                ]
+    return sorted(found)
+
+
+def listed_runs(runs: Sequence[Path]) -> str:
+    """Runs by name, the first `_MOST_LISTED` of them."""
+    more = f" and {len(runs) - _MOST_LISTED} more" if len(runs) > _MOST_LISTED else ""
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{count}: {', '.join(map(str, runs[:_MOST_LISTED]))}{more}"
 
 
 def refuse_file_of_run(path: str | os.PathLike[str]) -> None:

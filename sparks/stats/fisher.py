@@ -10,7 +10,7 @@ A problem has c of n samples right before and d of n after.
    samples can give. False ones at cut t are at most V(t) = sum_i F_i(t) / (1 - F_i(t0)), and the
    cut is the largest t <= t0 with V(t) <= 5 % x problems called at t; t0 is the largest with
    sum_i F_i / (1 - F_i) <= 5 % x problems: the step-up procedure for discrete tests of Doehler,
-   Durand and Roquain (2018, https://arxiv.org/abs/1706.08250), as in `stats.sign_flips`. Problems
+   Durand and Roquain (2018, https://arxiv.org/abs/1706.08250). Problems
    whose right samples cannot give a p of 5 % take no part.
 3. Newly solved by luck alone: with nothing changed, the t right samples all fall after with chance
    C(2n - t, n) / C(2n, n); their sum over problems is what an unchanged model gives, of newly

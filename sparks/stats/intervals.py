@@ -1,8 +1,8 @@
-"""How sure a number over probes is: intervals for an inclusion and for an importance.
+"""How sure a number over probes or problems is: intervals for proportions and for the rest.
 
 No model passes.
 
-1. Inclusion of a head, the mean of values in [0, 1]: Wilson's score interval (Wilson 1927, JASA
+1. Proportions, means of values in [0, 1]: Wilson's score interval (Wilson 1927, JASA
    22:209) with an effective number of probes (Korn and Graubard 1998, Survey Methodology 24:193):
 
        centre = (p + z^2 / 2n) / (1 + z^2 / n)
@@ -10,9 +10,9 @@ No model passes.
 
    Values of 0 and 1 only: n = probes, z of the normal distribution. Graded values: n = p (1 - p) /
    (s^2 / probes), s^2 = variance over probes, but at least that of half a grade, and z of Student's
-   t with probes - 1 degrees of freedom. Measured on a real model (`tests/bench/calibration.py`),
-   95 % intervals of 8 to 24 probes held the truth in 95 % of cases, percentile bootstraps in 86 to
-   93 %: a bootstrap shrinks to a point where all probes agree, which is where births are called.
+   t with probes - 1 degrees of freedom. On a real model 95 % intervals of
+   8 to 24 probes held the truth in 95 % of cases, percentile bootstraps in 86 to 93 %: a bootstrap
+   shrinks to a point where all probes agree.
 2. Everything else: percentile bootstrap over probes (Efron 1979), the same resamples of probes for
    all heads and checkpoints, so that intervals of one run go together.
 """
@@ -50,7 +50,7 @@ class Interval:
 NO_INTERVAL = Interval(value=math.nan, low=math.nan, high=math.nan)
 
 
-def inclusion_interval(
+def proportion_interval(
     values: Num[np.ndarray, "... probes heads"], settings: int, *, level: float = LEVEL
 ) -> tuple[Float[np.ndarray, "... heads"], Float[np.ndarray, "... heads"]]:
     """Lower and upper end of the mean over probes of `values` / `settings`.
@@ -74,12 +74,12 @@ def inclusion_interval(
 
 
 def is_graded(probes: int, settings: int) -> bool:
-    """The values of an inclusion have grades whose variance over probes can be known."""
+    """Values have grades whose variance over probes can be known."""
     return settings > 1 and probes > 1
 
 
 def quantile(probes: int, settings: int, *, level: float = LEVEL) -> float:
-    """z of `wilson` for the inclusion: of Student's t for graded values, else of the normal."""
+    """z of `wilson`: of Student's t for graded values, else of the normal."""
     upper = 0.5 + level / 2
     if is_graded(probes, settings):
         return student_quantile(upper, probes - 1)

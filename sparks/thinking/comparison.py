@@ -12,8 +12,8 @@ Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758, section 6, Fig. 5.
 
 from __future__ import annotations
 
-import math
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,18 @@ from sparks.thinking.states import (
     ONLY_OFF,
     ONLY_ON,
     STATES,
+    Measured,
     by_paper,
     exchanged_modes,
     judged,
     num_exclusive,
 )
-from sparks.timeline.calibration import HALF
 from sparks.timeline.timeline import RULES, Rule, Timeline
+
+HALF = 0.5
+"""Of the circuits: more of them are most."""
+FEWER_FLIPS = 256
+"""Of the rule, where luck is drawn again and again."""
 
 
 class ThinkComparison:
@@ -54,7 +59,7 @@ class ThinkComparison:
         """Check that the two can be compared.
 
         Args:
-            on: measured with thinking on, by the calibrated rule; its last snapshot counts.
+            on: measured with thinking on; its last snapshot counts.
             off: measured with thinking off.
             record: of the folder.
             seed: of the draws of the nulls.
@@ -62,7 +67,7 @@ class ThinkComparison:
         Raises:
             SparksError: they differ in model, probes or settings.
         """
-        self.on, self.off = on.by("calibrated"), off.by("calibrated")
+        self.on, self.off = on.by("growth"), off.by("growth")
         self.record, self._seed = record, seed
         self._check_alike()
 
@@ -88,8 +93,8 @@ class ThinkComparison:
 
     @cached_property
     def states(self) -> Int8[np.ndarray, "layers heads"]:
-        """Index into `STATES` of every head, by the calibrated rule."""
-        found, _ = judged(*self._levels, self.on.num_settings, self.on.calibration)
+        """Index into `STATES` of every head, by the rule of growth."""
+        found, _ = judged(*self._measured, self.on.growth_config)
         return found.reshape(self._shape)
 
     @cached_property
@@ -97,7 +102,7 @@ class ThinkComparison:
         """The same by the paper's rule."""
         return by_paper(*self._held).reshape(self._shape)
 
-    def exclusive(self, mode: Mode, rule: Rule = "calibrated") -> tuple[Head, ...]:
+    def exclusive(self, mode: Mode, rule: Rule = "growth") -> tuple[Head, ...]:
         """Heads of this mode alone, in order of layer and head.
 
         Raises:
@@ -105,9 +110,9 @@ class ThinkComparison:
         """
         if mode not in MODES or rule not in RULES:
             raise SparksError(
-                f"mode must be on or off and rule calibrated or paper, got {mode!r} and {rule!r}"
+                f"mode must be on or off and rule growth or paper, got {mode!r} and {rule!r}"
             )
-        states = self.states if rule == "calibrated" else self.paper_states
+        states = self.states if rule == "growth" else self.paper_states
         wanted = ONLY_ON if mode == "on" else ONLY_OFF
         return tuple((int(layer), int(head)) for layer, head in np.argwhere(states == wanted))
 
@@ -115,12 +120,12 @@ class ThinkComparison:
         """A row a head, layer by layer.
 
         Columns: head (its name), layer, index; state and paper_state (of `STATES`); on, on_low,
-        on_high, off, off_low, off_high (inclusion under each mode and its 95 % interval);
-        difference (on - off); higher (`on` or `off` where the paired test says so, else empty);
-        on_frequency, off_frequency (share of the probes' circuits, paper's n and tau);
-        on_importance, off_importance (A.6).
+        on_high, off, off_low, off_high (share of all score mass under each mode, in even shares,
+        and its 95 % interval); factor (on / off); higher (`on` or `off` where the
+        paired test says so, else empty); on_frequency, off_frequency (share of the probes'
+        circuits, paper's n and tau); on_importance, off_importance (A.6).
         """
-        _, higher = judged(*self._levels, self.on.num_settings, self.on.calibration)
+        _, higher = judged(*self._measured, self.on.growth_config)
         layers, heads = self._shape
         frame = pd.DataFrame(
             {
@@ -132,10 +137,10 @@ class ThinkComparison:
             }
         )
         for mode, line in (("on", self.on), ("off", self.off)):
-            frame[mode] = line.inclusion[-1].ravel().astype(float)
-            frame[f"{mode}_low"] = line.inclusion_low[-1].ravel().astype(float)
-            frame[f"{mode}_high"] = line.inclusion_high[-1].ravel().astype(float)
-        frame["difference"] = frame["on"] - frame["off"]
+            frame[mode] = line.share[-1].ravel().astype(float)
+            frame[f"{mode}_low"] = line.share_low[-1].ravel().astype(float)
+            frame[f"{mode}_high"] = line.share_high[-1].ravel().astype(float)
+        frame["factor"] = frame["on"] / frame["off"]
         frame["higher"] = [{1: "on", -1: "off", 0: ""}[int(way)] for way in higher]
         for mode, line in (("on", self.on), ("off", self.off)):
             frame[f"{mode}_frequency"] = line.frequency[-1].ravel().astype(float)
@@ -149,26 +154,27 @@ class ThinkComparison:
         are active under the mode); exclusive (of either mode alone), and luck, luck_low, luck_high
         (median and middle 95 % of `exclusive` where each probe's modes are exchanged at random).
         """
-        levels_on, levels_off = self._levels
         held_on, held_off = self._held
-        settings, config = self.on.num_settings, self.on.calibration
+        on, off = self._measured
+        config = replace(self.on.growth_config, flips=FEWER_FLIPS)
 
-        def calibrated(mask: Bool[np.ndarray, " probes"]) -> int:
-            return num_exclusive(
-                judged(*exchanged_modes(levels_on, levels_off, mask), settings, config)[0]
-            )
+        def by_growth(mask: Bool[np.ndarray, " probes"]) -> int:
+            totals = exchanged_modes(on.totals, off.totals, mask)
+            loss = exchanged_modes(on.loss, off.loss, mask)
+            one, two = map(Measured, totals, loss)
+            return num_exclusive(judged(one, two, config)[0])
 
         def paper(mask: Bool[np.ndarray, " probes"]) -> int:
             return num_exclusive(by_paper(*exchanged_modes(held_on, held_off, mask)))
 
         rows = []
         by_rule: dict[Rule, tuple[Any, Any]] = {
-            "calibrated": (self.states, calibrated),
+            "growth": (self.states, by_growth),
             "paper": (self.paper_states, paper),
         }
         for rule, (states, count) in by_rule.items():
             numbers = np.bincount(states.ravel(), minlength=len(STATES)).tolist()
-            luck = exchanged(count, len(levels_on), draws=DRAWS, seed=self._seed)
+            luck = exchanged(count, len(held_on), draws=DRAWS, seed=self._seed)
             row: dict[str, object] = {"rule": rule}
             row |= {
                 name.replace(" ", "_"): number for name, number in zip(STATES, numbers, strict=True)
@@ -194,7 +200,7 @@ class ThinkComparison:
         kinds = [
             ("heads", "each", self._held, 0.0),
             ("edges", "each", edges, 0.0),
-            ("heads", "majority", self._levels, HALF * self.on.num_settings),
+            ("heads", "majority", self._levels, HALF * self.on.snapshots.settings),
             ("edges", "majority", edges, HALF),
             ("heads", "any", self._held, 0.0),
             ("edges", "any", edges, 0.0),
@@ -214,7 +220,7 @@ class ThinkComparison:
     @property
     def fewest_probes(self) -> int:
         """Probes below which no head can be called exclusive."""
-        return math.ceil(-math.log2(self.on.calibration.fdr / 2))
+        return self.on.growth_config.fewest_probes
 
     # -- arrays ------------------------------------------------------------------------------
 
@@ -224,7 +230,23 @@ class ThinkComparison:
 
     @property
     def _levels(self) -> tuple[Num[np.ndarray, "probes all"], Num[np.ndarray, "probes all"]]:
-        on, off = (line.levels[-1].reshape(line.num_probes, -1) for line in (self.on, self.off))
+        on, off = (
+            line.snapshots[-1].levels[0][chosen].reshape(len(chosen), -1)
+            for line, chosen in zip((self.on, self.off), self._chosen, strict=True)
+        )
+        return on, off
+
+    @cached_property
+    def _measured(self) -> tuple[Measured, Measured]:
+        on, off = (
+            Measured(
+                snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()],
+                snapshot.loss_corrupted[chosen],
+            )
+            for snapshot, chosen in zip(
+                (line.snapshots[-1] for line in (self.on, self.off)), self._chosen, strict=True
+            )
+        )
         return on, off
 
     @cached_property

@@ -106,7 +106,7 @@ class EvaluationHistory:
 
     @classmethod
     def from_run(
-        cls, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "calibrated"
+        cls, path: str | os.PathLike[str], *, group: str | None = None, rule: Rule = "growth"
     ) -> EvaluationHistory:
         """The evaluations of a run folder, or of a trainer's output folder that holds one.
 

@@ -36,8 +36,7 @@ from jaxtyping import Bool
 
 from sparks.ground.errors import SparksError
 from sparks.timeline.nulls import null_of
-from sparks.timeline.paper_rule import paper_counts
-from sparks.timeline.regimes import Regime, circuit_means
+from sparks.timeline.regimes.regime import Regime, circuit_means
 from sparks.timeline.timeline import Rule, Timeline
 
 When = Literal["end", "ever"]
@@ -101,7 +100,7 @@ class Comparison:
         """A row a run.
 
         Columns: run; rule; checkpoints; first_step; last_step; base (heads active at the first
-        checkpoint); active (heads, at the last), undecided, likely (as in `Timeline.counts`, at the
+        checkpoint); active (heads, at the last), undecided (as in `Timeline.counts`, at the
         last); born (heads that ever emerged); kept (those of them active at the last checkpoint);
         kept_share (kept / born, NaN without births); pruned and revived (times that an emergent
         head fell silent, came back); retained (base heads active at the last checkpoint);
@@ -111,8 +110,8 @@ class Comparison:
         control probes too; NaN without any); regime (`accumulates`, `searches`, `undecided`),
         survival, survival_low, survival_high (share of births that survive to the regime's
         horizon), half_life (steps; NaN where not reached); edges_turnover, edges_stability (means
-        over checkpoints, `timeline.turnover`); reward_first, reward_last, loss_first, loss_last
-        (first and last logged number; NaN if there is none).
+        over checkpoints, `timeline.regimes.turnover`); reward_first, reward_last, loss_first,
+        loss_last (first and last logged number; NaN if there is none).
         """
         rows = zip(self.names, self.timelines, self.regimes, strict=True)
         return pd.DataFrame([_row(*row) for row in rows]).astype({"run": object})
@@ -341,7 +340,6 @@ def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
         "base": base,
         "active": int(last["active"]),
         "undecided": int(last["undecided"]),
-        "likely": int(last["likely"]),
         "born": born,
         "kept": kept,
         "kept_share": kept / born if born else math.nan,
@@ -365,7 +363,7 @@ def _row(name: str, timeline: Timeline, regime: Regime) -> Mapping[str, object]:
 
 def _beside(timeline: Timeline) -> Mapping[str, object]:
     """What the paper's rule, an unchanged model and the control probes give."""
-    paper, band = paper_counts(timeline), null_of(timeline)
+    paper, band = timeline.paper_counts(), null_of(timeline)
     specific = int((timeline.specificity() == "specific").sum())
     return {
         "paper_active": int(paper["active"].iloc[-1]),
@@ -378,7 +376,7 @@ def _beside(timeline: Timeline) -> Mapping[str, object]:
 
 def _probes_text(timeline: Timeline) -> str:
     group = "" if timeline.group is None else f" (group {timeline.group!r})"
-    return f"{timeline.num_probes}{group} of hash {timeline.metas[0].probes_hash!r}"
+    return f"{timeline.num_probes}{group} of hash {timeline.metas[0].probes_hash[:12]!r}"
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -31,6 +31,11 @@ class Table:
             column[self._count] = value
         self._count += 1
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(self._columns)
+
     def column(self, name: str, count: int | None = None) -> np.ndarray:
         """The first `count` rows of a column, read-only; None for all of them."""
         view = self._columns[name][: self._count if count is None else count]

@@ -27,12 +27,12 @@ from jaxtyping import Int
 from sparks.attribution.snapshot import Snapshot
 from sparks.probes.probes import CONTROL_GROUP, members
 from sparks.runs.run_folder import RunContents, RunStore
-from sparks.timeline.calibration import CalibrationConfig, too_little
 from sparks.timeline.growing import Table
-from sparks.timeline.growth import Growth, GrowthConfig, GrowthRule
+from sparks.timeline.growth.rule import Growth, GrowthRule
+from sparks.timeline.growth.settings import GrowthConfig, too_little
 from sparks.timeline.input import Outline, check_comparable
 from sparks.timeline.numbers import CIRCUIT_COLUMNS, checkpoint, circuit_heads
-from sparks.timeline.states import CalibratedStates, PaperStates, States, StateTable
+from sparks.timeline.states import GrowthStates, PaperStates, States
 
 Load = Callable[[int], Snapshot]
 """The snapshot of a step, from its file."""
@@ -215,19 +215,22 @@ class History(Sequence[Snapshot]):
         return self._core.settings
 
     def states(
-        self, rule: str, group: str | None, calibration: CalibrationConfig
+        self, rule: str, group: str | None, config: GrowthConfig
     ) -> tuple[States, Callable[[str], np.ndarray]]:
-        """Of the probes of a group under a rule, and columns of `StateTable` by name."""
-        table = self._core.states(rule, group, calibration, self._count)
+        """Of the probes of a group under a rule, and columns of `StateTable` by name.
+
+        `config` is of the rule of growth; the paper's has no settings.
+        """
+        table = self._core.states(rule, group, config, self._count)
         return table.states(self._count), lambda name: table.column(name, self._count)
 
     def growth(self, group: str | None, config: GrowthConfig) -> Growth:
         """Of every head, layer by layer, on the probes of a group."""
         return self._core.growth(group, config, self._count).result(self._count)
 
-    def circuits(self, group: str | None, calibration: CalibrationConfig) -> dict[str, np.ndarray]:
+    def circuits(self, group: str | None, config: GrowthConfig) -> dict[str, np.ndarray]:
         """Columns of `timeline_numbers.circuit_heads` of the probes of a group."""
-        table = self._core.circuits(group, calibration, self._count)
+        table = self._core.circuits(group, config, self._count)
         return {name: table.column(name, self._count) for name in CIRCUIT_COLUMNS}
 
     def follow(self, follower: Follower) -> list[Any]:
@@ -251,7 +254,7 @@ class _Core:
         self.settings = 1
         self.kept: dict[int, Snapshot] = {}
         self._measured: dict[str | None, Table] = {}
-        self._states: dict[Any, StateTable] = {}
+        self._states: dict[Any, GrowthStates | PaperStates] = {}
         self._growth: dict[Any, GrowthRule] = {}
         self._circuits: dict[Any, Table] = {}
         self._followed: dict[Hashable, tuple[Follower, list[Any]]] = {}
@@ -337,21 +340,22 @@ class _Core:
         return table
 
     def states(
-        self, rule: str, group: str | None, calibration: CalibrationConfig, count: int
-    ) -> StateTable:
+        self, rule: str, group: str | None, config: GrowthConfig, count: int
+    ) -> GrowthStates | PaperStates:
         """At least `count` rows."""
-        measured, key = self.measured(group, count), (rule, group, calibration)
-        if key not in self._states:
-            self._states[key] = (
-                CalibratedStates(self.settings, calibration, max(self.room, count))
-                if rule == "calibrated"
-                else PaperStates(max(self.room, count))
-            )
-        table = self._states[key]
-        levels, frequency = measured.column("levels"), measured.column("frequency")
-        little = too_little(measured.column("loss"), calibration)
-        for row in range(len(table), count):
-            table.add(levels[row], frequency[row] > 0, little=bool(little[row]))
+        room, shape = max(self.room, count), self.outlines[0].graph.head_sources.shape
+        if rule == "paper":
+            held = self.measured(group, count).column("frequency")
+            paper = self._states.setdefault((rule, group), PaperStates(room))
+            assert isinstance(paper, PaperStates)
+            for row in range(len(paper), count):
+                paper.add(held[row] > 0)
+            return paper
+        growth = self.growth(group, config, count)
+        table = self._states.setdefault((rule, group, config), GrowthStates(growth, shape, room))
+        assert isinstance(table, GrowthStates)
+        for _ in range(len(table), count):
+            table.add()
         return table
 
     def growth(self, group: str | None, config: GrowthConfig, count: int) -> GrowthRule:
@@ -359,17 +363,18 @@ class _Core:
         measured, key = self.measured(group, count), (group, config)
         totals, losses = measured.column("head_totals"), measured.column("losses")
         if key not in self._growth:
-            self._growth[key] = GrowthRule(totals[0], losses[0], config)
+            room = max(self.room, count)
+            self._growth[key] = GrowthRule(totals[0], losses[0], config, room=room)
         rule = self._growth[key]
         for row in range(len(rule), count):
             rule.add(totals[row], losses[row])
         return rule
 
-    def circuits(self, group: str | None, calibration: CalibrationConfig, count: int) -> Table:
+    def circuits(self, group: str | None, config: GrowthConfig, count: int) -> Table:
         """At least `count` rows."""
-        measured, key = self.measured(group, count), (group, calibration)
+        measured, key = self.measured(group, count), (group, config.least_loss)
         table = self._circuits.setdefault(key, Table(max(self.room, count)))
-        sizes, little = measured.column("sizes"), too_little(measured.column("loss"), calibration)
+        sizes, little = measured.column("sizes"), too_little(measured.column("loss"), config)
         for row in range(len(table), count):
             no = bool(little[row] or little[0])
             table.add(**circuit_heads(sizes[row], sizes[0], self.settings, little=no))

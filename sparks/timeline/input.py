@@ -17,7 +17,7 @@ from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.probes.probes import members
-from sparks.timeline.calibration import CalibrationConfig
+from sparks.timeline.growth.settings import GrowthConfig
 
 _LARGEST_STEP = 2**53
 COARSE_GAP = 0.2
@@ -165,48 +165,24 @@ def floor_caveat(little: str, rule: str) -> str:
     """What too little L means under a rule, and the way out; `little` is of `little_in_words`."""
     meaning = (
         "no head has a state there, and nothing is compared with it"
-        if rule == "calibrated"
+        if rule == "growth"
         else "the paper's rule counts heads there all the same, and no verdict rests on them"
     )
     return (
         f"{little}, so that there is nothing to attribute: {meaning}; take probes whose two "
-        "beginnings the model tells apart, or a floor of your own (CalibrationConfig.floor)"
+        "beginnings the model tells apart, or a floor of your own (GrowthConfig.least_loss)"
     )
 
 
-def doubts(
-    steps: Sequence[int], probes: int, settings: int, calibration: CalibrationConfig
-) -> list[str]:
-    """What the calibrated rule cannot decide, a line each.
-
-    Args:
-        steps: of the checkpoints.
-        probes: that are counted.
-        settings: circuit settings of the snapshots.
-        calibration: of the rule.
-    """
-    lines = []
-    if settings == 1:
-        lines.append(
-            "these snapshots hold no grid of circuit settings: inclusion is membership under one "
-            "setting, whose absolute n and tau follow the size of the model and of L; measure "
-            "again with `sparks replay` for the consensus"
-        )
-    fewest = calibration.fewest_probes()
-    last = calibration.fewest_probes(max(1, len(steps) - 1))
-    if probes < fewest:
-        lines.append(
-            f"{probes} probes cannot settle a birth or a pruning, none is called: at least "
-            f"{fewest} are needed, 16 are better (`--rule paper` shows the paper's rule)"
-        )
-    elif probes < last:
-        times = range(1, len(steps))
-        late = next(time for time in times if calibration.fewest_probes(time) > probes)
-        lines.append(
-            f"from step {steps[late]} on {probes} probes cannot settle a birth or a pruning: "
-            f"{last} are needed for {len(steps)} checkpoints"
-        )
-    return lines
+def doubts(probes: int, config: GrowthConfig) -> list[str]:
+    """What the rule of growth cannot decide with so few probes, a line each."""
+    fewest = config.fewest_probes
+    if probes >= fewest:
+        return []
+    return [
+        f"{probes} probes cannot settle a change, none is called: at least {fewest} are needed, "
+        "64 are better (`--rule paper` shows the paper's rule)"
+    ]
 
 
 def rows_of_snapshots(metas: Sequence[SnapshotMeta]) -> list[dict[str, Any]]:
@@ -257,7 +233,7 @@ def _refuse_mixed(what: str, ordered: Sequence[Outline], values: Sequence[str]) 
 
 
 def _probes_text(snapshot: Outline) -> str:
-    return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash!r}"
+    return f"{snapshot.num_probes} of hash {snapshot.meta.probes_hash[:12]!r}"
 
 
 def _name(text: object) -> str:

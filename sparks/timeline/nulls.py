@@ -14,10 +14,10 @@ The two measurements compared have no training between them, so what differs is 
    fresh probes 9-55, 8-43, 7-34 (26, 21, 18): a little wide. They held 91, 96 and 96 % of what
    fresh probes gave; at most 2 % lay above. Under a sparser setting, where few probes have most of
    the heads, 22 % did at n = 8 and 10 % at n = 16: `fresh probes` assumes nothing.
-   Calibrated rule: two draws of n probes with replacement, judged as two checkpoints. Its tests
-   need n probes, and compare probe with probe: draws of one set are exchangeable.
+   Rule of growth: two draws of n probes with replacement, judged as two checkpoints, with fewer
+   flips. Its tests need n probes, and compare probe with probe: draws of one set are exchangeable.
    Active heads: as measured +- (difference of two halves) / sqrt 2, which has the variance of the
-   difference of two measurements of n probes (McCarthy 1969, half-samples); calibrated: +- the
+   difference of two measurements of n probes (McCarthy 1969, half-samples); growth: +- the
    difference of the two draws.
 2. `fresh probes` (a pool measured by `training.null`): disjoint sets of n from the pool and the
    run's own probes. No assumption but that the pool was made as the run's probes were.
@@ -34,17 +34,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num
 
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.errors import SparksError
 from sparks.runs.null_band import NullBand, NullMethod
-from sparks.timeline.calibration import CalibrationConfig, decide
+from sparks.timeline.growth.rule import growth
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.input import probes_of_group
 from sparks.timeline.timeline import Timeline
 
@@ -63,6 +64,9 @@ __all__ = [
 ]
 
 DRAWS = 200
+GROWTH_DRAWS = 20
+"""Of the rule of growth, where every timeline draws them: a draw takes longer there."""
+_FLIPS = 256
 FEWEST = 4
 """Probes that can be split into quarters."""
 _cache: WeakKeyDictionary[Snapshot, dict[Any, NullBand]] = WeakKeyDictionary()
@@ -95,8 +99,8 @@ def sentence(timeline: Timeline, band: NullBand | None) -> str:
     if band is None:
         return f"{timeline.num_probes} probes are too few for a null: {FEWEST} are needed"
     given = f"{_NULL_NAMES[band.method]} {_span(band.births_low, band.births_high)}"
-    fewest = timeline.calibration.fewest_probes()
-    if timeline.rule == "calibrated" and band.method != "seeds" and timeline.num_probes < fewest:
+    fewest = timeline.growth_config.fewest_probes
+    if timeline.rule == "growth" and band.method != "seeds" and timeline.num_probes < fewest:
         return (
             f"{timeline.num_probes} probes cannot settle a birth {by} ({fewest} are needed), on "
             f"this model or on an unchanged one"
@@ -116,7 +120,7 @@ def exceeds(timeline: Timeline, band: NullBand) -> bool:
     return _emergent(timeline) > band.births_high
 
 
-_RULE_NAMES = {"paper": "paper's rule", "calibrated": "calibrated rule"}
+_RULE_NAMES = {"paper": "paper's rule", "growth": "rule of growth"}
 _NULL_NAMES: dict[NullMethod, str] = {
     "resampled": "an unchanged model measured with other probes gives",
     "fresh probes": "an unchanged model measured with fresh probes gives",
@@ -141,7 +145,7 @@ def _span(low: float, high: float) -> str:
 def _belongs(band: NullBand, timeline: Timeline) -> bool:
     """The band was found of this run, these probes and this rule."""
     meta = timeline.metas[-1 if band.method == "seeds" else 0]
-    as_found = timeline.group is None and timeline.calibration == CalibrationConfig()
+    as_found = timeline.group is None and timeline.growth_config == GrowthConfig()
     here = {"rule": timeline.rule, "probes": timeline.num_probes} | _base(meta)
     return as_found and all(getattr(band, name) == value for name, value in here.items())
 
@@ -155,18 +159,19 @@ def merged(old: Sequence[NullBand], new: Sequence[NullBand]) -> tuple[NullBand, 
 # -- methods ---------------------------------------------------------------------------------
 
 
-def resampled(timeline: Timeline, *, draws: int = DRAWS, seed: int = 0) -> NullBand | None:
+def resampled(timeline: Timeline, *, draws: int | None = None, seed: int = 0) -> NullBand | None:
     """From the run's own first snapshot; None with fewer than 4 probes, or too little L there.
 
     Args:
         timeline: the rule and the probes are its own.
-        draws: random splits.
+        draws: random splits; None takes `DRAWS`, of the rule of growth `GROWTH_DRAWS`.
         seed: of the draws.
     """
+    draws = draws or (DRAWS if timeline.rule == "paper" else GROWTH_DRAWS)
     if timeline.num_probes < FEWEST or timeline.too_little[0]:
         return None
     known = _cache.setdefault(timeline.snapshots[0], {})
-    key = (timeline.rule, timeline.group, timeline.calibration, draws, seed)
+    key = (timeline.rule, timeline.group, timeline.growth_config, draws, seed)
     if key not in known:
         known[key] = _resampled(timeline, draws, np.random.default_rng(seed))
     return known[key]
@@ -222,8 +227,8 @@ def fresh(
     refuse_too_little(timeline)
     base = base or timeline.snapshots[0]
     check_like(base, pool, "the pool")
-    n, both = timeline.num_probes, (base, pool)
-    parts = [_Probes.of(base, timeline.group, both), _Probes.of(pool, None, both)]
+    n = timeline.num_probes
+    parts = [_Probes.of(base, timeline.group), _Probes.of(pool, None)]
     every = _Probes.joined(parts)
     if len(parts[1]) < n:
         raise SparksError(
@@ -358,31 +363,26 @@ class _Probes:
     """What the rules read of probes."""
 
     active: Bool[np.ndarray, "probes layers heads"]
-    levels: UInt8[np.ndarray, "probes layers heads"]
-    settings: int
+    totals: Float[np.ndarray, "probes all"]
+    loss: Float[np.ndarray, " probes"]
 
     def __len__(self) -> int:
         return len(self.active)
 
     @classmethod
-    def of(cls, snapshot: Snapshot, group: str | None, beside: Sequence[Snapshot] = ()) -> _Probes:
-        """Of the counted probes; without the grid where a snapshot beside has none or another."""
+    def of(cls, snapshot: Snapshot, group: str | None) -> _Probes:
+        """Of the counted probes."""
         chosen = probes_of_group(snapshot.probe_groups, group)
-        active = snapshot.active[chosen]
-        levels, settings = snapshot.levels
-        if any(other.grid != snapshot.grid for other in beside):
-            return cls(active, active.astype(np.uint8), 1)
-        return cls(active, levels[chosen], settings)
+        totals = snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()]
+        return cls(snapshot.active[chosen], totals, snapshot.loss_corrupted[chosen])
 
     @classmethod
     def joined(cls, parts: Sequence[_Probes]) -> _Probes:
-        active, levels = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("active", "levels")
-        )
-        return cls(active, levels, parts[0].settings)
+        names = ("active", "totals", "loss")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def take(self, indices: Int[np.ndarray, " chosen"]) -> _Probes:
-        return _Probes(self.active[indices], self.levels[indices], self.settings)
+        return _Probes(self.active[indices], self.totals[indices], self.loss[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,13 +408,17 @@ def _judge(timeline: Timeline) -> _Judge:
     """How the timeline's rule judges a pair."""
     if timeline.rule == "paper":
         return _by_paper
-    config = timeline.calibration
+    config = replace(timeline.growth_config, flips=min(timeline.growth_config.flips, _FLIPS))
 
-    def by_calibration(before: _Probes, after: _Probes) -> list[int]:
-        found = decide(np.stack([before.levels, after.levels]), before.settings, config)
-        return [*(found.state == 1).sum(axis=(1, 2)).tolist(), *_signs(found.change)]
+    def by_growth(before: _Probes, after: _Probes) -> list[int]:
+        totals, loss = (
+            np.stack([getattr(probes, name) for probes in (before, after)])
+            for name in ("totals", "loss")
+        )
+        found = growth(totals, loss, config)
+        return [*(found.share > 1).sum(axis=1).tolist(), *_signs(found.change[1])]
 
-    return by_calibration
+    return by_growth
 
 
 def _by_paper(before: _Probes, after: _Probes) -> list[int]:
@@ -422,7 +426,7 @@ def _by_paper(before: _Probes, after: _Probes) -> list[int]:
     return [int(first.sum()), int(second.sum()), *_signs(np.subtract(second, first, dtype=np.int8))]
 
 
-def _signs(turned: Int[np.ndarray, "*any layers heads"]) -> list[int]:
+def _signs(turned: Int[np.ndarray, "*all"]) -> list[int]:
     return [int((turned > 0).sum()), int((turned < 0).sum())]
 
 
@@ -440,9 +444,7 @@ def _of_pairs(timeline: Timeline, pairs: Sequence[tuple[Snapshot, Snapshot]]) ->
     if not pairs:
         raise SparksError("a null must be of at least one measurement, got none")
     judge, group = _judge(timeline), timeline.group
-    return _counts(
-        [judge(*(_Probes.of(snapshot, group, pair) for snapshot in pair)) for pair in pairs]
-    )
+    return _counts([judge(*(_Probes.of(snapshot, group) for snapshot in pair)) for pair in pairs])
 
 
 def _splits(

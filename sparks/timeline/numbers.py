@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int
 
 from sparks.attribution.snapshot import Snapshot
-from sparks.stats.intervals import inclusion_interval, mean_interval, share_interval
-from sparks.timeline.calibration import HALF
+from sparks.stats.intervals import mean_interval, share_interval
 
 EPSILON = 1e-6
 """Of the paper's A.6."""
@@ -38,29 +37,25 @@ def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[
         graded: count the circuit settings of the grid; else whether the circuit holds the head.
 
     Returns:
-        levels (uint8, probes x layers x heads), frequency, importance and inclusion (float32,
-        layers x heads), node_totals (sources), head_totals (float32, probes x all heads: sum of
-        |score| over all edges that leave a head), losses (float32, L of a probe), sizes (sum of the
-        levels of a probe), likely (heads whose inclusion is at least one half), grid_half and
-        grid_any (a setting: heads in at least half of the probes' circuits, in any), is_finite (all
-        scores), loss and gap (medians, NaN where a probe has none), and those of `PER_CHECKPOINT`.
+        frequency and importance (float32, layers x heads), node_totals (sources), head_totals
+        (float32, probes x all heads: sum of |score| over all edges that leave a head), losses
+        (float32, L of a probe), sizes (of a probe: heads that circuits hold, summed over settings),
+        grid_half and grid_any (a setting: heads in at least half of the probes' circuits, in any),
+        is_finite (all scores), loss and gap (medians, NaN where a probe has none), and those of
+        `PER_CHECKPOINT`.
     """
-    levels, settings = snapshot.levels if graded else (snapshot.active.astype(np.uint8), 1)
-    levels, scores = levels[chosen], snapshot.importance[chosen]
-    inclusion = (levels.mean(axis=0, dtype=np.float64) / settings).astype(np.float32)
+    levels = snapshot.levels[0] if graded else snapshot.active
+    scores = snapshot.importance[chosen]
     gap, loss = snapshot.completeness_gap[chosen], snapshot.loss_corrupted[chosen]
     loss = loss.astype(np.float64)
     gaps, points = _numbers(gap), np.asarray(snapshot.points)[chosen]
     return {
-        "levels": levels,
         "frequency": snapshot.active[chosen].mean(axis=0).astype(np.float32),
         "importance": shares(scores.sum(axis=0, dtype=np.float64)[None])[0].astype(np.float32),
-        "inclusion": inclusion,
-        "likely": (inclusion >= HALF).sum(),
         "node_totals": snapshot.node_totals[chosen].sum(axis=0, dtype=np.float64),
         "head_totals": snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()],
         "losses": snapshot.loss_corrupted[chosen],
-        "sizes": levels.sum(axis=(1, 2), dtype=np.int64),
+        "sizes": levels[chosen].sum(axis=(1, 2), dtype=np.int64),
         **_of_settings(snapshot, chosen, graded),
         "is_finite": np.isfinite(scores).all(),
         "loss": np.median(loss),
@@ -102,14 +97,6 @@ def shares(values: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "c
 def effect_of(share: Float[np.ndarray, "checkpoints ..."]) -> Float[np.ndarray, "checkpoints ..."]:
     """A.6, against the first checkpoint."""
     return (share - share[:1]) / (share + share[:1] + EPSILON)
-
-
-def interval_of_levels(
-    levels: UInt8[np.ndarray, "probes layers heads"], settings: int
-) -> list[Float[np.ndarray, "layers heads"]]:
-    """Lower and upper end of each head's inclusion."""
-    ends = inclusion_interval(levels.reshape(len(levels), -1), settings)
-    return [end.reshape(levels.shape[1:]) for end in ends]
 
 
 def importance_interval(

@@ -1,12 +1,15 @@
-"""What each head is at each checkpoint, by the paper's rule or by the calibrated one.
+"""What each head is at each checkpoint, by the rule of growth or by the paper's.
 
 Both give the same record, so that everything that shows a timeline reads either.
 
+Growth (`timeline.growth.rule`): active = in, as its births and prunings say; undecided = not active
+as far as is settled, but the interval of its share does not say out; base = active at the first
+checkpoint; emergent = active and born. Where L is too little every head is undecided. Where the
+first checkpoint has too little, heads that are in at the first with enough are neither base nor
+born: they are *undated*, and their changes are named like those of base heads.
 Paper ("Thinking Sparks!", https://arxiv.org/abs/2509.25758, "Heads over time"): active = in the
 circuit of at least one probe; base = active at the first checkpoint; emergent at t = active at t
-and not base; no state is undecided. Calibrated: `timeline.calibration`; emergent = active and born.
-A head that is undecided at the first checkpoint and active later, without a rise beyond luck, is
-neither base nor born: it is *undated*, and its changes are named like those of base heads.
+and not base; no state is undecided.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
-from sparks.timeline.calibration import CalibrationConfig, Judge
 from sparks.timeline.growing import Table
+from sparks.timeline.growth.rule import GrowthRule
 
 EventKind = Literal["born", "revived", "pruned", "returned", "silenced"]
 EVENT_KINDS: tuple[EventKind, ...] = ("born", "revived", "pruned", "returned", "silenced")
@@ -43,10 +46,10 @@ class Event:
     """At `step`."""
     importance: float
     """At `step`: 0 where the head fell silent."""
-    inclusion: float
-    """At `step`."""
-    inclusion_low: float
-    inclusion_high: float
+    share: float
+    """Of all score mass at `step`, in even shares."""
+    share_low: float
+    share_high: float
 
     @property
     def name(self) -> str:
@@ -62,7 +65,8 @@ class States:
     undecided: Bool[np.ndarray, "checkpoints layers heads"]
     base: Bool[np.ndarray, "layers heads"]
     undated: Bool[np.ndarray, "layers heads"]
-    """Active by now, but undecided at the first checkpoint: neither base nor born."""
+    """Active as soon as one could tell, at a later checkpoint than the first: neither base nor
+    born."""
     emergent: Bool[np.ndarray, "checkpoints layers heads"]
     retained: Bool[np.ndarray, "checkpoints layers heads"]
     cohort: Int[np.ndarray, "layers heads"]
@@ -90,22 +94,6 @@ class StateTable(ABC):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @abstractmethod
-    def add(
-        self,
-        levels: UInt8[np.ndarray, "probes layers heads"],
-        held: Bool[np.ndarray, "layers heads"],
-        *,
-        little: bool = False,
-    ) -> None:
-        """The next checkpoint.
-
-        Args:
-            levels: in how many circuit settings the probe's circuit holds the head.
-            held: the head is in the circuit of at least one probe.
-            little: L is below the floor.
-        """
 
     def column(self, name: str, count: int) -> np.ndarray:
         """Of the first `count` checkpoints.
@@ -168,14 +156,12 @@ class PaperStates(StateTable):
 
     _before: Bool[np.ndarray, "layers heads"]
 
-    def add(
-        self,
-        levels: UInt8[np.ndarray, "probes layers heads"],
-        held: Bool[np.ndarray, "layers heads"],
-        *,
-        little: bool = False,
-    ) -> None:
-        """As `StateTable.add`; heads are counted however little L is."""
+    def add(self, held: Bool[np.ndarray, "layers heads"]) -> None:
+        """The next checkpoint, however little L is.
+
+        Args:
+            held: the head is in the circuit of at least one probe.
+        """
         base, before = (held, held) if self._base is None else (self._base, self._before)
         self._before = held
         self._keep(held, held.astype(np.int8) - before, base)
@@ -187,38 +173,32 @@ class PaperStates(StateTable):
         return np.broadcast_to(np.arange(count)[:, None, None], (count, *self._cohort.shape))
 
 
-class CalibratedStates(StateTable):
-    """By the calibrated rule.
+class GrowthStates(StateTable):
+    """By the rule of growth.
 
     Args:
-        settings: circuit settings that a level counts.
-        calibration: of the rule.
+        rule: of the run, as far as it has come; it is read, not changed.
+        shape: layers and heads of a layer.
         room: checkpoints that are expected.
     """
 
-    def __init__(self, settings: int, calibration: CalibrationConfig, room: int = 0) -> None:
+    def __init__(self, rule: GrowthRule, shape: tuple[int, int], room: int = 0) -> None:
         super().__init__(room)
-        self._judge = Judge(settings, calibration)
+        self._rule, self._shape = rule, shape
+        self._old = np.zeros(shape, dtype=bool)
 
-    def add(
-        self,
-        levels: UInt8[np.ndarray, "probes layers heads"],
-        held: Bool[np.ndarray, "layers heads"],
-        *,
-        little: bool = False,
-    ) -> None:
-        """As `StateTable.add`; `low` and `high` are the ends of the inclusion's interval."""
-        judged = self._judge.judge(levels.reshape(len(levels), -1), little=little)
-        rows = {name: getattr(judged, name).reshape(held.shape) for name in judged._fields}
-        self._keep(
-            rows["state"] == 1,
-            rows["change"],
-            self._judge.old.reshape(held.shape),
-            undecided=rows["state"] == 0,
-            onset=rows["onset"],
-            low=rows["low"].astype(np.float32),
-            high=rows["high"].astype(np.float32),
+    def add(self) -> None:
+        """The next checkpoint of the rule."""
+        at = len(self)
+        said = self._rule.row(at)
+        inside, change, high, onset = (
+            said[name].reshape(self._shape) for name in ("inside", "change", "share_high", "onset")
         )
+        if at == self._rule.base:
+            self._old = inside
+        active = inside & said["enough_loss"]
+        undecided = ~active & ((high > 1) | ~said["enough_loss"])
+        self._keep(active, change, self._old, undecided=undecided, onset=onset)
 
     def _undecided(self, count: int) -> Bool[np.ndarray, "count layers heads"]:
         return self.column("undecided", count)

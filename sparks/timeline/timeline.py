@@ -2,12 +2,12 @@
 
 "Thinking Sparks!" (https://arxiv.org/abs/2509.25758). Definitions, and our names:
 
-1. Active head at a checkpoint: by the calibrated rule (`timeline.calibration`, the default) in more
-   than half of the circuits beyond doubt; by the paper's rule in the circuit of at least one probe
-   = `active`. Activation frequency: the share of the probes' circuits that hold it = `frequency`;
-   the same over the grid of circuit settings = `inclusion`.               ("Heads over time")
+1. Active head at a checkpoint: by the rule of growth (`timeline.growth.rule`, the default) it has
+   more than an even share of all score mass, as settled beyond luck since the base; by the paper's
+   rule it is in the circuit of at least one probe = `active`. Activation frequency: the share of
+   the probes' circuits that hold it = `frequency`.                        ("Heads over time")
 2. Base heads: active before post-training, here at the first checkpoint = `base`. Emergent at t:
-   active at t and not base (calibrated: and born) = `emergent`. Retained: active at t and base =
+   active at t and not base (growth: and born) = `emergent`. Retained: active at t and base =
    `retained`.
 3. Cohort of a head: the checkpoint at which it first emerged = `cohort`.                  (Fig. 2A)
 4. Importance: I~(l, h) = sum over probes and kept edges that leave the head of |score|;
@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.errors import SparksError
@@ -42,9 +42,9 @@ from sparks.probes.probes import CONTROL_GROUP
 from sparks.runs.evaluations import StepEvaluation
 from sparks.runs.null_band import NullBand
 from sparks.runs.run_folder import RunStore
-from sparks.timeline.calibration import CalibrationConfig, too_little
-from sparks.timeline.growth import Growth, GrowthConfig
-from sparks.timeline.growth_tables import growth_frame
+from sparks.timeline.growth.rule import Growth
+from sparks.timeline.growth.settings import GrowthConfig, too_little
+from sparks.timeline.growth.tables import GrowthCounts, growth_frame
 from sparks.timeline.history import Follower, History
 from sparks.timeline.input import (
     caveats,
@@ -62,14 +62,13 @@ from sparks.timeline.numbers import (
     effect_of,
     frozen,
     importance_interval,
-    interval_of_levels,
 )
 from sparks.timeline.states import EVENT_KINDS, Event, EventKind, States, specificity
 
 __all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
 
-Rule = Literal["calibrated", "paper"]
-RULES: tuple[Rule, ...] = ("calibrated", "paper")
+Rule = Literal["growth", "paper"]
+RULES: tuple[Rule, ...] = ("growth", "paper")
 
 
 class Timeline:
@@ -79,9 +78,8 @@ class Timeline:
     group: str | None
     """Only probes of this group were counted; None for all but those of the group `control`."""
     rule: Rule
-    calibration: CalibrationConfig
     growth_config: GrowthConfig
-    """Of `growth()`, whatever `rule` is."""
+    """Of `growth()`, whatever `rule` is, and of the floor of L."""
     graph: Graph
     problems: tuple[str, ...]
     """One line each: files that were skipped, and what makes the numbers less than they seem."""
@@ -106,21 +104,15 @@ class Timeline:
     """Share of the probes' circuits that hold the head."""
     importance: Float32[np.ndarray, "checkpoints layers heads"]
     """I of A.6: sums to 1 over the heads of a checkpoint; all zero where nothing is kept."""
-    levels: UInt8[np.ndarray, "checkpoints probes layers heads"]
-    """In how many of the circuit settings the head is in the probe's circuit."""
-    num_settings: int
-    """Circuit settings of `levels`: 9 of the grid, or 1 where snapshots have none."""
-    inclusion: Float32[np.ndarray, "checkpoints layers heads"]
-    """Mean of `levels` over probes, as a share of the settings."""
     loss: Float[np.ndarray, " checkpoints"]
     """L, nats: median over the probes."""
     too_little: Bool[np.ndarray, " checkpoints"]
-    """L is below the floor of `timeline.calibration`: nothing is called there, and nothing is
+    """L is below the floor (`GrowthConfig.least_loss`): nothing is called there, and nothing is
     compared with it."""
     states: States
     active: Bool[np.ndarray, "checkpoints layers heads"]
     undecided: Bool[np.ndarray, "checkpoints layers heads"]
-    """Neither active nor inactive beyond doubt; nowhere by the paper's rule."""
+    """Not active as far as is settled, but it may be; nowhere by the paper's rule."""
     base: Bool[np.ndarray, "layers heads"]
     emergent: Bool[np.ndarray, "checkpoints layers heads"]
     retained: Bool[np.ndarray, "checkpoints layers heads"]
@@ -135,8 +127,7 @@ class Timeline:
         name: str = "",
         problems: Sequence[str] = (),
         group: str | None = None,
-        rule: Rule = "calibrated",
-        calibration: CalibrationConfig | None = None,
+        rule: Rule = "growth",
         growth_config: GrowthConfig | None = None,
         nulls: Sequence[NullBand] = (),
         evaluations: Sequence[StepEvaluation] = (),
@@ -150,10 +141,8 @@ class Timeline:
             problems: one line for each thing that went wrong while reading.
             group: count only the probes of this group; None counts all but those of the group
                 `control`.
-            rule: how heads are judged: `calibrated` or `paper`.
-            calibration: settings of the calibrated rule; None takes the defaults.
-            growth_config: settings of `growth()`; None takes the defaults, with the floor of L of
-                `calibration`.
+            rule: how heads are judged: `growth` or `paper`.
+            growth_config: settings of the rule of growth; None takes the defaults.
             nulls: what `sparks null` found.
             evaluations: of checkpoints of the run.
 
@@ -176,8 +165,7 @@ class Timeline:
         if group is not None:
             check_group(outlines, group)
         self.name, self.group, self.graph = name, group, first.graph
-        self.rule, self.calibration = rule, calibration or CalibrationConfig()
-        self.growth_config = growth_config or GrowthConfig(least_loss=self.calibration.floor)
+        self.rule, self.growth_config = rule, growth_config or GrowthConfig()
         self.nulls = tuple(nulls)
         self.evaluations = tuple(sorted(evaluations, key=lambda evaluation: evaluation.step))
         self.groups = tuple(sorted(set(first.probe_groups)))
@@ -193,9 +181,8 @@ class Timeline:
         self.problems = (*problems, *measured)
         if self.too_little.any():
             self.problems += (floor_caveat(self.little_in_words(), rule),)
-        if rule == "calibrated":
-            steps, settings = self.steps.tolist(), self.num_settings
-            self.problems += tuple(doubts(steps, self.num_probes, settings, self.calibration))
+        if rule == "growth":
+            self.problems += tuple(doubts(self.num_probes, self.growth_config))
 
     @classmethod
     def from_run(
@@ -203,15 +190,14 @@ class Timeline:
         path: str | os.PathLike[str],
         *,
         group: str | None = None,
-        rule: Rule = "calibrated",
-        calibration: CalibrationConfig | None = None,
+        rule: Rule = "growth",
         growth_config: GrowthConfig | None = None,
         followers: Sequence[Follower] = (),
     ) -> Timeline:
         """The timeline of a run folder, or of a trainer's output folder that holds one.
 
-        Files that cannot be read are skipped and named in `problems`; `group`, `rule`,
-        `calibration` and `growth_config` as for `Timeline`, `followers` as for `History.read`.
+        Files that cannot be read are skipped and named in `problems`; `group`, `rule` and
+        `growth_config` as for `Timeline`, `followers` as for `History.read`.
 
         Raises:
             SparksError: no snapshot is there or none can be read, or they do not fit together.
@@ -228,7 +214,6 @@ class Timeline:
             problems=run.problems,
             group=group,
             rule=rule,
-            calibration=calibration,
             growth_config=growth_config,
             nulls=run.nulls,
             evaluations=run.evaluations,
@@ -246,7 +231,6 @@ class Timeline:
             problems=self.damage,
             group=group,
             rule=rule,
-            calibration=self.calibration,
             growth_config=self.growth_config,
             nulls=self.nulls,
             evaluations=self.evaluations,
@@ -262,31 +246,27 @@ class Timeline:
         self._measured = self.snapshots.measured(self.group)
         self.frequency = self._measured("frequency")
         self.importance = self._measured("importance")
-        self.levels, self.num_settings = self._measured("levels"), self.snapshots.settings
-        self.inclusion = self._measured("inclusion")
         self.loss = self._measured("loss")
-        self.too_little = frozen(too_little(self.loss, self.calibration))
-        states, self._rows = self.snapshots.states(self.rule, self.group, self.calibration)
+        self.too_little = frozen(too_little(self.loss, self.growth_config))
+        states, self._rows = self.snapshots.states(self.rule, self.group, self.growth_config)
         self.states = states
         self.active, self.undecided, self.base = states.active, states.undecided, states.base
         self.emergent, self.retained, self.cohort = states.emergent, states.retained, states.cohort
 
     @property
-    def inclusion_low(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
-        """Lower end of the 95 % interval of `inclusion` over probes (`stats.intervals`)."""
-        return self._inclusion_ends[0]
+    def share(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """Of all score mass, in even shares (1 is one over the number of heads)."""
+        return self.grown.share.reshape(self.active.shape)
 
     @property
-    def inclusion_high(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
-        """Upper end of the 95 % interval of `inclusion` over probes (`stats.intervals`)."""
-        return self._inclusion_ends[1]
+    def share_low(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """Lower end of the interval of `share` over probes, of each head by itself."""
+        return self.grown.share_low.reshape(self.active.shape)
 
-    @cached_property
-    def _inclusion_ends(self) -> Sequence[Float32[np.ndarray, "checkpoints layers heads"]]:
-        if self.rule == "calibrated":
-            return self._rows("low"), self._rows("high")
-        ends = [interval_of_levels(now, self.num_settings) for now in self.levels]
-        return [frozen(np.stack(end).astype(np.float32)) for end in zip(*ends, strict=True)]
+    @property
+    def share_high(self) -> Float32[np.ndarray, "checkpoints layers heads"]:
+        """Upper end of that interval."""
+        return self.grown.share_high.reshape(self.active.shape)
 
     def per_checkpoint(self, name: str) -> np.ndarray:
         """A number, or an array, a checkpoint: of those of `timeline_numbers.checkpoint`."""
@@ -299,7 +279,18 @@ class Timeline:
             name: of an array of `States`, or a kind of change.
             rule: whatever the timeline's own.
         """
-        return self.snapshots.states(rule, self.group, self.calibration)[1](f"num_{name}")
+        return self.snapshots.states(rule, self.group, self.growth_config)[1](f"num_{name}")
+
+    def paper_counts(self) -> pd.DataFrame:
+        """Numbers of heads by the paper's rule, whatever the timeline's. Index: step.
+
+        Columns: active (in the circuit of any probe), emergent, born, pruned.
+        """
+        names = ("active", "emergent", "born", "pruned")
+        return pd.DataFrame(
+            {name: self.heads_counted(name, "paper") for name in names},
+            index=pd.Index(self.steps, name="step"),
+        )
 
     # -- sizes -------------------------------------------------------------------------------
 
@@ -317,7 +308,7 @@ class Timeline:
         if not little.any():
             return ""
         return little_in_words(
-            self.steps[little].tolist(), self.loss[little].tolist(), self.calibration.floor
+            self.steps[little].tolist(), self.loss[little].tolist(), self.growth_config.least_loss
         )
 
     # -- changes -----------------------------------------------------------------------------
@@ -337,7 +328,8 @@ class Timeline:
 
         Columns: step, head (`L5H1`), layer, index, kind, cohort (step; nullable Int64), onset (step
         since which the change shows; before `step` where it was settled later), frequency,
-        importance, inclusion, inclusion_low, inclusion_high (all at that checkpoint).
+        importance, share, share_low, share_high (of all score mass, in even shares; all at that
+        checkpoint).
         """
         found = [np.argwhere(self.changes(kind)) for kind in EVENT_KINDS]
         kinds = np.repeat(np.arange(len(EVENT_KINDS)), [len(rows) for rows in found])
@@ -355,31 +347,45 @@ class Timeline:
                 "onset": self.steps[self.states.onset[time, layer, head]],
                 "frequency": self.frequency[time, layer, head],
                 "importance": self.importance[time, layer, head],
-                "inclusion": self.inclusion[time, layer, head],
-                "inclusion_low": self.inclusion_low[time, layer, head],
-                "inclusion_high": self.inclusion_high[time, layer, head],
+                "share": self.share[time, layer, head],
+                "share_low": self.share_low[time, layer, head],
+                "share_high": self.share_high[time, layer, head],
             }
         )
 
     @cached_property
     def grown(self) -> Growth:
-        """What `timeline.growth` says of every head, layer by layer, at every checkpoint."""
+        """What the rule of growth says of every head, layer by layer, at every checkpoint."""
         return self.snapshots.growth(self.group, self.growth_config)
 
-    def growth(self, checkpoint: int | None = None) -> pd.DataFrame:
-        """A row a checkpoint and head: how its share of all score mass changed since the first.
+    @cached_property
+    def growth_counts(self) -> GrowthCounts:
+        """The run's growth in numbers, whatever `rule` is."""
+        born, pruned, silenced = (
+            int(self.heads_counted(kind, "growth").sum()) for kind in ("born", "pruned", "silenced")
+        )
+        return GrowthCounts.of(self.grown, born=born, fell=pruned + silenced)
 
-        `timeline.growth` has the rule. Columns: step, head (`L5H1`), factor, factor_low,
-        factor_high (share against the first checkpoint's, with its 95 % interval), verdict
-        (`grew`, `shrank`, `none`, `too little L`), change (`born` or `pruned` where that is called
-        at this checkpoint, else empty) and now (`in`, `out`, `unsure`).
+    def growth(self, checkpoint: int | None = None) -> pd.DataFrame:
+        """A row a checkpoint and head: how its share of all score mass changed since the base.
+
+        `timeline.growth.rule` has the rule; base: the first checkpoint with enough L. Columns:
+        step, head (`L5H1`), factor, factor_low, factor_high (share against the base's, with its
+        95 % interval), verdict (`grew`, `shrank`, `none`, `too little L`), change (kind of the
+        event that is called at this checkpoint, else empty) and now (`in`, `out`, `unsure`: as the
+        interval of its share says).
 
         Args:
             checkpoint: its index, for its rows alone; None for all.
         """
         at = None if checkpoint is None else range(len(self))[checkpoint]
         rows = slice(None) if at is None else slice(at, at + 1)
-        return growth_frame(self.grown, self.steps, self._head_names().ravel().tolist(), rows)
+        states, _ = self.snapshots.states("growth", self.group, self.growth_config)
+        changes = np.full(states.active.shape, "", dtype=object)
+        for kind, where in states.changes.items():
+            changes[where] = kind
+        names = self._head_names().ravel().tolist()
+        return growth_frame(self.grown, changes, self.steps, names, rows)
 
     def event_list(self) -> list[Event]:
         """`events()` as records."""
@@ -397,11 +403,9 @@ class Timeline:
     def counts(self) -> pd.DataFrame:
         """A row a checkpoint.
 
-        Columns: step; numbers of heads: active, undecided, likely (inclusion
-        of at least one half: the best guess, none where L is too little; a head that stays what it
-        was settled as can put it outside of `active` .. `active` + `undecided`), base (active at
-        the first checkpoint, constant), emergent,
-        retained, born, pruned, revived, silenced, returned; circuit_heads (heads of a circuit, mean
+        Columns: step; numbers of heads: active, undecided (not active as far as is settled, but
+        they may be), base (active at the first checkpoint, constant), emergent, retained, born,
+        pruned, revived, silenced, returned; circuit_heads (heads of a circuit, mean
         over probes and settings) and circuit_growth (since the first checkpoint, probe by probe),
         each with _low and _high (95 % bootstrap interval); edges (mean of kept edges a
         probe); loss_corrupted (mean over probes, nats); faithfulness (median over probes: how much
@@ -413,14 +417,13 @@ class Timeline:
         frame = pd.DataFrame({"step": self.steps})
         frame["active"] = self._rows("num_active")
         frame["undecided"] = self._rows("num_undecided")
-        frame["likely"] = self._measured("likely") * ~self.too_little
         frame["base"] = int(self.base.sum())
         kinds = ("emergent", "retained", "born", "pruned", "revived", "silenced", "returned")
         for kind in kinds:
             frame[kind] = self._rows(f"num_{kind}")
         for name in PER_CHECKPOINT:
             frame[name] = self._measured(name)
-        for name, values in self.snapshots.circuits(self.group, self.calibration).items():
+        for name, values in self.snapshots.circuits(self.group, self.growth_config).items():
             frame[name] = values
         frame["seconds"] = [float(meta.seconds) for meta in self.metas]
         frame["overhead"] = [
@@ -450,9 +453,9 @@ class Timeline:
         the checkpoint since which it shows), births (times born or revived), prunings,
         checkpoints_active, frequency_mean (over checkpoints), importance_first, importance_last,
         effect_mean (over the checkpoints after the first; NaN if there is none), active_at_end,
-        state (at the last checkpoint: active, inactive, undecided), inclusion, inclusion_low,
-        inclusion_high, importance_low, importance_high (at the last checkpoint), specificity
-        (`specificity()`; None where it says nothing).
+        state (at the last checkpoint: active, inactive, undecided), share, share_low, share_high
+        (of all score mass, in even shares), importance_low, importance_high (at the last
+        checkpoint), specificity (`specificity()`; None where it says nothing).
         """
         layer, index = np.indices(self.base.shape)
         low, high = self.importance_interval(-1)
@@ -475,9 +478,9 @@ class Timeline:
             "effect_mean": mean,
             "active_at_end": self.active[-1],
             "state": _state_names(self.active[-1], self.undecided[-1]),
-            "inclusion": self.inclusion[-1],
-            "inclusion_low": self.inclusion_low[-1],
-            "inclusion_high": self.inclusion_high[-1],
+            "share": self.share[-1],
+            "share_low": self.share_low[-1],
+            "share_high": self.share_high[-1],
             "importance_low": low,
             "importance_high": high,
             "specificity": np.array([[name or None for name in row] for row in self.specificity()]),
@@ -523,7 +526,7 @@ class Timeline:
         """A row a checkpoint and head.
 
         Columns: step, head, layer, index, frequency, importance, importance_low, importance_high,
-        inclusion, inclusion_low, inclusion_high, state, active, emergent.
+        share, share_low, share_high, state, active, emergent.
         """
         time, layer, head = (axis.ravel() for axis in np.indices(self.active.shape))
         ends = [self.importance_interval(checkpoint) for checkpoint in range(len(self))]
@@ -537,9 +540,9 @@ class Timeline:
                 "importance": self.importance.ravel(),
                 "importance_low": np.ravel([low for low, _ in ends]),
                 "importance_high": np.ravel([high for _, high in ends]),
-                "inclusion": self.inclusion.ravel(),
-                "inclusion_low": self.inclusion_low.ravel(),
-                "inclusion_high": self.inclusion_high.ravel(),
+                "share": self.share.ravel(),
+                "share_low": self.share_low.ravel(),
+                "share_high": self.share_high.ravel(),
                 "state": self.state_names().ravel(),
                 "active": self.active.ravel(),
                 "emergent": self.emergent.ravel(),

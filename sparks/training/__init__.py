@@ -1,8 +1,23 @@
 """Beside a training and after it: the callback, replay, and measurements that need the run's model.
 
-`callback` says when, `recorder` does the work in every process, `arguments` reads the settings from
-a script's command line and YAML, `evaluator` answers problems at each snapshot, `replay` takes the
-same snapshots from checkpoints afterwards, `null` measures what an unchanged model gives.
+`callback` says when, `recorder` does the work in every process, `own_probes` builds probes where
+none are given, `arguments` reads the settings from a script's command line and YAML, `evaluator`
+answers problems at each snapshot, `replay` takes the same snapshots from checkpoints afterwards,
+`null` measures what an unchanged model gives.
+
+`SparksCallback()` takes its probes from what is trained, when training begins; a resumed run takes
+them from its folder. Clean against corrupted:
+
+    SFT, Trainer                the supervised part, against what the model writes (greedy)
+    DPO; KTO                    chosen against rejected; desirable against undesirable
+    GRPO, RLOO                  a reference answer where the rows have one (solution, answer, ...;
+                                `reference` names another column), against what the model writes;
+                                else the best of four sampled answers against the worst, by reward
+    distillation, GKD           what the teacher writes, against what the model writes
+
+Rewards and the teacher are the trainer's: `SparksCallback.attach(trainer)` in place of
+`callbacks=[...]`, or `reward_funcs=[...]`. Rows and answers are drawn under a seed, control probes
+stand beside them, and all lie in `probes.jsonl` of the run folder.
 
 Training is untouched: weights, optimizer state, logged losses and rewards, sampled completions,
 random states and checkpoint files are bitwise equal with and without the callback.
@@ -45,6 +60,10 @@ stops instead); mistakes in probes, model or folder stop the run before its firs
 snapshot a line tells its seconds and the share of the run's time that snapshots have taken so far.
 
 A script with TRL's parser takes the settings from its command line and YAML:
-`TrlParser((SFTConfig, ModelConfig, SparksArguments))`, then `callbacks=[sparks_args.callback()]`.
+`TrlParser((SFTConfig, ModelConfig, SparksArguments))`, then `callbacks=[sparks_args.callback()]`,
+or `SparksCallback.attach(trainer, sparks_args.callback())`.
+
+A training ends with its verdict, the report's path and the command to look again; one that is
+broken off (Ctrl-C, a crash) says when its script ends what it has left.
 Read `callback` first.
 """

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
+from sparks.probes.settings import NUM_CONTROLS, NUM_PROBES
 
 if TYPE_CHECKING:
     import os
@@ -59,26 +60,36 @@ class SparksArguments(_TakenOver):
     `sparks_evaluation_<name>` for every field of `EvaluationConfig`.
     """
 
-    sparks_probes: str | None = _option(None, "JSONL file of probes")
+    sparks_probes: str | None = _option(
+        None, "JSONL file of probes; where not given, they are built from what is trained"
+    )
     sparks_evaluate: str | None = _option(
         None,
         "evaluate every measured checkpoint on this task: a name, gym:NAME, or a JSONL file with "
         "problems and answers",
     )
     sparks_output_dir: str | None = _option(
-        None, "folder for the snapshots; the trainer's OUTPUT_DIR/sparks where not given"
+        None, "the run folder; OUTPUT_DIR/sparks of the trainer where not given"
     )
     sparks_every_n_steps: int | None = _option(
         None, "measure every that many optimizer steps too, whatever is saved"
     )
     sparks_on_error: Literal["warn", "raise"] = _option(
-        "warn", "what a snapshot that fails during training does: warn and go on, or raise"
+        "warn",
+        "a snapshot, or an evaluation, that fails during training is told and left out (warn), or "
+        "stops the training (raise)",
     )
     sparks_report: bool = _option(True, "write report.html into the run folder at the end")
     sparks_progress: bool = _option(
         True, "show a bar while a snapshot is taken, and a line after it"
     )
-    sparks_alerts: bool = _option(False, "have trackers tell of births and prunings")
+    sparks_alerts: bool = _option(False, "have trackers that can do so tell of births and prunings")
+    sparks_num_probes: int = _option(NUM_PROBES, "probes to build where none are given")
+    sparks_num_controls: int = _option(NUM_CONTROLS, "control probes to build beside them")
+    sparks_reference: str | None = _option(
+        None,
+        "column of the training data that holds a reference answer, where its name is no usual one",
+    )
 
     def snapshot_config(self) -> SnapshotConfig:
         """What is measured, and how.
@@ -115,20 +126,18 @@ class SparksArguments(_TakenOver):
             probes: in place of `sparks_probes`.
 
         Raises:
-            SparksError: no probes are named, they cannot be read, or a value is outside its range.
+            SparksError: probes cannot be read, or a value is outside its range.
         """
         from sparks.training.callback import SparksCallback
 
-        probes = self.sparks_probes if probes is None else probes
-        if probes is None:
-            raise SparksError(
-                "no probes: give their JSONL file with --sparks_probes (`sparks probes` builds one)"
-            )
         ours = [item.name for item in fields(SparksArguments)]
         inherited = {item.name for item in fields(_TakenOver)} | {"sparks_probes"}
         settings = {
             name.removeprefix(PREFIX): getattr(self, name) for name in ours if name not in inherited
         }
         return SparksCallback(
-            probes, config=self.snapshot_config(), evaluation=self.evaluation_config(), **settings
+            self.sparks_probes if probes is None else probes,
+            config=self.snapshot_config(),
+            evaluation=self.evaluation_config(),
+            **settings,
         )

@@ -23,12 +23,13 @@ from torch import nn
 from sparks.evaluation.prompts import encode_prompts
 from sparks.evaluation.records import Task
 from sparks.evaluation.run import in_order, sample_task
-from sparks.evaluation.samplers import TransformersSampler, context_of, name_of
+from sparks.evaluation.samplers import TransformersSampler, name_of
 from sparks.evaluation.samples_file import Header, SampleLine
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.evaluation.tasks import load_task
 from sparks.ground.errors import SparksError
 from sparks.models import processes
+from sparks.models.families import context_of
 from sparks.models.guard import undisturbed
 from sparks.models.sharding import whole
 from sparks.runs.evaluations import EvaluationFolder, StepEvaluation
@@ -107,7 +108,7 @@ class CheckpointEvaluator:
             header, lines = self._samples(model, tokenizer, folder.part(step), progress=progress)
             return _kept(folder, step, header, lines)
         index, count = processes.index(), processes.count()
-        model = _alone(whole(model), model)
+        model = alone(whole(model), model)
         parts = processes.together(
             lambda: self._samples(
                 model, tokenizer, None, share=(index, count), progress=progress and index == 0
@@ -132,7 +133,7 @@ class CheckpointEvaluator:
             )  # fmt: skip
 
 
-def _alone(copy: Any, model: nn.Module) -> nn.Module:
+def alone(copy: Any, model: nn.Module) -> nn.Module:
     """A whole copy that samples without the steps that transformers adds for a sharded model.
 
     They would wait for the other processes at every token.

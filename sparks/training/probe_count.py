@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparks.probes.probes import members
-from sparks.probes.settings import MOST_PROBES
-from sparks.timeline.growth import GrowthConfig
+from sparks.probes.settings import NUM_PROBES
+from sparks.timeline.growth.settings import GrowthConfig
 
 FEW_PROBES = 32
 """With 16 probes the rule of growth finds one in eleven of the heads that moved by 1.2, with 32 two
@@ -28,6 +28,6 @@ def few_probes(groups: Sequence[str]) -> str | None:
         else f"hardly any change of a head will be found, which takes {FEW_PROBES} or more"
     )
     return (
-        f"only {found} probe{'s' * (found != 1)}: {meaning}, and {MOST_PROBES} are good (`sparks "
+        f"only {found} probe{'s' * (found != 1)}: {meaning}, and {NUM_PROBES} are good (`sparks "
         f"probes` builds them)"
     )

@@ -7,6 +7,7 @@ views; all of them measure, and whatever process 0 decides or fails at, all of t
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from sparks.probes.pairs import TokenizedProbes
 from sparks.probes.probes import ProbeSet
 from sparks.runs.evaluations import StepEvaluation
 from sparks.runs.lock import RunLock
-from sparks.runs.run_folder import RunStore
+from sparks.runs.run_folder import FOLDER, RunStore
 from sparks.runs.trainer_log import latest_metrics
 from sparks.timeline.history import History
 from sparks.timeline.input import steps_text
@@ -45,11 +46,21 @@ from sparks.views.words import growth_in_words, heads_at
 REPORT = "report.html"
 
 
+class ProbeSource(Protocol):
+    """Builds probes when a training begins."""
+
+    def build(
+        self, model: nn.Module, tokenizer: Any, config: SnapshotConfig, folder: Path, *, step: int
+    ) -> ProbeSet:
+        """The probes; every process makes this call and gets the same."""
+        ...
+
+
 class Recorder:
     """Measures a model in training and keeps what was found.
 
     Args:
-        probes: what is measured.
+        probes: what is measured; or what builds it once the model is there.
         config: how.
         store: the run folder.
         progress: show a bar while a snapshot is taken, and a line after it.
@@ -58,7 +69,7 @@ class Recorder:
 
     def __init__(
         self,
-        probes: ProbeSet,
+        probes: ProbeSet | ProbeSource,
         config: SnapshotConfig,
         store: RunStore,
         *,
@@ -81,6 +92,7 @@ class Recorder:
         """Holes that the folder does not tell of, as it could not be written."""
         self._lock = RunLock(store.path)
         self._tokenizer: Any = None
+        self._state: TrainerState | None = None
         self._spent_evaluating = 0.0
         self._tokenized: TokenizedProbes | None = None
         self._trackers: Trackers | None = None  # in process 0 alone
@@ -89,7 +101,7 @@ class Recorder:
     # -- beginning ---------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, processing_class: Any, state: TrainerState) -> None:
-        """Read the probes with the trainer's tokenizer and open the folder.
+        """Read or build the probes with the trainer's tokenizer, and open the folder.
 
         A resumed run keeps the snapshots up to its checkpoint; a new one keeps nothing of an
         earlier run but moves it away whole.
@@ -99,45 +111,66 @@ class Recorder:
                 was.
         """
         self._began, self._first_step = time.perf_counter(), state.global_step
+        self._state = state
 
-        def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
-            tokenized = self._tokenize(model, processing_class)
-            if (few := few_probes(tokenized.groups)) is not None:
-                _say(f"warning: {few}")
-            if self.evaluator is not None:
-                self.evaluator.check(model, _tokenizer_of(processing_class))
-            self._open_store(tokenized, state.global_step)
-            return tokenized, set(self.snapshots.steps), set(self.evaluations)
-
-        self._tokenizer = _tokenizer_of(processing_class)
-        self._tokenized, self.measured, self.evaluated = processes.first_does(prepare)
-
-    def _tokenize(self, model: nn.Module, processing_class: Any) -> TokenizedProbes:
         if processing_class is None:
             raise SparksError(
                 "the trainer has no processing_class: give it the model's tokenizer, as in "
                 "SFTTrainer(processing_class=tokenizer)"
             )
-        config = getattr(base_model(model), "config", None)
-        return self.probes.tokenize_for(config, _tokenizer_of(processing_class), self.config)
+        self._tokenizer = _tokenizer_of(processing_class)
+        probes = self._settle_probes(model, state.global_step)
 
-    def _open_store(self, tokenized: TokenizedProbes, step: int) -> None:
+        def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
+            config = getattr(base_model(model), "config", None)
+            tokenized = probes.tokenize_for(config, self._tokenizer, self.config)
+            few = few_probes(tokenized.groups)
+            if few is not None and not state.global_step:  # a resumed run cannot have others
+                say(f"warning: {few}")
+            if self.evaluator is not None:
+                self.evaluator.check(model, self._tokenizer)
+            self._open_store(tokenized, probes.to_jsonl(), state.global_step)
+            return tokenized, set(self.snapshots.steps), set(self.evaluations)
+
+        self._tokenized, self.measured, self.evaluated = processes.first_does(prepare)
+
+    def _settle_probes(self, model: nn.Module, step: int) -> ProbeSet:
+        """The probes that were given, else those that a resumed run has, else new ones."""
+        if isinstance(self.probes, ProbeSet):
+            return self.probes
+        folder = self.store.path
+
+        def kept() -> ProbeSet | None:
+            self.store.prepare()  # what cannot be written is told before anything is built
+            path = folder / "probes.jsonl"
+            if not step or not path.exists():
+                return None
+            probes = ProbeSet.load(path)
+            say(f"{len(probes)} probes of the run that is resumed, from {printable(path)}")
+            return probes
+
+        found = processes.first_does(kept)
+        if found is None:
+            found = self.probes.build(model, self._tokenizer, self.config, folder, step=step)
+        return found
+
+    def _open_store(self, tokenized: TokenizedProbes, probes: str, step: int) -> None:
         """Be the only one to write the folder, from now to `close`, and take up what is there."""
         self.store.prepare()
         self._lock.take()
         try:
             self.store.undo_unfinished()
-            self._take_up(tokenized, step)
+            self._take_up(tokenized, probes, step)
         except BaseException:
             self._lock.free()
             raise
 
-    def _take_up(self, tokenized: TokenizedProbes, step: int) -> None:
+    def _take_up(self, tokenized: TokenizedProbes, probes: str, step: int) -> None:
         """Begin a new run, or go on with the one that is there from its checkpoint of `step`."""
-        store, probes = self.store, self.probes.to_jsonl()
+        store = self.store
         if step == 0:
             if (earlier := store.begin(probes)) is not None:
-                _say(f"{store.path} held an earlier run, which is now in {earlier}")
+                say(f"{store.path} held an earlier run, which is now in {earlier}")
             return
         snapshots, contents = History.read(store, until=step)
         for outline in snapshots.outlines:
@@ -199,7 +232,7 @@ class Recorder:
         self.measured.add(snapshot.step)
         self._spent += time.perf_counter() - start
         if self.progress and processes.index() == 0:
-            _say(_line(self._timeline(state), snapshot))
+            say(_line(self._timeline(state), snapshot))
 
     def _keep(self, snapshot: Snapshot, state: TrainerState) -> None:
         self.store.save(snapshot)
@@ -236,7 +269,7 @@ class Recorder:
         self._spent_evaluating += seconds
         if self.progress and processes.index() == 0:
             share = self._spent / self.seconds if step > self._first_step else None
-            _say(evaluation_line(found, seconds, share))
+            say(evaluation_line(found, seconds, share))
 
     def note_failure(self, what: str, step: int, reason: str) -> None:
         """Remember that `step` has no `what` (snapshot or evaluation) and why.
@@ -322,13 +355,30 @@ class Recorder:
             return None
         return path
 
-    def verdict(self, state: TrainerState, report: Path | None) -> str:
-        """How many heads changed, and where the report lies; why not, where it cannot be said."""
+    def end_lines(self, report: Path | None) -> list[str]:
+        """How many heads changed, and where the report lies; how to look again."""
+        assert self._state is not None
         try:
-            line = growth_in_words(self._timeline(state))
+            verdict = growth_in_words(self._timeline(self._state))
         except Exception as error:  # as for the report
-            line = f"no verdict ({reason(error)})"
-        return line if report is None else f"{line}; see {printable(report)}"
+            verdict = f"no verdict ({reason(error)})"
+        folder = self.store.path
+        run = shlex.quote(printable(folder.parent if folder.name == FOLDER else folder))
+        again = f"look again with `sparks timeline {run}`"
+        if report is None:
+            return [verdict, f"{again}; `sparks report {run}` writes the page"]
+        return [f"{verdict}; see {printable(report)}", again]
+
+    def tell_broken_off(self) -> None:
+        """Say what a training that never came to its end has left, if it is still all there is."""
+        if not self.measured or self.store.steps() != sorted(self.measured):
+            return
+        say(
+            f"the training broke off: {len(self.measured)} snapshots in "
+            f"{printable(self.store.path)}; resumed, it goes on with them"
+        )
+        for line in self.end_lines(None):
+            say(line)
 
     @property
     def seconds(self) -> float:
@@ -341,7 +391,7 @@ class Recorder:
             steps = sorted(step for what, step in self._holes if what == kind)
             if steps:
                 why = self._holes[kind, steps[-1]]
-                _say(
+                say(
                     f"no {kind} of {steps_text(steps)} ({'the last: ' * (len(steps) > 1)}{why}); "
                     f"`sparks replay` takes it from a checkpoint"
                 )
@@ -357,7 +407,7 @@ class Recorder:
         return line
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """On standard error, above the bars."""
     tqdm.write(f"sparks: {line}", file=sys.stderr)
 
@@ -380,6 +430,8 @@ def _line(timeline: Timeline, snapshot: Snapshot) -> str:
     """Heads as every view counts them; what the snapshot cost."""
     heads = heads_at(timeline, timeline.steps.tolist().index(snapshot.step))
     line = f"step {snapshot.step}: {heads}, {snapshot.meta.seconds:.1f} s"
+    if snapshot.meta.router_share is not None:
+        line += f", {snapshot.meta.router_share:.0%} of L to routers that switch experts"
     if snapshot.meta.overhead is not None:
         line += f", {snapshot.meta.overhead:.1%} of the time so far"
     return line

@@ -14,12 +14,11 @@ import pandas as pd
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.plain_text import count, inert, percent
-from sparks.timeline.growth_tables import GrowthCounts
 from sparks.timeline.nulls import null_of, sentence
+from sparks.timeline.regimes.turnover import Turnover, TurnoverMeter
 from sparks.timeline.timeline import Rule, Timeline
-from sparks.timeline.turnover import Turnover, TurnoverMeter
 
-RULE_NAMES: dict[Rule, str] = {"calibrated": "calibrated rule", "paper": "paper's rule"}
+RULE_NAMES: dict[Rule, str] = {"growth": "rule of growth", "paper": "paper's rule"}
 
 
 def rule_in_words(timeline: Timeline) -> str:
@@ -29,12 +28,10 @@ def rule_in_words(timeline: Timeline) -> str:
             "paper's: active = in the circuit of any probe; no test, so that the counts grow with "
             "the number of probes"
         )
-    settings = timeline.num_settings
-    grid = f" ({settings} circuit settings a probe)" if settings > 1 else ""
     return (
-        f"calibrated: active = in more than half of the circuits{grid}, by its 95% interval over "
-        "probes, undecided where that cannot be told; of births and prunings at most "
-        f"{percent(timeline.calibration.fdr)} are expected to be false"
+        "growth: active = more than an even share of all |score|; births and prunings are changes "
+        f"of side beyond luck, of which at most {percent(timeline.growth_config.fdr)} are expected "
+        "to be false; undecided = not active, but its 95% interval over probes does not say so"
     )
 
 
@@ -54,14 +51,9 @@ def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
             f"No change of a head can be called, too few probes: {probes}, at least "
             f"{config.fewest_probes} are needed"
         )
-    found, last = GrowthCounts.of(timeline.grown), len(timeline) - 1
-    if not timeline.grown.enough_loss[0]:
-        born = int((timeline.cohort >= 0).sum())
-        if born and timeline.rule == "calibrated":
-            return (
-                f"{count(born, 'head')} born by circuits; growth against the base cannot be told, "
-                f"{_little(timeline, 0)}"
-            )
+    found, last = timeline.growth_counts, len(timeline) - 1
+    base = timeline.grown.base
+    if base is None:
         return f"No change of a head can be called, {_little(timeline, 0)}"
     if not last:
         return "One checkpoint so far, so no head can have changed yet"
@@ -70,14 +62,15 @@ def growth_in_words(timeline: Timeline, *, brief: bool = False) -> str:
     if brief:
         return (
             f"{count(found.grew, 'head')} grew, {found.shrank} shrank, {found.born} born, "
-            f"{found.pruned} pruned by step {timeline.steps[found.at]}"
+            f"{found.fell} fell silent by step {timeline.steps[found.at]}"
         )
+    since = f"step {timeline.steps[base]}" + (", the first with enough L" if base else "")
     text = (
         f"{count(found.grew, 'head')} grew, {found.shrank} shrank (of {timeline.base.size}, "
-        f"{_by_how_much(config.smallest)} since step {timeline.steps[0]}, at most "
+        f"{_by_how_much(config.smallest)} since {since}, at most "
         f"{percent(config.fdr)} of those named false); {found.born} "
-        f"{'was' if found.born == 1 else 'were'} born (rose above an even share), {found.pruned} "
-        "pruned (fell below it); "
+        f"{'was' if found.born == 1 else 'were'} born (rose above an even share), {found.fell} "
+        "fell silent (below it); "
     )
     text += "an unchanged model gives 0; " if config.smallest > 1 else "rounding counts too; "
     text += f"L is {timeline.loss[found.at]:.3g} nats, {count(probes, 'probe')}"
@@ -132,17 +125,6 @@ def no_change_in_words(timeline: Timeline) -> str:
     if (~timeline.too_little).sum() < 2:
         return "No change can be called: too little L"
     return "No head was born, pruned or silenced"
-
-
-def range_in_words(active: int, undecided: int, likely: int) -> str:
-    """Such as `9` or `9 to 17 (12 with an inclusion of one half or more)`.
-
-    The last is the best guess of a single checkpoint; it may lie outside, as a settled head stays
-    what it is until the change is beyond luck.
-    """
-    if not undecided:
-        return str(active)
-    return f"{active} to {active + undecided} ({likely} with an inclusion of one half or more)"
 
 
 def with_onset(head: str, onset: int, step: int) -> str:

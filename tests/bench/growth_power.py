@@ -4,7 +4,7 @@ Parts, each prints its tables; the last line is JSON. Without a model, on what i
 `tests/data/growth-smollm2.npz` (SmolLM2-135M before and after the quickstart's 32 steps of SFT,
 128 fresh probes, m = 4):
 
-    python tests/bench/growth_power.py power      # probes, old rule beside new (2 minutes)
+    python tests/bench/growth_power.py power      # heads found, by probes (2 minutes)
     python tests/bench/growth_power.py noise      # bf16 rounding, one step of noise
     python tests/bench/growth_power.py halves     # do calls hold on the other half of the probes?
     python tests/bench/growth_power.py compare    # statistics and corrections side by side
@@ -44,9 +44,9 @@ import numpy as np
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.stats.intervals import student_below, student_quantile
-from sparks.timeline.calibration import CalibrationConfig, decide
-from sparks.timeline.growth import GrowthConfig, growth, log_shares
-from sparks.timeline.states import CalibratedStates, States
+from sparks.timeline.growth.luck import log_shares
+from sparks.timeline.growth.rule import growth
+from sparks.timeline.growth.settings import GrowthConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -55,7 +55,6 @@ FACTORS = (1.1, 1.2, 1.3, 1.5, 2.0)
 SIZES = (16, 32, 64, 128)
 SMALLEST = (1.0, 1.02, 1.05, 1.1)
 MODELS = ("trained", "rounded", "jittered", "planted")
-SETTINGS = 9
 CHUNK = 16
 
 Row = dict[str, Any]
@@ -120,23 +119,9 @@ class Measured:
         loss = np.stack([self.arrays["base_loss"], self.arrays[f"{name}_loss"]])[:, probes]
         return totals, loss.astype(np.float64)
 
-    def levels(self, name: str, probes: np.ndarray) -> np.ndarray:
-        """What the rule of before reads; [2, probes, heads, 1]."""
-        return np.stack([self.arrays["base_levels"], self.arrays[f"{name}_levels"]])[
-            :, probes, :, None
-        ]
-
     def planted(self) -> np.ndarray:
         """Factor of every head; 1 where nothing was planted."""
         return self.arrays["planted_factors"]
-
-
-def states_of(levels: np.ndarray) -> States:
-    """By the rule of before."""
-    table = CalibratedStates(SETTINGS, CalibrationConfig())
-    for now in levels:
-        table.add(now, now.any(axis=0))
-    return table.states(len(levels))
 
 
 def draws(pool: int, size: int, count: int) -> Iterator[np.ndarray]:
@@ -159,7 +144,6 @@ def power(arguments: argparse.Namespace) -> Iterator[Row]:
             for chosen in draws(measured.probes, size, arguments.draws):
                 found = growth(*measured.run("trained", chosen), GrowthConfig(smallest=smallest))
                 moved = found.moved[1]
-                old = states_of(measured.levels("trained", chosen))
                 rows.append(
                     {
                         "grew": int((moved > 0).sum()),
@@ -172,8 +156,6 @@ def power(arguments: argparse.Namespace) -> Iterator[Row]:
                             ((moved != 0) & (moved * truth < math.log(smallest))).sum()
                         ),
                         "in, birth unknown": int(((found.now > 0) & ~found.inside)[1].sum()),
-                        "old rule": int((old.changes["born"] | old.changes["pruned"]).sum()),
-                        "old: in, birth unknown": int((old.active[1] & old.undated).sum()),
                     }
                 )
             yield averaged(
@@ -210,10 +192,8 @@ def planted_power(measured: Measured, count: int) -> Iterator[Row]:
                 found = growth(
                     *measured.run("planted", chosen), GrowthConfig(smallest=smallest)
                 ).moved[1]
-                old = decide(measured.levels("planted", chosen), SETTINGS).change[1, :, 0]
                 rows.append(
                     {f"x {f:g}": float((found[factors == f] > 0).mean()) for f in FACTORS}
-                    | {f"old x {f:g}": float((old[factors == f] > 0).mean()) for f in FACTORS}
                     | {"called shrunk": int((found[factors > 1] < 0).sum())}
                 )
             yield averaged(
@@ -473,7 +453,7 @@ def unmoved(
 def ever_called(path: np.ndarray, even: bool) -> int:
     """Heads ever called, of log shares as drawn, which need not sum to 1."""
     with ExitStack() as stack:
-        stack.enter_context(patch("sparks.timeline.growth.log_shares", np.asarray))
+        stack.enter_context(patch("sparks.timeline.growth.rule.log_shares", np.asarray))
         if not even:
             stack.enter_context(patch("sparks.timeline.growth._z", students))
         found = growth(path, np.ones(path.shape[:2]), GrowthConfig(smallest=1.0))
@@ -566,17 +546,13 @@ def planted_in_random(
     size: int,
 ) -> Row:
     parts = [numbers(snapshot) for snapshot in run]
-    totals, levels, loss = (
-        np.stack([of[name][:size] for of in parts]) for name in ("totals", "levels", "loss")
-    )
-    totals, levels = (values.reshape(*loss.shape, -1) for values in (totals, levels))
+    totals, loss = (np.stack([of[name][:size] for of in parts]) for name in ("totals", "loss"))
+    totals = totals.reshape(*loss.shape, -1)
     found = growth(totals, loss, GrowthConfig(smallest=smallest)).moved
-    old = decide(levels[..., None], SETTINGS).change[..., 0]
     row: Row = {}
     for wanted in FACTORS:
         heads = [head for head in at if factor[head] == wanted]
         row[f"x {wanted:g}"] = float(np.mean([found[at[h], h] > 0 for h in heads]))
-        row[f"old x {wanted:g}"] = float(np.mean([(old[at[h] :, h] > 0).any() for h in heads]))
     row["before anything was planted"] = int((found[:2] != 0).sum())
     return row
 

@@ -36,7 +36,7 @@ from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig
 from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
-from sparks.timeline.regimes import CircuitTurnover
+from sparks.timeline.regimes.regime import CircuitTurnover
 from sparks.timeline.timeline import Timeline
 from sparks.views.live.terminal import _Watched, watch
 from sparks.views.report import followers, render_report
@@ -137,7 +137,7 @@ def of_landing(run: Path) -> float:
     *_, last = sorted(run.iterdir())
     aside = last.with_suffix(".aside")
     last.rename(aside)
-    watched = _Watched(run, None, "calibrated")
+    watched = _Watched(run, None, "growth")
     watched.look()
     aside.rename(last)
     return timed(watched.look)

@@ -21,6 +21,7 @@ from sparks.runs.run_folder import RunStore
 from sparks.timeline.timeline import Timeline
 
 COMMANDS = (
+    "check",
     "probes",
     "replay",
     "timeline",
@@ -67,8 +68,15 @@ def test_help_lists_the_commands_and_the_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ([], "arguments are required: COMMAND"),
         (["see"], "invalid choice: 'see'"),
+        (
+            ["timelin", "x"],
+            "invalid choice: 'timelin', did you mean timeline? (choose from 'probes",
+        ),
+        (
+            ["timeline", "x", "--rule", "papr"],
+            "invalid choice: 'papr', did you mean paper? (choose",
+        ),
         (["timeline"], "arguments are required: RUN"),
         (["timeline", "x", "--format", "xml"], "invalid choice: 'xml'"),
         (["compare"], "arguments are required: RUN"),
@@ -85,6 +93,28 @@ def test_help_lists_the_commands_and_the_version(capsys):
 )
 def test_a_mistyped_command_is_told_in_one_line(arguments, match, capsys, tmp_path):
     assert_refused(capsys, tmp_path, *arguments, match=re.escape(match))
+
+
+def test_sparks_alone_prints_its_help_and_the_runs_at_hand(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call() == 0
+    shown = capsys.readouterr().out
+    assert call("--help") == 0
+    assert shown == capsys.readouterr().out + "\n"
+    for folder in ("b/sparks", "a", "a/attempt-1", ".hidden", "checkpoint-2"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "step-00000000.safetensors").write_text("")
+    assert call() == 0
+    assert capsys.readouterr().out == f"{shown}below this folder: 2 runs: a, b\n"
+
+
+def test_a_folder_of_runs_is_told_with_the_runs_in_it(tmp_path, capsys):
+    for number in range(9):
+        folder = tmp_path / "all" / f"seed-{number}" / "sparks"
+        folder.mkdir(parents=True)
+        (folder / "step-00000000.safetensors").write_text("")
+    match = r"all is no run, it holds 9 runs: \S+/seed-0, .*/seed-7 and 1 more; give one\Z"
+    assert_refused(capsys, tmp_path, "timeline", tmp_path / "all", match=match)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +205,13 @@ def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
         assert call("timeline", tmp_path, "--format", "json", *options) == 0
         return sum(row["born"] for row in json.loads(capsys.readouterr().out))
 
-    assert born() == born("--rule", "calibrated") == 0
+    assert born() == born("--rule", "growth") == 0
     assert born("--rule", "paper") == 1
-    for rule, name in (("calibrated", "calibrated:"), ("paper", "paper's:")):
+    for rule, name in (("growth", "growth: active = more"), ("paper", "paper's: active = in")):
         assert call("timeline", tmp_path, "--rule", rule) == 0
-        assert f"Rule         {name} active = in" in capsys.readouterr().out
+        assert f"Rule         {name}" in capsys.readouterr().out
         assert call("watch", tmp_path, "--once", "--rule", rule) == 0
-        name = "calibrated rule" if rule == "calibrated" else "paper's rule"
+        name = "rule of growth" if rule == "growth" else "paper's rule"
         shown = " ".join(capsys.readouterr().out.split())
         assert f"2 snapshots, steps 0 to 10 ({name})" in shown
         assert call("report", tmp_path, "--rule", rule) == 0
@@ -354,8 +384,8 @@ def test_importance_in_csv_is_what_the_snapshot_holds(run_folder, capsys):
 def test_watch_once_prints_the_page(run_folder, capsys):
     assert call("watch", run_folder, "--once", "--interval", "0.5") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Verdict  2 heads grew, 1 shrank (of 12, ")
-    assert "\nRun      run: 5 snapshots, steps 0 to 40 (calibrated rule)\n" in shown
+    assert shown.startswith("Verdict  2 heads grew, 10 shrank (of 12, ")
+    assert "\nRun      run: 5 snapshots, steps 0 to 40 (rule of growth)\n" in shown
     assert "\x1b" not in shown
     RunStore(run_folder).file(20).write_bytes(b"x")
     assert call("watch", run_folder, "--once") == 2

@@ -44,7 +44,7 @@ def test_heads_by_rule_are_folded_into_the_weights(home, tmp_path, capsys):
     assert call("ablate", home / "model", *arguments) == 0
     said = capsys.readouterr().out
     assert "2 heads scaled by 0.5: L1H1,L2H0" in said
-    assert "emergent: run run, by the calibrated rule, step 40" in said
+    assert "emergent: run run, by the growth rule, step 40" in said
     model = AutoModelForCausalLM.from_pretrained(home / "model")
     with intervene(model, [(1, 1), (2, 0)], scale=0.5):
         assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(out)), logits(model))

@@ -149,10 +149,13 @@ def test_probes_are_built_and_what_was_passed_over_is_told(checkpoint, tmp_path,
 
 
 def test_an_unknown_model_is_refused(probes, tmp_path, capsys):
-    match = r"cannot load checkpoint no/such-model@step-3 \(\w+: .*hub id that can be reached"
+    match = (
+        r"cannot load checkpoint no/such-model@step-3 \(no such folder here; as a hub id, \w+: .*"
+        r"hub id that can be reached"
+    )
     assert_refused(capsys, tmp_path, *replay("no/such-model@step-3", probes), match=match)
     (tmp_path / "step-5").mkdir()
-    match = r"cannot load checkpoint .*step-5 \("
+    match = r"cannot load checkpoint .*step-5 \(\w+: "
     assert_refused(capsys, tmp_path, *replay(tmp_path / "step-5", probes), match=match)
 
 

@@ -114,10 +114,11 @@ assert not {"torch", "transformers"} & set(sys.modules)
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Null  run: births and prunings between two measurements of one")
-    rows = [line.split() for line in lines if re.match(r" +(calibrated|paper) ", line)]
+    rows = [line.split() for line in lines if re.match(r" +(growth|paper) ", line)]
     zero = ["0", "(0", "to", "0)"]
-    assert [row[:2] for row in rows] == [["calibrated", "resampled"], ["paper", "resampled"]]
-    assert all(row[2:10] == zero + zero and row[-1] == "200" for row in rows)
+    assert [row[:2] for row in rows] == [["growth", "resampled"], ["paper", "resampled"]]
+    assert all(row[2:10] == zero + zero for row in rows)
+    assert [row[-1] for row in rows] == ["200", "200"]
     told = " ".join(done.stdout.split())
     assert (
         "2 heads are emergent at step 40 by the paper's rule; an unchanged model measured with "

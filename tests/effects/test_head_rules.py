@@ -50,7 +50,7 @@ def test_rules_on_a_run_worked_by_hand(rule, heads):
 def test_the_calibrated_rule_is_that_of_the_timeline():
     by_few = make_run({0: ["L0H0"], 10: {"L0H0": 16, "L1H1": 2, "L2H2": 16}})
     assert str(select_heads(Timeline(by_few, rule="paper"), "emergent")) == "L1H1,L2H2"
-    assert str(select_heads(Timeline(by_few, rule="calibrated"), "emergent")) == "L2H2"
+    assert str(select_heads(Timeline(by_few, rule="growth"), "emergent")) == "L2H2"
 
 
 def test_the_strongest_are_by_importance():

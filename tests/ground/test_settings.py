@@ -21,13 +21,13 @@ from sparks.ground.config import (
 from sparks.ground.errors import SparksError
 from sparks.probes.settings import ProbeBuildingConfig
 from sparks.thinking.settings import ThinkConfig
-from sparks.timeline.calibration import CalibrationConfig
-from sparks.timeline.regimes import RegimeSettings
+from sparks.timeline.growth.settings import GrowthConfig
+from sparks.timeline.regimes.regime import RegimeSettings
 
 GIVEN = {ProbeBuildingConfig: {"data": "d", "model": "m", "output": "o"}}
 KINDS = (
-    CalibrationConfig, CurveConfig, EffectConfig, EvaluationConfig, ProbeBuildingConfig,
-    RegimeSettings, SnapshotConfig, ThinkConfig,
+    CurveConfig, EffectConfig, EvaluationConfig, GrowthConfig, ProbeBuildingConfig, RegimeSettings,
+    SnapshotConfig, ThinkConfig,
 )  # fmt: skip
 NUMBERS = [
     pytest.param(kind, item.name, id=f"{kind.__name__}.{item.name}")

@@ -2,7 +2,9 @@
 
 A test says which heads are active at each checkpoint; edges, scores and totals around them are
 random but consistent: every active head has a kept edge in and a kept edge out, importance is the
-sum of |score| over kept edges that leave the head, node totals are at least that.
+sum of |score| over kept edges that leave the head, node totals are at least that. In probes that
+hold it a head has about `MASS` of score, in others a seventeenth of it: a head that most probes
+hold has more than an even share, and where no probe holds any all shares are exactly even.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from sparks.runs.run_folder import RunStore
 from sparks.timeline.timeline import Timeline
 
 SMALL = Graph(num_layers=3, num_heads=4, num_kv_heads=2)
+
+MASS = 17.0
 
 Heads = Iterable[str] | Mapping[str, int]
 """Names of active heads; as a mapping, with the number of probes (the first k) that hold each."""
@@ -72,7 +76,7 @@ def make_snapshot(
         step: optimizer step.
         active: names of heads, or a mapping to the number of probes that hold each.
         graph: shape of the model.
-        probes: number of probes; None is one a group, or 16, enough for the calibrated rule.
+        probes: number of probes; None is one a group, or 16, enough for both rules.
         grid: each head is in the circuit under all settings of the grid or under none; False makes
             a snapshot as schema 1 had it.
         groups: group of each probe.
@@ -114,7 +118,7 @@ def make_snapshot(
         active=heads,
         grid=GRID if grid else (),
         grid_active=np.repeat(heads[None], len(GRID) if grid else 0, axis=0),
-        node_totals=(sums * 1.25 + rng.uniform(0.01, 0.1, sums.shape)).astype(np.float32),
+        node_totals=_totals(graph, sums, heads, rng),
         loss_corrupted=rng.uniform(0.5, 2.0, probes).astype(np.float32),
         loss_circuit=np.full(probes, 0.25, np.float32),
         completeness_gap=np.broadcast_to(np.float32(gap), (probes,)).astype(np.float32),
@@ -122,6 +126,28 @@ def make_snapshot(
         edge_source=np.concatenate([part[0] for part in parts]),
         edge_destination=np.concatenate([part[1] for part in parts]),
         edge_score=np.concatenate([part[2] for part in parts]),
+    )
+
+
+def _totals(
+    graph: Graph, sums: np.ndarray, heads: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Sums of |score| of all edges that leave each source, kept or not."""
+    totals = sums * 1.25 + rng.uniform(0.01, 0.1, sums.shape)
+    mass = np.where(heads, MASS * rng.uniform(0.95, 1.05, heads.shape), MASS / 17)
+    totals[:, graph.head_sources] = np.maximum(totals[:, graph.head_sources], mass)
+    return totals.astype(np.float32)
+
+
+def holding(snapshot: Snapshot, heads: np.ndarray) -> Snapshot:
+    """The same, with these heads held by each probe; [probes, layers, heads]."""
+    totals = snapshot.node_totals.copy()
+    noise = np.random.default_rng(snapshot.step).uniform(0.95, 1.05, heads.shape)
+    totals[:, snapshot.graph.head_sources] = np.where(heads, MASS * noise, MASS / 17)
+    grid = np.repeat(heads[None], len(snapshot.grid), axis=0)
+    importance = np.where(heads, snapshot.importance, 0).astype(np.float32)
+    return replace(
+        snapshot, active=heads, grid_active=grid, importance=importance, node_totals=totals
     )
 
 

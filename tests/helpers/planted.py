@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from models import token_pair
 from torch import nn
 
 from sparks.attribution.snapshot import Snapshot
@@ -148,20 +149,26 @@ def judge(timeline: Timeline, planted: Planted, truth: Timeline) -> Score:
 
 
 def confirmed(truth: Timeline, head: Head, at: int, *, up: bool) -> bool:
-    """Other probes see the head on the new side of one half now, and on the other side before."""
-    above = truth.inclusion[:, head[0], head[1]] >= 0.5
+    """Other probes see the head on the new side of an even share now, and on the other before."""
+    above = truth.share[:, head[0], head[1]] >= 1
     return bool(above[at] == up and (above[:at] != up).any())
 
 
 def crossing(truth: Timeline, head: Head, at: int) -> int:
-    """Checkpoint since which other probes see the head on the side of one half where it is."""
-    above = truth.inclusion[: at + 1, head[0], head[1]] >= 0.5
+    """Checkpoint since which other probes see the head on the side of an even share it is on."""
+    above = truth.share[: at + 1, head[0], head[1]] >= 1
     return int(np.flatnonzero(above != above[-1])[-1:].sum() + 1)
 
 
 def clear_heads(snapshot: Snapshot, count: int) -> list[Head]:
-    """Heads that nearly every circuit of the unedited model holds, the surest first."""
-    levels, settings = snapshot.levels
-    inclusion = levels.mean(axis=0) / settings
-    order = np.argsort(-inclusion, axis=None, kind="stable")[:count]
-    return [divmod(int(index), inclusion.shape[1]) for index in order]
+    """Heads with the largest shares of the unedited model, the surest first."""
+    share = Timeline([snapshot]).share[0]
+    order = np.argsort(-share, axis=None, kind="stable")[:count]
+    return [divmod(int(index), share.shape[1]) for index in order]
+
+
+def random_probes(count: int, start: int) -> TokenizedProbes:
+    """Of a tiny model: random tokens."""
+    pairs = tuple(token_pair(4, 5, seed=start + index) for index in range(count))
+    ids = tuple(f"p{index}" for index in range(count))
+    return TokenizedProbes(pairs=pairs, ids=ids, groups=("",) * count, hash=str(start))

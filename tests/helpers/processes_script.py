@@ -50,6 +50,7 @@ KINDS: dict[str, Any] = {
     "one-probe": dict,
     "resumed": dict,
     "evaluated": dict,
+    "own": dict,
 }
 
 
@@ -66,11 +67,12 @@ def watcher(kind: str, how: str) -> list[TrainerCallback]:
         return []
     if how == "careless":
         return [Careless()]
-    probes = ProbeSet(PROBES.probes[:1]) if kind == "one-probe" else PROBES
+    probes = {"one-probe": ProbeSet(PROBES.probes[:1]), "own": None}.get(kind, PROBES)
     on_error = "raise" if how == "raise" else "warn"
     evaluated = {"evaluate": LENGTHS, "evaluation": SAMPLED} if kind == "evaluated" else {}
     return [SparksCallback(
-        probes, progress=False, on_error=on_error, points=3, threshold=0.0, top_n=60, **evaluated
+        probes, progress=False, on_error=on_error, points=3, threshold=0.0, top_n=60, num_probes=8,
+        num_controls=2, **evaluated
     )]  # fmt: skip
 
 
@@ -101,9 +103,12 @@ def main() -> None:
         if SPREAD.startswith("zero"):
             settings |= {"deepspeed": cpu_sharding.deepspeed_config(int(SPREAD[-1]))}
             settings |= {"use_cpu": False}
-        trainer = trainer_of(regime, folder, *watcher(kind, how), **settings)
-        # What an evaluation samples is not the training's.
-        sampled = [] if kind == "evaluated" else record_samples(trainer.model)
+        watching = watcher(kind, how)
+        trainer = trainer_of(regime, folder, *watching * (kind != "own"), **settings)
+        if kind == "own" and watching:
+            SparksCallback.attach(trainer, watching[0])
+        # What an evaluation samples, and what probes are built from, is not the training's.
+        sampled = [] if kind in ("evaluated", "own") else record_samples(trainer.model)
         error = None
         with warnings.catch_warnings(record=True) as told:
             try:

@@ -177,7 +177,7 @@ def trainer_of(
     options = {"output_dir": str(output_dir)} | SETTINGS
     tokenizer = byte_level_tokenizer(chat=CHAT)
     common: dict[str, Any] = {
-        "model": _llama(len(tokenizer), seed=0),
+        "model": llama(len(tokenizer), seed=0),
         "processing_class": tokenizer,
         "callbacks": list(callbacks),
     }
@@ -188,7 +188,7 @@ def trainer_of(
     if kind.teacher:
         # A reference is the model itself; a teacher is another one.
         seed = 1 if kind.teacher == "teacher_model" else 0
-        common[kind.teacher] = _llama(len(tokenizer), seed=seed)
+        common[kind.teacher] = llama(len(tokenizer), seed=seed)
     if kind.rewards:
         common["reward_funcs"] = even_ids
     return kind.trainer(
@@ -200,7 +200,7 @@ def trainer_of(
     )
 
 
-def _llama(vocab_size: int, *, seed: int) -> nn.Module:
+def llama(vocab_size: int, *, seed: int) -> nn.Module:
     return tiny_model(
         "llama-gqa",
         seed=seed,

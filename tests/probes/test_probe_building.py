@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from places import ROOT
 from tokenizers_made_here import (
     CHAT,
@@ -275,6 +276,40 @@ def test_a_prompt_must_leave_room_for_what_is_sampled(model, tmp_path, tokens, f
             build_probes(settings, progress=False)
 
 
+def test_problems_are_read_from_every_kind_of_file_and_saved_data_set(tmp_path):
+    records = [{"problem": f"What is {n} + 2?", "answer": f"{n + 2}"} for n in range(3)]
+    data = Dataset.from_list(records)
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    write(tmp_path / "lines.json", records)
+    data.to_parquet(tmp_path / "data.parquet")
+    data.save_to_disk(tmp_path / "saved")
+    DatasetDict(train=data, test=data.select([2])).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files" / "train.jsonl", records)
+    for name in ("list.json", "lines.json", "data.parquet", "saved", "splits", "files"):
+        found = list(read_problems(str(tmp_path / name)))
+        assert [problem.answer for problem in found] == ["2", "3", "4"], name
+        assert found[0].place.startswith(str(tmp_path / name))
+    assert len(list(read_problems(str(tmp_path / "splits"), split="test"))) == 1
+    for name, match in (
+        ("splits", r"splits has no split 'dev', it has train, test\Z"),
+        ("none.parquet", "cannot read problems .*none.parquet: No such file"),
+    ):
+        with pytest.raises(SparksError, match=match):
+            list(read_problems(str(tmp_path / name), split="dev"))
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(SparksError, match=r"cannot load data set .*torn.parquet': ") as caught:
+        list(read_problems(str(tmp_path / "torn.parquet")))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rejected_answer_is_corrupted_without_the_model(model, tmp_path):
+    record = {"prompt": [ASK], "chosen": [REPLY], "rejected": [{**REPLY, "content": "It is 5."}]}
+    data = write(tmp_path / "data.jsonl", [record])
+    (probe,) = build_probes(config(data, model, tmp_path, count=1), progress=False).probes
+    assert (probe.clean, probe.corrupted) == (REPLY["content"], "It is 5.")
+
+
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_hub_data_set_is_streamed_or_taken_from_the_cache(monkeypatch, offline):
     asked = []
@@ -361,7 +396,8 @@ def test_faults_are_found_before_the_work(problems, model, tmp_path):
 
 def test_what_the_hub_does_not_give_is_one_line(problems, model, tmp_path):
     for name in ("no-such-owner/no-such-model", str(tmp_path / "no-folder")):
-        with pytest.raises(SparksError, match=r"cannot load checkpoint .* \(\w+: ") as caught:
+        match = r"cannot load checkpoint .* \(no such folder here; as a hub id, \w+: "
+        with pytest.raises(SparksError, match=match) as caught:
             build_probes(config(problems, name, tmp_path), progress=False)
         assert "\n" not in str(caught.value)
     with pytest.raises(SparksError, match="cannot load data set 'no-such-owner/data': ") as caught:

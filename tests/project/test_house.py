@@ -181,6 +181,7 @@ def options_of(command: str) -> dict[str, argparse.Action]:
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
+        ("check", SnapshotConfig),
         ("replay", SnapshotConfig),
         ("probes", ProbeBuildingConfig),
         ("evaluate", EvaluationConfig),
@@ -216,6 +217,7 @@ def test_no_model_runs_code_of_its_own_unless_it_is_asked_for():
     assert [call for call in calls if not call[2] & {"trust_remote_code", None}] == []
     commands = (
         "ablate",
+        "check",
         "effects",
         "evaluate",
         "faithfulness",
@@ -246,6 +248,6 @@ def test_defaults_that_the_command_line_repeats_are_those_of_the_functions():
         assert options_of("watch")[name].default == default_of(watch, name), name
     for command in ("timeline", "watch", "compare", "regimes", "report", "figures", "wandb"):
         option = options_of(command)["rule"]
-        assert (option.default, tuple(option.choices)) == ("calibrated", RULES), command
+        assert (option.default, tuple(option.choices)) == ("growth", RULES), command
     for name in ("host", "port"):
         assert f"(default: {default_of(serve, name)})" in options_of("report")[name].help

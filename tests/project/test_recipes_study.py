@@ -22,7 +22,7 @@ import study_table
 from study_table import CLAIMED, SHOWN, Study, markdown, plain, read_study
 
 from sparks import SparksError, Timeline
-from sparks.timeline.regime_tables import regime_row
+from sparks.timeline.regimes.tables import regime_row
 
 # -- the command -----------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ def verdicts(sft: str, distill: str, grpo: str) -> Study:
         {"regime": regime, "seed": seed, "verdict": names[letter]}
         | {name: float(seed) for name in SHOWN}
         | {"beyond_null": float(seed > 0)}
-        | {"reason": "", "finished": True, "rule": "calibrated"}
+        | {"reason": "", "finished": True, "rule": "growth"}
         for regime, letters in zip(CLAIMED, (sft, distill, grpo), strict=True)
         for seed, letter in enumerate(letters)
     ]
@@ -197,7 +197,7 @@ def verdicts(sft: str, distill: str, grpo: str) -> Study:
     ],
 )
 def test_the_claim_follows_the_verdicts(letters, sentence):
-    counted, claim, *_ = verdicts(*letters).sentences("calibrated")
+    counted, claim, *_ = verdicts(*letters).sentences("growth")
     assert claim.endswith(sentence)
     assert claim.startswith("The paper's claim (SFT and distillation accumulate, GRPO turns over")
     seen = [int(n) for n in re.findall(r"in (\d) of", counted)]
@@ -210,9 +210,9 @@ def test_sentences_tell_all_verdicts_and_whether_seeds_lie_apart():
     rows = study.rows
     rows.loc[rows["regime"] == "grpo", "turnover"] += 10
     rows.loc[rows["regime"] == "distill", "kept"] += 10
-    first, _, *rest = study.sentences("calibrated")
+    first, _, *rest = study.sentences("growth")
     assert first == (
-        "By the calibrated rule: SFT accumulates in 2 of 3 seeds (undecided in 1); distillation "
+        "By the rule of growth: SFT accumulates in 2 of 3 seeds (undecided in 1); distillation "
         "accumulates in 3 of 3 seeds; GRPO searches in 3 of 3 seeds."
     )
     assert (
@@ -273,7 +273,7 @@ def test_runs_are_read_by_both_rules_with_the_ends_of_their_curves(folder):
     # Every probe holds the same heads: other probes would show no birth.
     assert paper["null_high"].tolist() == [0, 0, 0]
     assert paper["beyond_null"].to_dict() == {("sft", 0): 1, ("sft", 1): 1, ("grpo", 0): 0}
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         own = regime_row(Timeline.from_run(folder / "sft-seed1", rule=rule))
         again = rows.loc[(rule, "sft", 1)]
         for name, value in own.items():
@@ -304,7 +304,7 @@ def test_the_files_and_the_page_say_the_same(folder, capsys):
     assert "|  | SFT (2) | GRPO (1) |" in page
     assert "| births | 5 (4 to 6) | 0 |" in page.split("## Paper's rule")[1]
     assert "| reward, last tenth | - | 5.5 |" in page
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         assert all(line in page for line in study.sentences(rule))
     assert (
         "GRPO's reward went from 0.50 to 5.50 (means over seeds; higher at the end in 1 of 1)."
@@ -320,7 +320,7 @@ def test_the_files_and_the_page_say_the_same(folder, capsys):
     ]
     assert (births["runs"], births["mean"], births["lowest"], births["highest"]) == (2, 5, 4, 6)
     assert found["paper"]["claim_holds"].keys() == {"sft", "grpo"}
-    assert found["calibrated"]["sentences"] == study.sentences("calibrated")
+    assert found["growth"]["sentences"] == study.sentences("growth")
 
 
 def test_undecided_runs_of_one_reason_stand_together(folder):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sparks.stats.intervals import (
-    inclusion_interval,
     percentiles,
+    proportion_interval,
     resampled_counts,
     share_interval,
     student_quantile,
@@ -27,7 +27,7 @@ from sparks.stats.intervals import (
 def test_yes_and_no_gives_wilsons_interval(hits, count, low, high):
     values = np.zeros((count, 1), dtype=np.uint8)
     values[:hits] = 1
-    ends = inclusion_interval(values, 1)
+    ends = proportion_interval(values, 1)
     assert [float(end[0]) for end in ends] == pytest.approx([low, high], abs=5e-5)
 
 
@@ -47,30 +47,30 @@ def test_intervals_of_graded_values_hold_the_truth(count, chances):
     held = []
     probe = rng.random((count, 4000))  # one hidden number a probe: its settings go together
     values = sum((probe < chance).astype(np.int64) for chance in chances)
-    low, high = inclusion_interval(values, len(chances))
+    low, high = proportion_interval(values, len(chances))
     held = (low <= np.mean(chances)) & (np.mean(chances) <= high)
     assert 0.93 <= held.mean() <= 0.995
 
 
 def test_probes_that_all_agree_leave_doubt_and_more_probes_leave_less():
-    ends = [inclusion_interval(np.full((count, 1), 9), 9)[0][0] for count in (4, 12, 48)]
+    ends = [proportion_interval(np.full((count, 1), 9), 9)[0][0] for count in (4, 12, 48)]
     assert ends == sorted(ends)
     assert ends[0] < 0.5 < ends[1] < ends[2] < 1
-    low, high = inclusion_interval(np.full((12, 1), 5), 9)
+    low, high = proportion_interval(np.full((12, 1), 5), 9)
     assert low[0] < 5 / 9 < high[0]
 
 
 def test_ends_are_ordered_and_within_0_and_1():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 10, (5, 7, 400)).astype(np.uint8)
-    low, high = inclusion_interval(values, 9)
+    low, high = proportion_interval(values, 9)
     mean = values.mean(axis=1) / 9
     assert low.shape == high.shape == (5, 400)
     assert ((low >= 0) & (low <= mean) & (mean <= high) & (high <= 1)).all()
 
 
 def test_a_single_probe_says_next_to_nothing():
-    low, high = inclusion_interval(np.array([[9]]), 9)
+    low, high = proportion_interval(np.array([[9]]), 9)
     assert low[0] < 0.25
     assert high[0] == 1
 

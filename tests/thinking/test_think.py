@@ -79,7 +79,7 @@ def test_text_tables_and_json_say_the_same(measured, capsys):
     assert call("think", "--output", out) == 0
     page = capsys.readouterr().out
     assert "4 problems under both modes, switched by enable_thinking" in page
-    assert "with 4 probes no head can be called exclusive, at least 6 are needed" in page
+    assert "with 4 probes no head can be called exclusive, at least 7 are needed" in page
     assert "no head is of one mode alone beyond doubt" in page
     for table, rows in (("heads", 4), ("counts", 2), ("overlap", 6)):
         assert call("think", "--output", out, "--format", "csv", "--table", table) == 0
@@ -100,7 +100,7 @@ def test_figures_are_drawn_by_both_rules(copied, capsys):
     _, _, out = copied
     assert call("think", "--output", out, "--figure", "svg") == 0
     told = capsys.readouterr().err.splitlines()
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         path = out / f"fig5-think-heads-{rule}.svg"
         assert str(path) in told
         assert path.read_bytes().rstrip().endswith(b"</svg>")

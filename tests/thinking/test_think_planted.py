@@ -69,11 +69,11 @@ def _items(states):
 
 def test_exchanged_modes_call_no_head_exclusive_and_counts_say_so(comparison):
     counts = comparison.counts().set_index("rule")
-    assert counts.loc["calibrated", "only_on"] == counts.loc["calibrated", "only_off"] == 1
-    assert counts.loc["calibrated", "shared"] == 1
-    assert counts.loc["calibrated", "exclusive"] == 2
+    assert counts.loc["growth", "only_on"] == counts.loc["growth", "only_off"] == 1
+    assert counts.loc["growth", "shared"] == 1
+    assert counts.loc["growth", "exclusive"] == 2
     # By luck none: with 12 probes some are exchanged and some are not in (nearly) every draw.
-    assert counts.loc["calibrated", "luck_high"] == 0 == counts.loc["paper", "luck_high"]
+    assert counts.loc["growth", "luck_high"] == 0 == counts.loc["paper", "luck_high"]
     assert DRAWS >= 100
 
 

@@ -30,7 +30,7 @@ from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.timeline.comparison import Comparison, named_runs
-from sparks.timeline.regime_tables import regime_row
+from sparks.timeline.regimes.tables import regime_row
 from sparks.timeline.timeline import Timeline
 from sparks.views.report import render_report
 from sparks.views.report.compared import COLUMNS, compared, compared_by_rule
@@ -53,7 +53,7 @@ def test_runs_by_hand(pair):
         "run": ("sft", "grpo"), "checkpoints": (3, 4), "first_step": (0, 0), "last_step": (20, 15),
         "base": (3, 3), "active": (4, 4), "born": (3, 2), "kept": (3, 1), "kept_share": (1.0, 0.5),
         "pruned": (0, 2), "revived": (0, 1), "retained": (1, 3), "retained_share": (1 / 3, 1.0),
-        "rule": ("calibrated",) * 2, "undecided": (0, 0), "likely": (4, 4), "paper_active": (4, 4),
+        "rule": ("growth",) * 2, "undecided": (0, 0), "paper_active": (4, 4),
         "paper_born": (3, 2), "null_births_low": (0, 0), "null_births_high": (0, 0),
         "regime": ("undecided",) * 2,
     }  # fmt: skip
@@ -88,9 +88,9 @@ def test_the_numbers_of_a_run_are_those_of_its_regime_and_its_circuits(pair):
         assert math.isnan(row["specific"])
 
 
-DOUBT: dict[int, Heads] = {  # L1H1 and L2H0 end undecided, L2H3 cannot be placed, L0H1 is base
+DOUBT: dict[int, Heads] = {  # L1H1, L2H0 and L2H3 end undecided, L0H1 is base
     0: {"L0H0": 16, "L0H1": 16, "L1H0": 16, "L2H3": 8, "L1H1": 8, "L2H0": 8},
-    10: {"L0H0": 16, "L2H3": 16, "L1H1": 8, "L2H0": 8, "L2H2": 16},
+    10: {"L0H0": 16, "L2H3": 8, "L1H1": 8, "L2H0": 8, "L2H2": 16},
 }
 
 
@@ -110,7 +110,7 @@ def test_a_head_that_is_undecided_in_one_run_is_neither_shared_nor_exclusive():
     assert paper.exclusive("sft") == ["L1H1", "L2H0", "L2H3"]  # all of them base in the other
     text = render(both, width=120)
     assert re.search(r"^  sft & doubt +3, 1 +0 +3 +\S+ +0.00$", text, re.M)
-    assert re.search(r"^  doubt +0-10 +3 +3-5 +5 ", text, re.M)
+    assert re.search(r"^  doubt +0-10 +3 +2-5 +5 ", text, re.M)
 
 
 def test_births_of_control_probes_are_told_apart():
@@ -229,7 +229,7 @@ def test_runs_measured_differently_are_refused(keywords, match):
 
 def test_runs_judged_by_different_rules_are_refused():
     one = timeline(SFT, "a")
-    message = r"the same rule, got calibrated in 'a' and paper in 'b': read all of them with the sa"
+    message = r"the same rule, got growth in 'a' and paper in 'b': read all of them with the sa"
     with pytest.raises(SparksError, match=message):
         Comparison.of([one, one.by("paper")], ["a", "b"])
 
@@ -305,8 +305,8 @@ def test_the_page_of_text(pair):
     assert re.search(r"^  sft & grpo +3, 2 +1 +0 +0.6667 +0.25$", text, re.M)
     assert "  only sft (2)  L2H0, L2H3\n  only grpo (0)  –\n  both (1)  L1H1\n" in text
     assert "Note  by chance: what two random draws" in text
-    assert "Rule         calibrated: active = in more than half of the circuits" in text
-    assert "Null of grpo  1 head is emergent at step 15 by the calibrated rule; an unch" in text
+    assert "Rule         growth: active = more than an even share of all |score|" in text
+    assert "Null of grpo  1 head is emergent at step 15 by the rule of growth; an unch" in text
     assert "EAP-IG with 4 points" in text
 
 
@@ -366,7 +366,7 @@ def test_the_rule_is_the_one_that_was_asked_for(folders, capsys):
         assert call("compare", *runs, "--format", "json", *options) == 0
         return {row["rule"] for row in json.loads(capsys.readouterr().out)}
 
-    assert rules() == {"calibrated"}
+    assert rules() == {"growth"}
     assert rules("--rule", "paper") == {"paper"}
     assert call("compare", *runs, "--rule", "paper") == 0
     assert "Rule         paper's: active = in the circuit of any probe" in capsys.readouterr().out

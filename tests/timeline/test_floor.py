@@ -21,10 +21,11 @@ from sparks.ground.config import LEAST_LOSS, SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.probes.pairs import TokenizedProbes
 from sparks.timeline import nulls
-from sparks.timeline.calibration import CalibrationConfig, decide
 from sparks.timeline.comparison import Comparison
-from sparks.timeline.regime_tables import regime_row
-from sparks.timeline.regimes import Regime
+from sparks.timeline.growth.rule import growth
+from sparks.timeline.growth.settings import GrowthConfig
+from sparks.timeline.regimes.regime import Regime
+from sparks.timeline.regimes.tables import regime_row
 from sparks.timeline.timeline import Timeline
 from sparks.views.live.page import View
 from sparks.views.report.data import run_data
@@ -85,7 +86,7 @@ def test_nothing_is_called_of_random_models(random_runs):
         assert timeline.undecided.all()
         assert timeline.events().empty
         assert np.isnan(timeline.counts()["circuit_growth"]).all()
-        assert not timeline.counts()["likely"].any()
+        assert not timeline.active.any()
         (line,) = (text for text in timeline.problems if text.startswith(LITTLE))
         assert line.startswith(f"{LITTLE}s 0, 10 (at most 0.000")
         assert f"the floor is {LEAST_LOSS})" in line
@@ -94,13 +95,13 @@ def test_nothing_is_called_of_random_models(random_runs):
 
 def test_without_the_floor_they_would_be(random_runs):
     """A check that cannot fail is none."""
-    bare = CalibrationConfig(floor=0)
-    called = [len(Timeline(run, calibration=bare).events()) for run in random_runs]
+    bare = GrowthConfig(least_loss=0)
+    called = [len(Timeline(run, growth_config=bare).events()) for run in random_runs]
     assert sum(count > 0 for count in called) >= 2
-    assert not any(Timeline(run, calibration=bare).too_little.any() for run in random_runs)
+    assert not any(Timeline(run, growth_config=bare).too_little.any() for run in random_runs)
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("rule", ["growth", "paper"])
 def test_every_view_says_so_and_gives_no_verdict(random_runs, tmp_path, capsys, rule):
     timeline = Timeline(random_runs[0], name="random", rule=rule)
     text = said(render(timeline, width=100))
@@ -150,7 +151,7 @@ def test_what_has_enough_is_called_as_before():
     timeline = Timeline(make_run(STORY))
     assert not timeline.too_little.any()
     assert timeline.problems == ()
-    bare = Timeline(make_run(STORY), calibration=CalibrationConfig(floor=0))
+    bare = Timeline(make_run(STORY), growth_config=GrowthConfig(least_loss=0))
     assert timeline.event_list() == bare.event_list() != []
 
 
@@ -184,25 +185,28 @@ def test_a_checkpoint_with_too_little_changes_nothing_and_no_later_one_is_held_a
 
 def test_onsets_never_lie_where_l_is_too_little():
     """A rise that shows at 20, where nobody can tell, and is settled at 40 began at 30."""
-    plan = {0: {}, 10: {}, 20: {"L0H0": 11}, 30: {"L0H0": 11}, 40: {"L0H0": 16}}
-    assert Timeline(make_run(plan)).event_list()[0].onset == 20
-    dark = Timeline(with_loss(make_run(plan), 1, 1, 0.01, 1, 1))
+    plan = {0: {}, 10: {}, 20: {"L0H0": 3}, 30: {"L0H0": 3}, 40: {"L0H0": 16}}
+    run = make_run(plan)
+    assert [(event.step, event.onset) for event in Timeline(run).event_list()] == [(40, 20)]
+    dark = Timeline(with_loss(run, 1, 1, 0.01, 1, 1))
     assert [(event.step, event.onset) for event in dark.event_list()] == [(40, 30)]
 
 
 def test_what_stands_at_a_checkpoint_does_not_depend_on_later_ones():
     rng = np.random.default_rng(5)
-    walk = np.clip(rng.random(60) + rng.normal(0, 0.25, (40, 60)).cumsum(axis=0), 0, 1)
-    levels = rng.binomial(9, walk[:, None, None, :], (40, 16, 1, 60)).astype(np.uint8)
-    loss = np.where(rng.random(40) < 0.4, 0.01, 2.0)
+    steps = rng.normal(0, 0.4, (40, 1, 60)) + rng.normal(0, 0.2, (40, 16, 60))
+    totals = np.exp(steps.cumsum(axis=0))
+    loss = np.repeat(np.where(rng.random(40) < 0.4, 0.01, 2.0)[:, None], 16, axis=1)
     loss[:3] = 0.01
-    whole = decide(levels, 9, loss=loss)
+    whole = growth(totals, loss)
+    dark = loss[:, 0] < 0.1
+    assert whole.base == 3
     assert (whole.change != 0).sum() > 10
-    assert not whole.state[loss < 0.1].any()
-    assert not whole.change[loss < 0.1].any()
+    assert not whole.moved[dark].any()
+    assert not whole.change[dark].any()
     for end in range(1, 41):
-        part = decide(levels[:end], 9, loss=loss[:end])
-        for name in ("inclusion", "low", "high", "state", "change", "onset"):
+        part = growth(totals[:end], loss[:end])
+        for name in ("moved", "change", "inside", "share_low", "share_high", "onset"):
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:end])
 
 
@@ -236,9 +240,9 @@ def test_the_median_of_the_counted_probes_decides():
     assert timeline.control.too_little.tolist() == [False]
 
 
-@pytest.mark.parametrize("floor", [-0.1, float("nan"), float("inf"), "0.1", True])
+@pytest.mark.parametrize("floor", [-0.1, float("nan"), "0.1", True])
 def test_a_floor_out_of_range_is_refused(floor):
     with pytest.raises(
-        SparksError, match=re.escape(f"floor must be a number of nats, at least 0, got {floor!r}")
+        SparksError, match=re.escape(f"least_loss must be at least 0 nats, got {floor!r}")
     ):
-        CalibrationConfig(floor=floor)
+        GrowthConfig(least_loss=floor)

@@ -22,13 +22,14 @@ from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.runs.run_folder import RunStore
-from sparks.timeline import growth, turnover
 from sparks.timeline import history as run_history
-from sparks.timeline.calibration import CalibrationConfig, Judge, decide
+from sparks.timeline.growth import rule as growth
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.history import History
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.regimes import turnover
+from sparks.timeline.regimes.regime import circuit_turnover
+from sparks.timeline.regimes.turnover import TurnoverMeter
 from sparks.timeline.timeline import EVENT_KINDS, RULES, Rule, Timeline
-from sparks.timeline.turnover import TurnoverMeter
 from sparks.training.recorder import Recorder
 from sparks.views.live.follower import RunFollower
 from sparks.views.live.terminal import watch
@@ -36,7 +37,7 @@ from sparks.views.report.data import run_data
 
 GROUPS = [*["sums"] * 12, *["apples"] * 12, *["control"] * 12]
 ARRAYS = (
-    "steps", "frequency", "importance", "levels", "inclusion", "inclusion_low", "inclusion_high",
+    "steps", "frequency", "importance", "share",
     "active", "undecided", "base", "emergent", "retained", "cohort", "loss", "too_little",
 )  # fmt: skip
 FRAMES = ("counts", "growth", "events", "cohorts", "heads", "importance_frame", "component_totals")
@@ -112,7 +113,7 @@ def test_a_timeline_that_grew_equals_one_that_was_built_at_once(run, tmp_path, r
             whole = Timeline(run[: index + 1], name=grown.name, group=group, rule=rule)
             assert_equal(grown, whole, page=index > 4)
     assert whole.changes("born").any() or group  # 12 probes settle little
-    assert grown.undecided.any() == (rule == "calibrated")
+    assert grown.undecided.any() == (rule == "growth")
     if group is None:
         assert_equal(grown.control, whole.control)
     assert_equal(Timeline.from_run(tmp_path, group=group, rule=rule), whole)
@@ -131,7 +132,7 @@ def test_so_does_one_where_l_is_too_little(run, tmp_path, rule, dark):
     assert np.flatnonzero(grown.too_little).tolist() == list(dark)
     gained = grown.counts()["circuit_growth"].to_numpy()
     assert np.isnan(gained).tolist() == [0 in dark or index in dark for index in range(9)]
-    bare = Timeline(grown.snapshots, rule=rule, calibration=CalibrationConfig(floor=0))
+    bare = Timeline(grown.snapshots, rule=rule, growth_config=GrowthConfig(least_loss=0))
     expected = plain_states(run, rule)["active"]
     np.testing.assert_array_equal(bare.active, expected)  # another floor on the same numbers
     assert np.isfinite(bare.counts()["circuit_growth"]).all()
@@ -164,14 +165,16 @@ def test_two_runs_may_go_on_from_one(run):
 def plain_states(run: Sequence[Snapshot], rule: Rule) -> dict[str, np.ndarray]:
     """The definitions, over all checkpoints at once."""
     chosen = [index for index, name in enumerate(GROUPS) if name != "control"]
-    levels = np.stack([snapshot.levels[0][chosen] for snapshot in run])
     active = np.stack([snapshot.active[chosen].any(axis=0) for snapshot in run])
     turned = np.zeros(active.shape, dtype=np.int8)
     turned[1:] = active[1:].astype(np.int8) - active[:-1]
     old = active[0]
-    if rule == "calibrated":
-        decided = decide(levels, 9)
-        active, turned, old = decided.state == 1, decided.change, decided.old
+    if rule == "growth":
+        sources = run[0].graph.head_sources.ravel()
+        totals = np.stack([snapshot.node_totals[chosen][:, sources] for snapshot in run])
+        found = growth.growth(totals, np.ones(totals.shape[:2]))
+        active, turned = (part.reshape(active.shape) for part in (found.inside, found.change))
+        old = active[0]
     new = (turned > 0) & ~old
     cohort = np.where(new.any(axis=0), new.argmax(axis=0), -1)
     times = np.arange(len(run))[:, None, None]
@@ -230,15 +233,15 @@ def test_one_snapshot_without_a_grid_and_all_are_counted_by_their_one_setting(tm
     plain = [*run[:2], make_snapshot(20, STORY[20], grid=False), *run[3:]]
     follower = RunFollower(write_run(tmp_path, plain[:2]))
     follower.poll()
-    assert follower.timeline().num_settings == 9
+    assert follower.timeline().snapshots.settings == 9
     for snapshot in plain[2:]:
         write_run(tmp_path, [snapshot])
         follower.poll()
-    assert follower.timeline().num_settings == 1
+    assert follower.timeline().snapshots.settings == 1
     assert_equal(follower.timeline(), Timeline(plain, name=tmp_path.name))
     RunStore(tmp_path).file(20).unlink()
     follower.poll()
-    assert follower.timeline().num_settings == 9
+    assert follower.timeline().snapshots.settings == 9
     rest = [*plain[:2], *plain[3:]]
     assert_equal(follower.timeline(), Timeline(rest, name=tmp_path.name))
 
@@ -349,8 +352,7 @@ WORK: list[tuple[Any, str, int]] = [
     (RunStore, "load", 1),
     (run_history, "checkpoint", 2),  # the control probes too
     (run_history, "circuit_heads", 2),
-    (Judge, "judge", 2),
-    (growth, "log_shares", 1),
+    (growth, "log_shares", 2),
     (TurnoverMeter, "add", 1),
 ]
 
@@ -380,7 +382,7 @@ def test_a_landing_in_training_costs_no_more_than_in_watch(run, tmp_path, monkey
             run_data(recorder._timeline(state).by(rule))
 
     land(*run[:-1])
-    kinds = [(run_history, "checkpoint"), (Judge, "judge"), (TurnoverMeter, "add")]
+    kinds = [(run_history, "checkpoint"), (growth.GrowthRule, "add"), (TurnoverMeter, "add")]
     calls = [counted(monkeypatch, where, name) for where, name in kinds]
     read = reads(monkeypatch)
     land(run[-1])

@@ -12,17 +12,9 @@ import pytest
 from places import DATA
 
 from sparks.ground.errors import SparksError
-from sparks.timeline.growth import (
-    SHARE_FLOOR,
-    Growth,
-    GrowthConfig,
-    GrowthRule,
-    _Luck,
-    growth,
-    is_tested,
-    log_shares,
-    sign_flips,
-)
+from sparks.timeline.growth.luck import SHARE_FLOOR, Luck, log_shares, sign_flips
+from sparks.timeline.growth.rule import Growth, GrowthRule, growth, is_tested
+from sparks.timeline.growth.settings import GrowthConfig
 
 STORED = DATA / "growth-smollm2.npz"
 PROBES, HEADS = 32, 20
@@ -128,7 +120,7 @@ def test_luck_takes_no_more_heads_above_a_boundary_than_may_be():
     """For every R and at every checkpoint: heads ever above, a flip, are at most fdr R F_k."""
     config = GrowthConfig(fdr=0.1)
     rng = np.random.default_rng(0)
-    luck, walk = _Luck(400, 30, config), np.zeros((400, 30))
+    luck, walk = Luck(400, 30, config), np.zeros((400, 30))
     ever = np.zeros((len(luck.numbers), 400, 30), dtype=bool)
     for checkpoint in range(1, 9):
         walk += rng.normal(size=walk.shape)
@@ -162,7 +154,7 @@ def test_runs_in_which_nothing_moved_have_no_calls(skew):
 
 def called(path: np.ndarray, config: GrowthConfig) -> int:
     """Heads ever called, of a run of log shares that need not sum to one."""
-    with patch("sparks.timeline.growth.log_shares", np.asarray):
+    with patch("sparks.timeline.growth.rule.log_shares", np.asarray):
         found = growth(path, np.ones(path.shape[:2]), config)
     return int((found.moved != 0).any(axis=0).sum())
 
@@ -174,7 +166,7 @@ def test_false_calls_among_true_ones_are_few():
     for _ in range(20):
         path = np.concatenate([np.zeros((1, PROBES, 60)), rng.normal(size=(3, PROBES, 60))])
         path[1:, :, :20] += 1
-        with patch("sparks.timeline.growth.log_shares", np.asarray):
+        with patch("sparks.timeline.growth.rule.log_shares", np.asarray):
             found = growth(path, np.ones((4, PROBES)), GrowthConfig(smallest=1.0, flips=512))
         ever = (found.moved != 0).any(axis=0)
         true, false = true + ever[:20].sum(), false + ever[20:].sum()
@@ -228,12 +220,19 @@ def test_nothing_is_called_where_there_is_too_little_loss():
 
 
 @pytest.mark.parametrize("value", [0.001, np.nan])
-def test_nothing_is_called_against_a_base_with_too_little_loss(value):
-    totals, loss = run_of([{}, {3: 2.0}])
+def test_nothing_is_held_against_a_checkpoint_with_too_little_loss(value):
+    """The first one with enough is the base."""
+    totals, loss = run_of([{}, {3: 2.0}, {3: 2.0}, {3: 4.0}])
     loss[0] = value
     found = growth(totals, loss)
-    assert not found.enough_loss.any()
-    assert not found.change.any()
+    assert found.base == 1
+    assert found.enough_loss.tolist() == [False, True, True, True]
+    assert np.isnan(found.factor[0]).all()
+    assert not found.inside[0].any()
+    assert not found.moved[:3].any()
+    assert found.moved[3, 3] == 1
+    assert not growth(totals[:1], loss[:1]).enough_loss.any()
+    assert growth(totals[:1], loss[:1]).base is None
 
 
 # -- births and prunings ---------------------------------------------------------------------------
@@ -294,13 +293,14 @@ def test_what_is_said_at_a_checkpoint_stands():
         rule.add(totals[time], loss[time])
         now = rule.result()
         assert len(now.moved) == time + 1
-        for item in fields(Growth):
+        assert now.base == whole.base == 0
+        for item in fields(Growth)[1:]:
             said, later = getattr(now, item.name), getattr(whole, item.name)[: time + 1]
             np.testing.assert_array_equal(said, later, err_msg=item.name)
 
 
 def same(one: Growth, other: Growth) -> None:
-    for item in fields(Growth):
+    for item in fields(Growth)[1:]:
         values = getattr(one, item.name), getattr(other, item.name)
         np.testing.assert_allclose(*values, rtol=1e-6, err_msg=item.name)
 

@@ -23,7 +23,7 @@ from sparks.models.graph import Graph
 from sparks.runs.null_band import METHODS, NullBand, from_json, to_json
 from sparks.runs.run_folder import RunStore
 from sparks.timeline import nulls
-from sparks.timeline.calibration import CalibrationConfig
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.nulls import merged, null_of, nulls_of, sentence
 from sparks.timeline.timeline import RULES, Rule, Timeline
 
@@ -31,10 +31,15 @@ WIDE = Graph(num_layers=10, num_heads=30, num_kv_heads=30)
 
 
 def with_levels(levels: np.ndarray, graph: Graph = SMALL, step: int = 0, **meta: Any) -> Snapshot:
-    """Each probe's circuit holds the head under this many settings of the grid; active: any."""
+    """Each probe's circuit holds the head under this many settings of the grid; active: any.
+
+    What a head has of all score grows with them, from 1 to 17.
+    """
     found = make_snapshot(step, (), graph=graph, probes=len(levels), **meta)
     grid = np.arange(len(GRID))[:, None, None, None] < levels[None]
-    return replace(found, active=levels > 0, grid_active=grid)
+    totals = found.node_totals.copy()
+    totals[:, graph.head_sources] = 1 + 16 * levels / len(GRID)
+    return replace(found, active=levels > 0, grid_active=grid, node_totals=totals)
 
 
 def random_levels(
@@ -101,7 +106,7 @@ def test_births_of_few_probes_are_carried_to_all_of_them():
     assert 0.9 < np.mean(found) / truth < 1.35, (np.mean(found), truth)
 
 
-def test_under_the_calibrated_rule_resamples_have_no_false_births():
+def test_under_the_rule_of_growth_resamples_have_no_false_births():
     """The 97.5th percentile is 0: of 200 pairs of measurements at most 5 have any."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -265,7 +270,7 @@ def test_fresh_probes_are_the_better_null(rule):
     timeline = Timeline(make_run(STORY), rule=rule, nulls=[band])
     assert null_of(timeline) == band
     assert [kept.method for kept in nulls_of(timeline)] == ["resampled", "fresh probes"]
-    other: Rule = "paper" if rule == "calibrated" else "calibrated"
+    other: Rule = "paper" if rule == "growth" else "growth"
     assert null(timeline.by(other)).method == "resampled"  # by() keeps the nulls, of their rule
     assert null_of(timeline.by(other).by(rule)) == band
 
@@ -291,8 +296,8 @@ def test_a_null_holds_for_the_settings_and_the_group_that_it_was_found_with():
     band = found_fresh(Timeline(run))
     assert null_of(Timeline(run, nulls=[band])) == band
     assert null(Timeline(run, nulls=[band], group="a")).method == "resampled"
-    strict = CalibrationConfig(fdr=0.01)
-    assert null(Timeline(run, nulls=[band], calibration=strict)).method == "resampled"
+    strict = GrowthConfig(fdr=0.01)
+    assert null(Timeline(run, nulls=[band], growth_config=strict)).method == "resampled"
 
 
 def test_a_stored_null_under_the_earlier_names_of_settings_still_belongs_to_its_run():
@@ -328,14 +333,16 @@ def banded(timeline: Timeline, low: float, high: float, **changes: Any) -> NullB
 @pytest.mark.parametrize(
     ("high", "verdict"), [(1.9, "more than its null"), (2, "no more than its null")]
 )
-@pytest.mark.parametrize(("rule", "name"), [("paper", "paper's"), ("calibrated", "calibrated")])
+@pytest.mark.parametrize(
+    ("rule", "name"), [("paper", "paper's rule"), ("growth", "rule of growth")]
+)
 def test_the_sentence_says_whether_births_exceed_the_null(rule, name, high, verdict):
     timeline = Timeline(make_run(STORY), rule=rule)  # L1H1 and L2H0 are emergent at the end
     band = banded(timeline, 1, high)
     # The paper's rule tests no single birth, so that more of them name no head.
     limit = ", as a number; which of them are real it does not say"
     assert sentence(timeline, band) == (
-        f"2 heads are emergent at step 40 by the {name} rule; an unchanged model measured with "
+        f"2 heads are emergent at step 40 by the {name}; an unchanged model measured with "
         f"other probes gives 1 to 2: {verdict}" + (limit if rule == "paper" and high < 2 else "")
     )
     assert nulls.exceeds(timeline, band) is (verdict == "more than its null")
@@ -376,9 +383,9 @@ def test_every_method_has_its_words(checkpoints, changes, said):
 
 
 def test_too_few_probes_for_a_birth_are_said_not_counted():
-    timeline = Timeline(make_run(STORY, probes=8))
+    timeline = Timeline(make_run(STORY, probes=6))
     assert sentence(timeline, null(timeline)) == (
-        "8 probes cannot settle a birth by the calibrated rule (11 are needed), on this model or "
+        "6 probes cannot settle a birth by the rule of growth (7 are needed), on this model or "
         "on an unchanged one"
     )
     assert "emergent" in sentence(timeline.by("paper"), null_of(timeline.by("paper")))

@@ -20,14 +20,14 @@ from factories import STORY, large_run, make_run, make_snapshot, write_run
 from sparks.cli import build_parser
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.timeline.regime_tables import RegimeTables, regime_row, spread
-from sparks.timeline.regimes import (
+from sparks.timeline.regimes.regime import (
     Regime,
     RegimeSettings,
     circuit_turnover,
     first_spells,
     survival_of_births,
 )
+from sparks.timeline.regimes.tables import RegimeTables, regime_row, spread
 from sparks.timeline.timeline import Timeline
 from sparks.views.text.regimes import render
 
@@ -329,7 +329,7 @@ def test_a_head_that_is_undecided_at_the_end_is_followed_until_it_was_last_activ
         int(pruned.argmax()) if pruned.any() else int(calibrated.emergent[:, 1, 1].nonzero()[0][-1])
     )
     assert spells["duration"].tolist() == [EVERY * (last - 3)]
-    assert Regime.of(calibrated).rule == "calibrated"
+    assert Regime.of(calibrated).rule == "growth"
 
 
 def test_both_rules_give_the_same_numbers_where_all_probes_agree():
@@ -338,7 +338,7 @@ def test_both_rules_give_the_same_numbers_where_all_probes_agree():
     states[10:, 5] = False
     held = {EVERY * t: NAMES[np.flatnonzero(row)].tolist() for t, row in enumerate(states)}
     run = make_run(held, graph=GRAPH, probes=24)
-    paper, calibrated = (Regime.of(Timeline(run, rule=rule)) for rule in ("paper", "calibrated"))
+    paper, calibrated = (Regime.of(Timeline(run, rule=rule)) for rule in ("paper", "growth"))
     for item in fields(Regime):
         if item.name != "rule":
             one, other = getattr(paper, item.name), getattr(calibrated, item.name)
@@ -515,7 +515,7 @@ def test_the_command_prints_the_text(folders, capsys):
     assert "\nrl: undecided\n" in out
     assert "Why undecided  too few checkpoints: 5, at least 8 decide" in out
     assert call("regimes", folders / "a") == 0
-    assert "Rule  calibrated; steps 0 to 40" in capsys.readouterr().out
+    assert "Rule  growth; steps 0 to 40" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("table", ["runs", "evidence", "survival", "turnover"])

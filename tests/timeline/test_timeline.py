@@ -127,9 +127,9 @@ def test_event_list_holds_the_same_as_records(story):
         cohort=10,
         frequency=1.0,
         importance=value,
-        inclusion=1.0,
-        inclusion_low=float(story.inclusion_low[1, 1, 1]),
-        inclusion_high=1.0,
+        share=float(story.share[1, 1, 1]),
+        share_low=float(story.share_low[1, 1, 1]),
+        share_high=float(story.share_high[1, 1, 1]),
     )
     assert second.cohort is None
     assert type(first.step) is int
@@ -354,7 +354,7 @@ def test_scores_that_are_not_finite_are_said_not_spread():
 # -- size and imports ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rule", "events"), [("paper", 80_000), ("calibrated", 0)])
+@pytest.mark.parametrize(("rule", "events"), [("paper", 80_000), ("growth", 0)])
 def test_a_large_run_is_quick(rule, events):
     graph = Graph(num_layers=80, num_heads=64, num_kv_heads=8)
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from factories import SMALL, large_run, make_run, make_snapshot
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.errors import SparksError
 from sparks.stats.intervals import resampled_counts
-from sparks.timeline.turnover import Turnover, TurnoverMeter, turnover_frame
+from sparks.timeline.regimes.turnover import Turnover, TurnoverMeter, turnover_frame
 
 Edge = tuple[str, str]
 A, B, C, D = ("embed", "L0H0.q"), ("L0H0", "logits"), ("L0H0", "L1H1.q"), ("L1H1", "logits")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
-from typing import get_type_hints
+import os
+from dataclasses import Field, fields
+from typing import Any, get_type_hints
 
 import pytest
 from tiny_training import PROBES
 from trl import DistillationConfig, GRPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from sparks import SnapshotConfig, SparksArguments, SparksCallback, SparksError
+from sparks.evaluation.records import Task
 from sparks.evaluation.settings import EvaluationConfig
+from sparks.training import callback as callback_module
 
 pytestmark = pytest.mark.filterwarnings(
     # TRL's own default: it names the old setting itself.
@@ -21,13 +24,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 def parse(*arguments: str) -> SparksArguments:
     return TrlParser((SparksArguments,)).parse_args_and_config(list(arguments))[0]
-
-
-def own_fields() -> set[str]:
-    """Settings of the callback itself, without the prefix."""
-    taken = {item.name for item in fields(SnapshotConfig)}
-    taken |= {f"evaluation_{item.name}" for item in fields(EvaluationConfig)}
-    return {item.name.removeprefix("sparks_") for item in fields(SparksArguments)} - taken
 
 
 def test_every_name_has_the_prefix():
@@ -52,15 +48,47 @@ def test_what_is_measured_is_taken_over_field_by_field(kind, prefix):
     assert SparksArguments(sparks_evaluate="gsm8k").evaluation_config() == EvaluationConfig()
 
 
-def test_keywords_of_the_callback_have_its_defaults():
-    keywords = {
-        name: parameter.default
-        for name, parameter in inspect.signature(SparksCallback).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("config", "evaluation")
-    }
-    assert own_fields() == set(keywords) | {"probes"}
-    for name, default in keywords.items():
-        assert getattr(SparksArguments(), f"sparks_{name}") == default, name
+IN_PYTHON_ALONE = {"config", "evaluation", "reward_funcs"}
+KEYWORDS = {
+    name: parameter
+    for name, parameter in inspect.signature(SparksCallback, eval_str=False).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in IN_PYTHON_ALONE
+}
+
+
+def settings_of_the_callback() -> dict[str, Field[Any]]:
+    """Those of the command line, which are the callback's keywords."""
+    found = {item.name.removeprefix("sparks_"): item for item in fields(SparksArguments)}
+    return {name: item for name, item in found.items() if not name.startswith("evaluation_")}
+
+
+def test_keywords_of_the_callback_are_the_settings():
+    settings = settings_of_the_callback()
+    assert set(settings) == set(KEYWORDS) | {"probes"}
+    types = get_type_hints(SparksArguments)
+    own = {"output_dir": str | os.PathLike[str] | None, "evaluate": str | os.PathLike[str] | Task}
+    names = vars(callback_module) | {"Task": Task}
+    for name, keyword in KEYWORDS.items():
+        assert keyword.default == settings[name].default, name
+        kind = eval(str(keyword.annotation), names)
+        wanted = own.get(name, types[f"sparks_{name}"])
+        assert kind in (wanted, wanted | None), name
+
+
+def test_help_says_of_every_keyword_what_the_command_line_says():
+    told = " ".join(inspect.getdoc(SparksCallback).split())
+    for name, item in settings_of_the_callback().items():
+        if name not in ("probes", "evaluate"):  # more can be given in Python
+            words = " ".join(item.metadata["help"].replace("%%", "%").split())
+            assert f" {name}: {words}." in told, name
+    assert len(KEYWORDS) > 20
+
+
+def test_a_keyword_that_is_none_is_refused_by_python():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pionts'"):
+        SparksCallback(PROBES, pionts=3)
+    with pytest.raises(SparksError, match=r"tolerance must be .*got 5: it is a share, so 0.05 "):
+        SparksCallback(PROBES, tolerance=5)
 
 
 @pytest.mark.parametrize("kind", [SFTConfig, DistillationConfig, GRPOConfig])
@@ -104,6 +132,9 @@ def test_the_callback_has_the_settings():
 def test_the_probes_are_read_from_the_file(tmp_path):
     path = PROBES.save(tmp_path / "probes.jsonl")
     assert parse("--sparks_probes", str(path)).callback().probes == PROBES
+    built = parse("--sparks_num_probes", "9", "--sparks_reference", "gold").callback()
+    assert built.probes is None
+    assert (built.wishes.num_probes, built.wishes.reference) == (9, "gold")
 
 
 def test_a_task_is_read_and_its_settings_reach_the_callback(tmp_path):
@@ -124,8 +155,6 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         parse("--sparks_evaluation_samples", "2").callback(PROBES)
     with pytest.raises(SparksError, match="samples must be a whole number, at least 1, got 0"):
         parse("--sparks_evaluate", "gsm8k", "--sparks_evaluation_samples", "0").callback(PROBES)
-    with pytest.raises(SparksError, match="no probes: give their JSONL file with --sparks_probes"):
-        parse().callback()
     with pytest.raises(SparksError, match="points must be a whole number, at least 1, got 0"):
         parse("--sparks_points", "0").callback(PROBES)
     config = tmp_path / "run.yaml"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,9 +149,11 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     assert counts["overhead"].tolist()[1:] == [s.meta.overhead for s in snapshots[1:]]
     # The base, which no step precedes, counts too.
     assert snapshots[1].meta.overhead > snapshots[1].meta.seconds / callback.recorder.seconds
-    assert f"sparks: 3 snapshots in {tmp_path}" in told[-2]
+    summary, verdict, again = told[-3:]
+    assert f"sparks: 3 snapshots in {tmp_path}" in summary
     report = RunStore.find(tmp_path).path / "report.html"
-    assert told[-1].endswith(f"sparks: {growth_in_words(timeline)}; see {report}")
+    assert verdict == f"sparks: {growth_in_words(timeline)}; see {report}"
+    assert again == f"sparks: look again with `sparks timeline {tmp_path}`"
 
 
 def test_faithfulness_can_be_left_out(tmp_path):
@@ -381,6 +385,72 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
 
 
+# -- broken off ------------------------------------------------------------------------------------
+
+
+class Stop(TrainerCallback):
+    """Ctrl-C, or a crash, in the third step."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            raise self.error
+
+
+def last_words(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("sparks: ")]
+
+
+def test_a_notebook_is_told_of_a_broken_training_when_it_trains_again(tmp_path, capsys):
+    callback = SparksCallback(PROBES, **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callback, Stop(KeyboardInterrupt()))
+    assert not any("broke off" in line for line in last_words(capsys))
+    run(tmp_path, callback, max_steps=1)
+    broke, _, again, _, moved, *later = last_words(capsys)
+    assert broke.startswith("sparks: the training broke off: 2 snapshots in ")
+    assert again == (
+        f"sparks: look again with `sparks timeline {tmp_path}`; `sparks report {tmp_path}` writes "
+        f"the page"
+    )
+    assert "held an earlier run" in moved
+    assert len(later) == 5
+    del callback  # a training that came to its end has nothing more to say
+    gc.collect()
+    assert last_words(capsys) == []
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_callback import PROBES, SETTINGS, Stop, SparksCallback, run
+error = KeyboardInterrupt() if sys.argv[2] == "ctrl-c" else RuntimeError("no memory left")
+run(Path(sys.argv[1]), SparksCallback(PROBES, **SETTINGS), Stop(error))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ctrl-c", "crash"])
+def test_a_script_that_is_broken_off_says_what_it_left(tmp_path, how):
+    code = INTERRUPTED.format(path=[str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, how], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode not in (0, None)
+    *_, broke, verdict, again = done.stderr.splitlines()
+    assert "KeyboardInterrupt" in done.stderr or "no memory left" in done.stderr
+    assert broke == (
+        f"sparks: the training broke off: 2 snapshots in {tmp_path / 'sparks'}; resumed, it goes "
+        f"on with them"
+    )
+    assert verdict == f"sparks: {growth_in_words(Timeline.from_run(tmp_path))}"
+    assert again.startswith(f"sparks: look again with `sparks timeline {tmp_path}`; ")
+    assert done.stderr.count("broke off") == 1
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 
@@ -520,12 +590,12 @@ def test_a_folder_that_cannot_be_written_stops_before_the_first_step(tmp_path):
 
 
 def test_an_unknown_model_stops_before_the_first_step(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import MambaConfig, MambaForCausalLM
 
     size = len(byte_level_tokenizer(chat=CHAT))
-    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=256)
-    with pytest.raises(SparksError, match="does not know the architecture GPT2LMHeadModel"):
-        run(tmp_path, sparks(), model=GPT2LMHeadModel(config))
+    config = MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(SparksError, match="sparks cannot take 'mamba' apart: its layers are not"):
+        run(tmp_path, sparks(), model=MambaForCausalLM(config))
 
 
 def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
@@ -540,7 +610,8 @@ def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):
     ("settings", "message"),
     [
         ({"points": 0}, "points must be a whole number, at least 1, got 0"),
-        ({"step": 5}, r"unknown setting 'step'; known: .*points"),
+        ({"num_probes": 0}, "num_probes must be a whole number, at least 1, got 0"),
+        ({"num_controls": True}, "num_controls must be a whole number, at least 0, got True"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, got 'ignore'"),
         ({"every_n_steps": 0}, "every_n_steps must be a whole number, at least 1, got 0"),
         ({"threshold": None}, "threshold must be a finite number, at least 0, got None"),
@@ -556,8 +627,10 @@ def test_settings_that_mean_nothing(settings, message):
 def test_probes_are_read_when_the_callback_is_made(tmp_path):
     with pytest.raises(SparksError, match=r"absent\.jsonl"):
         SparksCallback(tmp_path / "absent.jsonl")
-    with pytest.raises(SparksError, match="probes must be a JSONL file or a ProbeSet, got list"):
-        SparksCallback([{"prompt": "1 + 1", "clean": "2", "corrupted": "3"}])
+    with pytest.raises(SparksError, match="probes must be a JSONL file, a ProbeSet, or a list or "):
+        SparksCallback(5)
+    with pytest.raises(SparksError, match="record 2: corrupted missing: a probe needs prompt, "):
+        SparksCallback([PROBES.probes[0], {"prompt": "1 + 1", "clean": "2"}])
 
 
 @pytest.mark.parametrize("step", [-1, True, 1.5, None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparks.probes.probes import CONTROL_GROUP
-from sparks.timeline.growth import GrowthConfig
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.training.probe_count import FEW_PROBES, few_probes
 
 FEWEST = GrowthConfig().fewest_probes

@@ -53,13 +53,17 @@ KINDS = {
 PAIRS = {
     "ddp": [
         "sft:full", "sft:lora", "sft:bf16", "sft:resumed", "grpo:full", "grpo:lora",
-        "distillation:full", "sft:evaluated",
+        "distillation:full", "sft:evaluated", "sft:own", "distillation:own",
     ],
     "fsdp2": [
         "sft:full", "sft:lora", "sft:bf16", "grpo:full", "distillation:full", "sft:evaluated",
+        "distillation:own",
     ],
     "zero2": ["sft:full", "grpo:full"],
-    "zero3": ["sft:full", "sft:lora", "grpo:full", "distillation:full", "sft:evaluated"],
+    "zero3": [
+        "sft:full", "sft:lora", "grpo:full", "distillation:full", "sft:evaluated",
+        "distillation:own",
+    ],
 }  # fmt: skip
 """What is trained alone and watched."""
 SINGLE = {
@@ -125,7 +129,8 @@ def test_training_is_untouched_to_the_bit(launch, spread, what):
         sharded = process["parameters"] if spread in ("fsdp2", "zero3") else 0
         assert process["sharded"] == sharded
         assert process["moments"] > 0
-        assert len(process["sampled"]) == (0 if what.startswith("sft") else 4)
+        sampling = not what.startswith("sft") and not what.endswith("own")
+        assert len(process["sampled"]) == (4 if sampling else 0)
     contents = store(folder, f"{what}:watched").read()
     assert contents.problems == ()
     assert [snapshot.step for snapshot in contents.snapshots] == [0, 2, 4]
@@ -189,6 +194,19 @@ def test_the_samples_are_those_of_one_process(launch, tmp_path, spread):
     )
     assert one == other
     assert len(one) == 1 + 2 * len(LENGTHS.problems)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", ["ddp", "fsdp2", "zero3"])
+def test_probes_are_those_that_one_process_builds(launch, tmp_path, spread):
+    trainer = trainer_of("distillation", tmp_path, max_steps=1)
+    ours = SparksCallback(progress=False, report=False, num_probes=8, num_controls=2, **SETTINGS)
+    SparksCallback.attach(trainer, ours)
+    trainer.train()
+    alone = (tmp_path / "sparks" / "probes.jsonl").read_text()
+    shared = store(launch(spread), "distillation:own:watched")
+    assert (shared.path / "probes.jsonl").read_text() == alone
+    assert {snapshot.num_probes for snapshot in shared.read().snapshots} == {10}
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from sparks.views.words import growth_in_words
 
 GROUPS = ["sums"] * 16 + ["control"] * 8
 PLAN = {
-    0: {"L0H0": 24, "L0H1": 8},
-    10: {"L0H0": 24, "L0H1": 8, "L1H1": 24},
-    20: {"L0H0": 24, "L0H1": 9, "L1H1": 24, "L2H0": 7},
+    0: {"L0H0": 24, "L0H1": 5},
+    10: {"L0H0": 24, "L0H1": 5, "L1H1": 24},
+    20: {"L0H0": 24, "L0H1": 6, "L1H1": 24, "L2H0": 5},
 }
 """L0H1 and L2H0 are undecided; the control probes, the last eight, hold what no other does."""
 
@@ -60,7 +60,7 @@ def one(pattern: str, text: str) -> tuple[str, ...]:
 
 
 def tile(timeline: Timeline, label: str) -> str:
-    tiles = run_data(timeline)["looks"]["calibrated"]["numbers"]
+    tiles = run_data(timeline)["looks"]["growth"]["numbers"]
     (found,) = (tile for tile in tiles if tile["label"] == label)
     return f"{found['value']}: {found['detail']}"
 
@@ -96,10 +96,10 @@ def test_growth_is_one_sentence_and_four_numbers(run):
     frame = timeline.growth()
     last, changes = frame[frame["step"] == 20], frame["change"].tolist()
     numbers = [(last["verdict"] == kind).sum() for kind in ("grew", "shrank")]
-    numbers += [changes.count(kind) for kind in ("born", "pruned")]
+    numbers += [changes.count("born"), changes.count("pruned") + changes.count("silenced")]
     assert numbers[0] == numbers[2] == 1
     verdict = growth_in_words(timeline)
-    found = one(r"(\d+) heads? grew, (\d+) shrank .*; (\d+) w.* born .*, (\d+) pruned", verdict)
+    found = one(r"(\d+) heads? grew, (\d+) shrank .*; (\d+) w.* born .*, (\d+) fell", verdict)
     assert [int(number) for number in found] == numbers
     assert said(render(timeline, width=100)).startswith(f"Verdict {verdict} Run")
     watched = Page(100, False)

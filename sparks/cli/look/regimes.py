@@ -52,8 +52,8 @@ snapshot is named on standard error (exit code 2).""",
 
 def _run_regimes(arguments: argparse.Namespace) -> int:
     from sparks.timeline.comparison import distinct_names
-    from sparks.timeline.regime_tables import RegimeTables
-    from sparks.timeline.regimes import RegimeSettings
+    from sparks.timeline.regimes.regime import RegimeSettings
+    from sparks.timeline.regimes.tables import RegimeTables
     from sparks.views.text.regimes import render
 
     table = table_of(arguments)

@@ -49,7 +49,7 @@ A damaged snapshot is named on standard error and left out; the exit code is the
 
 
 def _run_timeline(arguments: argparse.Namespace) -> int:
-    from sparks.timeline.regimes import CircuitTurnover
+    from sparks.timeline.regimes.regime import CircuitTurnover
     from sparks.timeline.timeline import Timeline
     from sparks.views.text.timeline import render
 

@@ -131,6 +131,7 @@ def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
     from sparks.attribution.faithfulness.measuring import faithfulness_curves, score_probes
+    from sparks.models.families import text_config
 
     if curve.held_out and len(probes) < 2:
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
@@ -139,7 +140,7 @@ def _measure(
     tokenized = probes.tokenize_for(model.config, tokenizer, config)
     scores = score_probes(model, tokenized, config)
     if arguments.mib:
-        _write_mib(arguments.mib, scores, curve, model.config.hidden_size)
+        _write_mib(arguments.mib, scores, curve, text_config(model.config).hidden_size)
     return faithfulness_curves(model, tokenized, config=config, curve=curve, scores=scores)
 
 

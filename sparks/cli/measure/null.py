@@ -92,7 +92,7 @@ def _run_null(arguments: argparse.Namespace) -> int:
     measured = _measured(arguments)
     found = [
         band
-        for by_rule in (timeline.by("calibrated"), timeline.by("paper"))
+        for by_rule in (timeline.by("growth"), timeline.by("paper"))
         for band in _bands(arguments, by_rule, others, measured)
     ]
     if not found:
@@ -186,7 +186,7 @@ def _page(timeline: Timeline, found: Sequence[NullBand]) -> list[str]:
     page.grid("".join(f"  {row[name]:>{size}}" for name, size in sizes.items()) for row in rows)
     page.heading("What it says")
     for band in found:
-        said = sentence(timeline.by("paper" if band.rule == "paper" else "calibrated"), band)
+        said = sentence(timeline.by("paper" if band.rule == "paper" else "growth"), band)
         page.labelled(f"{band.method:<12}", f"{said}.", indent=2)
     page.heading("How it was found")
     for source in dict.fromkeys((band.method, band.source) for band in found):

@@ -37,10 +37,10 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument("--group", help="use only the probes of this group")
     command.add_argument(
         "--rule",
-        choices=("calibrated", "paper"),
-        default="calibrated",
-        help="calibrated: active in more than half of the circuits, births tested; paper: active "
-        "in any probe's circuit (default: calibrated)",
+        choices=("growth", "paper"),
+        default="growth",
+        help="growth: active with more than an even share of all |score|, births tested; paper: "
+        "active in any probe's circuit (default: growth)",
     )
 
 

@@ -25,10 +25,9 @@ import pandas as pd
 from sparks.ground.errors import SparksError
 from sparks.timeline.comparison import Comparison
 from sparks.timeline.nulls import null_of
-from sparks.timeline.paper_rule import paper_counts
 from sparks.timeline.timeline import Timeline
 
-_SURENESS = ("inclusion", "inclusion_low", "inclusion_high", "specificity")
+_SURENESS = ("share", "share_low", "share_high", "specificity")
 _ACCURACY = re.compile(r"rewards/\w*accuracy\w*/mean")
 _EPSILON = 1e-6
 
@@ -43,7 +42,7 @@ def cohorts(timeline: Timeline) -> pd.DataFrame:
     Int64: none for the other curves); heads; null_low, null_high (of `emergent`: what an unchanged
     model gives, `timeline.nulls`; NaN elsewhere, and with too few probes).
     """
-    counts, paper, band = timeline.counts(), paper_counts(timeline), null_of(timeline)
+    counts, paper, band = timeline.counts(), timeline.paper_counts(), null_of(timeline)
     stacked = timeline.cohorts()
     parts = [
         pd.DataFrame(
@@ -80,7 +79,7 @@ def head_map(timeline: Timeline) -> pd.DataFrame:
     checkpoint, but undecided at the first; or `never`: active at no checkpoint), frequency (share
     of the circuits of all checkpoints that hold it), frequency_last (of the last checkpoint's),
     cohort_step (nullable Int64), onset_step (since when that birth shows), active_at_end,
-    undecided_at_end, inclusion, inclusion_low, inclusion_high (at the last checkpoint),
+    undecided_at_end, share, share_low, share_high (at the last checkpoint),
     specificity (`Timeline.specificity`; None where it has nothing to say).
     """
     heads = timeline.heads()

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from sparks.ground.errors import SparksError
-from sparks.timeline.cohort_groups import cohort_groups
 from sparks.timeline.nulls import NullBand, null_of
 from sparks.timeline.timeline import Timeline
+from sparks.views.cohort_groups import cohort_groups
 from sparks.views.figures import frames
 from sparks.views.figures.grid import DASHED, HeadGrid
 from sparks.views.figures.kinds import WIDTHS, Width

@@ -23,7 +23,7 @@ _ON, _OFF, _NEITHER = COHORTS[0], EMERGENT, "#f6f6f6"
 
 @styled
 def think_heads(
-    comparison: ThinkComparison, *, rule: Rule = "calibrated", width: Width = "column"
+    comparison: ThinkComparison, *, rule: Rule = "growth", width: Width = "column"
 ) -> Figure:
     """Layer x head: shared heads black, those of one mode alone in its colour, others white.
 
@@ -32,7 +32,7 @@ def think_heads(
     Raises:
         SparksError: an unknown width, or no matplotlib.
     """
-    states = comparison.states if rule == "calibrated" else comparison.paper_states
+    states = comparison.states if rule == "growth" else comparison.paper_states
     grid = HeadGrid(comparison.on.graph, width, below=0.06)
     rgba = module("matplotlib.colors").to_rgba_array
     colours = np.broadcast_to(rgba(_NEITHER)[0], (*grid.shape, 4)).copy()

@@ -100,7 +100,7 @@ class RunFollower:
         path: str | os.PathLike[str],
         *,
         group: str | None = None,
-        rule: Rule = "calibrated",
+        rule: Rule = "growth",
         followers: Sequence[Follower] = (),
     ) -> None:
         self.path, self.group, self.rule, self._followers = Path(path), group, rule, followers

@@ -15,9 +15,8 @@ from sparks.ground.plain_text import count, inert, number, percent
 from sparks.stats.intervals import Interval
 from sparks.timeline.answers import EvaluationHistory
 from sparks.timeline.nulls import exceeds, null_of
-from sparks.timeline.paper_rule import paper_counts
+from sparks.timeline.regimes.turnover import Turnover
 from sparks.timeline.timeline import Timeline
-from sparks.timeline.turnover import Turnover
 from sparks.views.live.follower import pace, taken_at
 from sparks.views.text.page import Page
 from sparks.views.text.timeline import strip
@@ -182,7 +181,7 @@ def _beside(
 ) -> Iterator[tuple[str, str]]:
     """What tells how far the counts carry: a label and a short line each."""
     if timeline.rule != "paper":
-        paper = paper_counts(timeline).iloc[-1]
+        paper = timeline.paper_counts().iloc[-1]
         yield "Paper  ", f"{paper['active']} active, {paper['emergent']} emergent by its rule"
     if control := control_in_words(timeline):
         yield "Control", control

@@ -44,7 +44,7 @@ def serve(
     port: int = 8765,
     title: str | None = None,
     group: str | None = None,
-    rule: Rule = "calibrated",
+    rule: Rule = "growth",
     out: TextIO | None = None,
 ) -> None:
     """Serve the report of `runs` until Ctrl-C.
@@ -86,7 +86,7 @@ class LiveReport:
         *,
         title: str | None = None,
         group: str | None = None,
-        rule: Rule = "calibrated",
+        rule: Rule = "growth",
     ) -> None:
         self._folders = [RunStore.find(run).path for run in runs]
         self._runs = [

@@ -17,8 +17,8 @@ from sparks.ground.errors import SparksError, reason
 from sparks.ground.plain_text import inert
 from sparks.runs.run_folder import RunStore
 from sparks.timeline.input import steps_text
+from sparks.timeline.regimes.turnover import Turnover
 from sparks.timeline.timeline import Rule, Timeline
-from sparks.timeline.turnover import Turnover
 from sparks.views.live.follower import Changes, RunFollower, max_steps_of
 from sparks.views.live.page import View, duration
 from sparks.views.text.page import Page
@@ -38,7 +38,7 @@ def watch(
     interval: float = 2.0,
     once: bool = False,
     group: str | None = None,
-    rule: Rule = "calibrated",
+    rule: Rule = "growth",
     color: bool = False,
     out: TextIO | None = None,
     sleep: Callable[[float], object] = time.sleep,
@@ -54,7 +54,7 @@ def watch(
         interval: seconds between two looks.
         once: print the page and leave.
         group: count only the probes of this group.
-        rule: how heads are judged: `calibrated` or `paper`.
+        rule: how heads are judged: `growth` or `paper`.
         color: with ANSI colours.
         out: where to print; None for standard output.
         sleep: waits a number of seconds.

@@ -28,9 +28,9 @@ from typing import Any
 from sparks.ground.errors import SparksError
 from sparks.ground.files import write_atomically
 from sparks.runs.run_folder import refuse_file_of_run
-from sparks.timeline.calibration import CalibrationConfig
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.history import Follower
-from sparks.timeline.regimes import CircuitTurnover
+from sparks.timeline.regimes.regime import CircuitTurnover
 from sparks.timeline.timeline import Timeline
 from sparks.views.report.cells import ImportanceEnds
 from sparks.views.report.compared import compared_by_rule
@@ -76,7 +76,7 @@ def followers(group: str | None) -> list[Follower]:
     """
     return [
         CircuitTurnover(group),
-        EdgeCandidates(group, CalibrationConfig()),
+        EdgeCandidates(group, GrowthConfig()),
         ImportanceEnds(group),
     ]
 

@@ -3,16 +3,16 @@
 1. Activation frequency and importance: only cells that hold something are sent. A bit a cell says
    which (`mask`, a bit that differs from that of the checkpoint before is 1), then come `levels`
    (one byte, frequency in units of 1 / `level_unit`) and `importance` (differences of uint16:
-   65535 * sqrt(I / `importance_max`), which keeps small values apart).
+   4095 * sqrt(I / `importance_max`), which keeps small values apart).
 2. Ends of the interval of importance, of the same cells: `end_unit` sqrt(low / I) of all, then
    `end_unit` sqrt(I / high) of all, a byte each = `importance_ends`.
-3. Inclusion, in units of 1 / `inclusion_unit`: a byte a cell, differences in time. Its interval is
-   Wilson's, with the `z` that is sent and an effective number of probes of (probes - 1) 1.15^k: k =
-   `effective`, a byte a cell, of heads that are active or undecided at any checkpoint. Of the
-   others the page takes k = 0, the widest interval there can be.
+3. Share of all score mass, in even shares: its logarithm to the base 2 in 1 / `octave`, int8,
+   differences in time = `shares`; of heads that are never active or undecided a fourth as fine. Of
+   the others half the width of its interval, likewise = `share_halves` (the interval is even on
+   that scale).
 
-Of runs with more than `MOST_CELLS` cells inclusion is sent of heads that are ever active or
-undecided by either rule, and the ends of importance of the last checkpoint alone.
+Of runs with more than `MOST_CELLS` cells shares are sent of heads that are ever active or undecided
+by either rule, and intervals of the last checkpoint alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sparks.attribution.snapshot import Snapshot
-from sparks.stats.intervals import is_graded, quantile, wilson
 from sparks.timeline.history import Follower, History
 from sparks.timeline.numbers import importance_interval
 from sparks.timeline.timeline import Timeline
@@ -31,19 +30,16 @@ from sparks.views.report.packing import Packed, differences, packed, packed_plan
 
 MOST_LEVELS = 254
 """Steps of activation frequency that are told apart, where there are more probes."""
-MOST_INCLUSIONS = 200
-"""Steps of inclusion that are told apart."""
+OCTAVE = 16
+"""Steps of a factor of 2 of a share that are told apart."""
 MOST_CELLS = 500_000
 """Heads x checkpoints, above which less is sent."""
-GROWTH = 1.15
-"""Ratio of two neighbouring effective numbers of probes."""
-MOST_GROWN = 63
 END_UNIT = 30
 """Steps of the end of an interval of importance."""
 
 
 def cells(timeline: Timeline) -> dict[str, Any]:
-    """Of a timeline by the calibrated rule; the keys are those of the module's text."""
+    """Of a timeline by the rule of growth; the keys are those of the module's text."""
     is_large = timeline.active.size > MOST_CELLS
     levels, unit = _levels(timeline)
     importance = timeline.importance.astype(np.float64)
@@ -55,11 +51,11 @@ def cells(timeline: Timeline) -> dict[str, Any]:
         "mask": packed_turns(held),
         "levels": packed(levels[held]),
         "level_unit": unit,
-        "importance": packed_planes(differences(np.rint(root[held] * 65535).astype("<u2"))),
+        "importance": packed_planes(differences(np.rint(root[held] * 4095).astype("<u2"))),
         "importance_max": largest,
         "importance_ends": packed(_importance_ends(timeline, held, is_large)),
         "end_unit": END_UNIT,
-        **_inclusion(timeline, is_large),
+        **_shares(timeline, is_large),
         "is_large": is_large,
     }
 
@@ -115,40 +111,21 @@ class ImportanceEnds(Follower):
         return importance_interval(snapshot, history.chosen(self.group))
 
 
-def _inclusion(timeline: Timeline, is_large: bool) -> dict[str, Any]:
-    unit = min(timeline.num_probes * timeline.num_settings, MOST_INCLUSIONS)
-    whole = by_head(np.rint(timeline.inclusion.astype(np.float64) * unit).astype(np.uint8))
+def _shares(timeline: Timeline, is_large: bool) -> dict[str, Any]:
     near = ever_near(timeline)
     sent = near | (timeline.frequency > 0).any(axis=0).ravel() if is_large else near | True
-    counted = timeline.num_probes, timeline.num_settings
-    z = quantile(*counted, level=timeline.calibration.level)
-    found: dict[str, Any] = {
-        "inclusion": packed(np.diff(whole, axis=1, prepend=np.uint8(0))[sent]),
-        "inclusion_unit": unit,
-        "effective": None,
-        "z": z,
+    share, high = (by_head(values) for values in (timeline.share, timeline.share_high))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        octaves = np.nan_to_num(np.log2(share) * OCTAVE).clip(-127, 127)
+        halves = np.nan_to_num(np.log2(high / share) * OCTAVE, nan=255, posinf=255).clip(0, 255)
+    octaves[~near] = 4 * np.rint(octaves[~near] / 4).clip(-31, 31)
+    whole, wide = np.rint(octaves).astype(np.int8), np.rint(halves[near]).astype(np.uint8)
+    wide = wide[:, -1:] if is_large else wide
+    return {
+        "shares": packed(np.diff(whole, axis=1, prepend=np.int8(0))[sent]),
+        "share_halves": packed(np.diff(wide, axis=1, prepend=np.uint8(0))),
+        "octave": OCTAVE,
     }
-    if is_graded(*counted):
-        width = by_head(timeline.inclusion_high.astype(np.float64) - timeline.inclusion_low)
-        fewest = timeline.num_probes - 1
-        found["effective"] = packed(_grown(whole[near] / unit, width[near], fewest, z))
-    return found
-
-
-def _grown(
-    inclusion: Float[np.ndarray, "rows checkpoints"],
-    width: Float[np.ndarray, "rows checkpoints"],
-    fewest: int,
-    z: float,
-) -> UInt8[np.ndarray, "rows checkpoints"]:
-    """k of the effective number of probes whose interval is as wide as `width`."""
-    best, least = np.zeros(width.shape, np.uint8), np.full(width.shape, np.inf)
-    for k in range(MOST_GROWN + 1):
-        low, high = wilson(inclusion, np.full_like(inclusion, fewest * GROWTH**k), z)
-        off = np.abs(high - low - width)
-        better = off < least
-        best[better], least[better] = k, off[better]
-    return best
 
 
 def differences_by_column(values: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.regimes.regime import circuit_turnover
+from sparks.timeline.regimes.turnover import turnover_frame
 from sparks.timeline.timeline import Timeline
-from sparks.timeline.turnover import turnover_frame
 from sparks.views.report.cells import packed_shares
 from sparks.views.report.packing import Packed, packed_planes
 
@@ -45,7 +45,7 @@ def grid_data(timeline: Timeline) -> dict[str, Any] | None:
         after another.
     """
     grid = timeline.snapshots.outlines[0].grid
-    if timeline.num_settings == 1 or not grid:
+    if timeline.snapshots.settings == 1 or not grid:
         return None
     half, any_ = (timeline.per_checkpoint(name) for name in ("grid_half", "grid_any"))
     return {

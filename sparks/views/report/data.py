@@ -2,8 +2,8 @@
 
 `views.report.packing` says how numbers become text, `views.report.cells` what is sent of heads at
 checkpoints, `views.report.looks` what is sent of each rule. Definitions are those of
-`timeline.timeline`; the page computes sums, the states of the paper's rule, the ends of intervals
-of inclusion and the effect E from these arrays, nothing else.
+`timeline.timeline`; the page computes sums, the states of the paper's rule and the effect E from
+these arrays, nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ _SNAPSHOT_FILE = re.compile(r"step-(\d+)\.safetensors")
 def run_data(timeline: Timeline) -> dict[str, Any]:
     """The record of one run, ready for `json.dumps(..., allow_nan=False)`."""
     by_rule = {rule: timeline.by(rule) for rule in RULES}
-    calibrated = by_rule["calibrated"]
     return {
         "name": clean_text(timeline.name, 120) or "unnamed run",
         "model": clean_text(timeline.metas[-1].model_name, 120),
@@ -56,7 +55,7 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "missing_steps": _missing_steps(timeline),
         "unscored": _unscored(timeline),
         **growth_data(timeline),
-        **cells(calibrated),
+        **cells(by_rule["growth"]),
         "event_kinds": list(EVENT_KINDS),
         "rule": timeline.rule,
         "looks": {rule: look(seen) for rule, seen in by_rule.items()},

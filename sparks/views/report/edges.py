@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.models.graph import Graph
-from sparks.timeline.calibration import CalibrationConfig
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.history import Follower, History
 from sparks.timeline.timeline import RULES, Timeline
 from sparks.views.report.packing import differences, packed, packed_planes
@@ -93,7 +93,7 @@ def edge_data(by_rule: Sequence[Timeline]) -> dict[str, Any]:
     timeline = by_rule[0]
     most, last = most_edges(len(timeline)), len(timeline) - 1
     rows: list[Candidates] = timeline.snapshots.follow(
-        EdgeCandidates(timeline.group, timeline.calibration)
+        EdgeCandidates(timeline.group, timeline.growth_config)
     )
     cohorts = [seen.cohort for seen in by_rule]
     parts = []
@@ -138,27 +138,27 @@ class EdgeCandidates(Follower):
 
     Args:
         group: whose probes count.
-        calibration: of the rule by which heads are born.
+        config: of the rule by which heads are born.
     """
 
-    def __init__(self, group: str | None, calibration: CalibrationConfig) -> None:
+    def __init__(self, group: str | None, config: GrowthConfig) -> None:
         super().__init__(group)
-        self._calibration = calibration
+        self._config = config
 
     def anew(self) -> EdgeCandidates:
         """One that has read nothing."""
-        return EdgeCandidates(self.group, self._calibration)
+        return EdgeCandidates(self.group, self._config)
 
     @property
     def key(self) -> Hashable:
         """Group and rule."""
-        return self.group, self._calibration
+        return self.group, self._config
 
     def read(self, history: History, snapshot: Snapshot) -> Candidates:
         """Of the last snapshot of the history."""
         edges = consensus(snapshot, history.chosen(self.group))
         at = len(history) - 1
-        states = [history.states(rule, self.group, self._calibration)[0] for rule in RULES]
+        states = [history.states(rule, self.group, self._config)[0] for rule in RULES]
         born = np.logical_or.reduce([one.cohort == at for one in states])
         sent = _sent(edges, snapshot.graph, born, MOST_EDGES)
         return Candidates(edges=_chosen(edges, sent), found=len(edges.source))

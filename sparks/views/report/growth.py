@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sparks.timeline.growth_tables import NOW, GrowthCounts
+from sparks.timeline.growth.tables import NOW
 from sparks.timeline.timeline import Timeline
 from sparks.views.report.cells import packed_turns
 from sparks.views.report.packing import packed
@@ -37,11 +37,12 @@ def growth_data(timeline: Timeline) -> dict[str, Any]:
     words: dict[str, Any] = {"verdict": clean_text(growth_in_words(timeline), 600), "growth": None}
     if not len(ever):
         return words
-    at = GrowthCounts.of(grown).at
+    at = timeline.growth_counts.at
     size = np.log2(grown.factor[at, ever])
     most = np.argsort(-np.abs(size), kind="stable")[:MOST_GROWN_HEADS]
     heads = ever[most[np.argsort(-size[most], kind="stable")]]
-    octaves = np.rint(np.log2(grown.factor[:, heads].T) * OCTAVE).clip(-127, 127).astype(np.int8)
+    octaves = np.nan_to_num(np.log2(grown.factor[:, heads].T) * OCTAVE)
+    octaves = np.rint(octaves).clip(-127, 127).astype(np.int8)
     time, place = np.nonzero(grown.change[:, heads])
     told = [i for i in np.argsort(-np.abs(np.log(grown.factor[at, heads])), kind="stable").tolist()
             if grown.moved[at, heads[i]]][:MOST_TOLD]  # fmt: skip

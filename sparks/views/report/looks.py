@@ -2,7 +2,7 @@
 
 The page holds a look of each rule and changes between them without asking anybody. The states of
 the paper's rule follow from the activation frequency, which the page has: they are not sent. Of the
-calibrated rule, a bit a head and checkpoint says who is active and who is undecided (bits that
+rule of growth, a bit a head and checkpoint says who is active and who is undecided (bits that
 differ from those of the checkpoint before are 1).
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import UInt16
 
 from sparks.runs.null_band import NullBand
-from sparks.timeline.cohort_groups import cohort_groups
 from sparks.timeline.nulls import null_of, nulls_of, sentence
-from sparks.timeline.regimes import Regime
+from sparks.timeline.regimes.regime import Regime
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
+from sparks.views.cohort_groups import cohort_groups
 from sparks.views.report.cells import by_head, packed_turns
 from sparks.views.report.packing import Packed, packed, packed_planes
 from sparks.views.report.words import clean_text, headline_numbers, notes, summary, trust
@@ -30,7 +30,7 @@ def look(timeline: Timeline) -> dict[str, Any]:
     """The record of one rule, ready for `json.dumps(..., allow_nan=False)`."""
     control, regime, null = timeline.control, Regime.of(timeline), null_of(timeline)
     return {
-        **(_states(timeline) if timeline.rule == "calibrated" else {}),
+        **(_states(timeline) if timeline.rule == "growth" else {}),
         "cohort_groups": cohort_groups(timeline),
         "specificity": _specificity(timeline),
         "control": None if control is None else _control(control),

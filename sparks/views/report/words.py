@@ -39,10 +39,8 @@ def summary(timeline: Timeline) -> list[str]:
         f"{last}."
     ]
     if open_now := int(timeline.undecided[-1].sum()):
-        likely = int(timeline.counts()["likely"].iloc[-1])
         lines.append(
-            f"{open_now} more {_are(open_now)} undecided there, so {end} to {end + open_now}; "
-            f"{likely} by the best guess (inclusion of at least one half)."
+            f"{open_now} more {_are(open_now)} undecided there, so {end} to {end + open_now}."
         )
     if len(born):
         lines.append(
@@ -52,8 +50,7 @@ def summary(timeline: Timeline) -> list[str]:
         )
         lines += _late_births(timeline)
     else:
-        is_open = bool(timeline.undecided.any())
-        lines.append("No birth is settled." if is_open else "No new head became active.")
+        lines.append("No head was born.")
     if start:
         share = _percent(kept / start)
         lines.append(f"{kept} of the {start} base heads ({share}) {_are(kept)} still active.")
@@ -102,13 +99,11 @@ def notes(timeline: Timeline) -> list[str]:
             "number of active heads grows with that of the probes, and a single birth is a hint, "
             "not a finding."
         ]
-    settings = timeline.num_settings
-    circuits = probes + (f" \u00d7 {settings} circuit settings" if settings > 1 else "")
     return [
-        "Calibrated rule: active = in more than half of the circuits beyond doubt (95 % interval "
-        f"over {circuits}). Births and prunings are paired tests over the probes; at most "
-        f"{_percent(timeline.calibration.fdr)} of those shown are expected to be false. What the "
-        "probes cannot tell is undecided."
+        "Rule of growth: active = more than an even share of all |score|. Births and prunings are "
+        f"changes of side beyond luck, tested over {probes}; at most "
+        f"{_percent(timeline.growth_config.fdr)} of those shown are expected to be false. "
+        "Undecided heads are not active as far as is settled, but they may be."
     ]
 
 
@@ -130,7 +125,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
         ),
         _tile(
             str(born),
-            "born by circuits",
+            "born",
             f"{int(timeline.emergent[-1].sum())} active at the end{_beside(null)}",
         ),
         _tile(

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from sparks.ground.plain_text import inert, number, percent
 from sparks.stats.coupling import Coupling
 from sparks.stats.intervals import Interval
-from sparks.timeline.regime_tables import RegimeTables
-from sparks.timeline.regimes import Regime, circuit_turnover
-from sparks.timeline.turnover import Turnover
+from sparks.timeline.regimes.regime import Regime, circuit_turnover
+from sparks.timeline.regimes.tables import RegimeTables
+from sparks.timeline.regimes.turnover import Turnover
 from sparks.views.text.page import Page, column_sizes
 
 _LONGEST_NAME = 24
@@ -64,7 +64,7 @@ def _runs(names: Sequence[str], regimes: Sequence[Regime]) -> dict[str, list[str
 
 def _verdict(page: Page, name: str, regime: Regime) -> None:
     page.heading(f"{name}: {regime.verdict}")
-    rule = "calibrated" if regime.rule == "calibrated" else "the paper's"
+    rule = "growth" if regime.rule == "growth" else "the paper's"
     page.labelled("Rule", f"{rule}; steps {regime.first_step} to {regime.last_step}", indent=2)
     if regime.reason:
         page.labelled("Why undecided", inert(regime.reason, 600), style="warning", indent=2)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sparks.effects.choose_heads import select_heads
@@ -20,6 +21,7 @@ from sparks.probes.thinking_switch import MODES, Mode
 from sparks.thinking.comparison import ThinkComparison
 from sparks.views.text.page import Page, column_sizes
 from sparks.views.text.timeline import settings_in_words
+from sparks.views.words import RULE_NAMES
 
 _GIVEN_UP_FIRST = ("neither", "undecided", "off", "on", "luck")
 _OF_HEADS = ("by paper", "state", "thinking off")
@@ -91,15 +93,15 @@ def _title(page: Page, comparison: ThinkComparison) -> None:
         )
     page.labelled(
         "Rule    ",
-        f"calibrated: of one mode alone = in more than half of that mode's circuits and in less "
-        f"than half of the other's, both beyond doubt, and a paired test over probes tells them "
-        f"apart (at most {percent(line.calibration.fdr)} false ones expected)",
+        f"growth: of one mode alone = more than an even share of all |score| under that mode and "
+        f"less under the other, both beyond doubt, and a paired test over probes tells them "
+        f"apart (at most {percent(line.growth_config.fdr)} false ones expected)",
     )
     if comparison.num_probes < comparison.fewest_probes:
         page.labelled(
             "Warning",
             f"with {count(comparison.num_probes, 'probe')} no head can be called exclusive, at "
-            f"least {comparison.fewest_probes} are needed; 16 are good",
+            f"least {comparison.fewest_probes} are needed; 64 are good",
             style="warning",
         )
     for mode in MODES:
@@ -130,11 +132,8 @@ def _counts(page: Page, comparison: ThinkComparison, counts: pd.DataFrame) -> No
     )
     for row in rows:
         page.labelled(
-            f"By the {_RULES[row['rule']]}:", f"{luck_in_words(row)}.", style="born", indent=2
+            f"By the {RULE_NAMES[row['rule']]}:", f"{luck_in_words(row)}.", style="born", indent=2
         )
-
-
-_RULES = {"calibrated": "calibrated rule", "paper": "paper's rule"}
 
 
 def luck_in_words(row: Mapping[Any, Any]) -> str:
@@ -148,7 +147,7 @@ def luck_in_words(row: Mapping[Any, Any]) -> str:
 
 
 def _heads(page: Page, comparison: ThinkComparison, most: int) -> None:
-    page.heading("Heads of one mode alone (calibrated rule)")
+    page.heading("Heads of one mode alone (rule of growth)")
     for mode in MODES:
         heads = comparison.exclusive(mode)
         page.labelled(
@@ -159,21 +158,22 @@ def _heads(page: Page, comparison: ThinkComparison, most: int) -> None:
         )
     frame = comparison.heads()
     shown = frame[frame["state"].isin(["only on", "only off"]) | (frame["higher"] != "")]
-    order = shown["difference"].abs().sort_values(ascending=False, kind="stable").index[:most]
+    size = np.log(shown["factor"]).abs()
+    order = size.sort_values(ascending=False, kind="stable").index[:most]
     if not len(order):
         return
     rows = shown.loc[order].to_dict("records")
-    page.heading("Heads that the paired test tells apart, the largest difference first")
+    page.heading("Heads that the paired test tells apart, the largest factor first")
     columns = {
         "head": [str(row["head"]) for row in rows],
         "state": [str(row["state"]) for row in rows],
-        "thinking on": [_inclusion(row, "on") for row in rows],
-        "thinking off": [_inclusion(row, "off") for row in rows],
+        "thinking on": [_share(row, "on") for row in rows],
+        "thinking off": [_share(row, "off") for row in rows],
         "by paper": [str(row["paper_state"]) for row in rows],
     }
     page.grid(_grid(columns, page.width, _OF_HEADS))
     rest = f"; {len(shown) - len(rows)} more in --format csv" if len(shown) > len(rows) else ""
-    page.labelled(" ", f"share of the circuits that hold the head (95%){rest}", style="quiet")
+    page.labelled(" ", f"share of all |score|, in even shares (95%){rest}", style="quiet")
 
 
 def _overlap(page: Page, overlap: pd.DataFrame) -> None:
@@ -274,5 +274,5 @@ def _range(row: Mapping[Any, Any], name: str, digits: int, prefix: str | None = 
     return f"{value} ({ends[0]:.{digits}f}-{ends[1]:.{digits}f})"
 
 
-def _inclusion(row: Mapping[Any, Any], mode: str) -> str:
+def _share(row: Mapping[Any, Any], mode: str) -> str:
     return f"{row[mode]:.2f} ({row[f'{mode}_low']:.2f}-{row[f'{mode}_high']:.2f})"

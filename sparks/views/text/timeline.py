@@ -15,9 +15,8 @@ from jaxtyping import Num
 
 from sparks.ground.errors import SparksError
 from sparks.ground.plain_text import count, inert, number, percent
-from sparks.timeline.growth_tables import GrowthCounts, most_moved
-from sparks.timeline.paper_rule import paper_counts
-from sparks.timeline.regimes import Regime, circuit_turnover
+from sparks.timeline.growth.tables import most_moved
+from sparks.timeline.regimes.regime import Regime, circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
 from sparks.views.text.answers import add_history
 from sparks.views.text.page import Page, column_sizes
@@ -30,7 +29,6 @@ from sparks.views.words import (
     no_change_in_words,
     null_in_words,
     points_in_words,
-    range_in_words,
     range_meaning,
     rule_in_words,
     with_onset,
@@ -39,17 +37,16 @@ from sparks.views.words import (
 _CURVES = ("loss", "reward")
 _BARS = "▁▂▃▄▅▆▇█"
 _GIVEN_UP_FIRST = (
-    "seconds", "points", "alike", "revived", "likely", "gap", "moved", "paper", "reward", "loss",
+    "seconds", "points", "alike", "revived", "gap", "moved", "paper", "reward", "loss",
     "pruned", "born",
 )  # fmt: skip
 _MEANINGS = {
-    "likely": "inclusion of one half or more",
     "paper": "active by the paper's rule",
     "moved": "share of edges that changed since the checkpoint before",
     "alike": "agreement of the circuits of two probes",
 }
 """Of columns whose name does not say it."""
-_LESS_ABOUT_HEADS = ("importance", "specificity", "born")
+_LESS_ABOUT_HEADS = ("importance", "specificity", "born", "state")
 
 
 def render(
@@ -146,25 +143,28 @@ def _heads_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     first, last = counts.iloc[0], counts.iloc[-1]
     when = "before training" if first["step"] == 0 else f"at step {first['step']:.0f}"
     text = f"{_range(first)} of {timeline.base.size} active {when} (base)"
+    if timeline.too_little[0]:
+        text = f"too little L {when} to say which of {timeline.base.size} are active"
     if len(counts) == 1:
         return f"{text}; one checkpoint, so nothing to compare yet"
     sums = {kind: int(counts[kind].sum()) for kind in EVENT_KINDS}
+    old = "the base" if timeline.base.any() else "those active at first"
     undated = int((timeline.active[-1] & timeline.states.undated).sum())
-    more = f", {undated} that the first checkpoint could not place" if undated else ""
+    more = f", {undated} active as soon as one could tell" if undated else ""
     return (
         f"{text}, {_range(last)} at step {last['step']:.0f}: {last['retained']:.0f} retained "
         f"and {last['emergent']:.0f} emergent{more}. On the way {sums['born']} born, "
-        f"{sums['pruned']} pruned, {sums['revived']} revived; of the base {sums['silenced']} "
+        f"{sums['pruned']} pruned, {sums['revived']} revived; of {old} {sums['silenced']} "
         f"silenced, {sums['returned']} returned"
     )
 
 
 def _range(row: pd.Series) -> str:
-    return range_in_words(*(int(row[name]) for name in ("active", "undecided", "likely")))
+    return head_range(*(int(row[name]) for name in ("active", "undecided")))
 
 
 def _paper_in_words(timeline: Timeline) -> str:
-    counts = paper_counts(timeline)
+    counts = timeline.paper_counts()
     active = " to ".join(str(value) for value in dict.fromkeys(counts["active"].iloc[[0, -1]]))
     text = f"by the paper's rule (active = in the circuit of any probe) {active} active"
     if len(counts) == 1:
@@ -205,10 +205,13 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
         columns[name] = [number(value) for value in _latest(curves[name], counts["step"])]
-    columns["active"] = list(map(head_range, counts["active"], counts["undecided"]))
+    ranges = map(head_range, counts["active"], counts["undecided"])
+    columns["active"] = [
+        "–" if too_little else text
+        for too_little, text in zip(timeline.too_little, ranges, strict=True)
+    ]
     if timeline.rule != "paper":
-        columns["likely"] = [str(value) for value in counts["likely"]]
-        columns["paper"] = [str(value) for value in paper_counts(timeline)["active"]]
+        columns["paper"] = [str(value) for value in timeline.paper_counts()["active"]]
     for name in ("emergent", "born", "pruned", "revived"):
         columns[name] = [str(value) for value in counts[name]]
     columns["retained"] = [
@@ -283,7 +286,7 @@ def strip(values: Num[np.ndarray, " checkpoints"], room: int) -> str:
 
 def _growth(page: Page, timeline: Timeline, max_heads: int) -> None:
     """Heads that grew or shrank, those first whose share changed by the largest factor."""
-    at = GrowthCounts.of(timeline.grown).at
+    at = timeline.growth_counts.at
     found = most_moved(timeline.growth(at))
     if found.empty or not max_heads:
         return
@@ -294,7 +297,7 @@ def _growth(page: Page, timeline: Timeline, max_heads: int) -> None:
         "factor": [_with_ends(row, "factor", "factor") for row in rows],
         "now": [row["now"] for row in rows],
     }
-    first = timeline.steps[0]
+    first = timeline.steps[timeline.grown.base or 0]
     page.heading(
         f"Heads that grew or shrank by step {timeline.steps[at]}: share of all |score| against "
         f"step {first}, with its 95% interval"
@@ -341,7 +344,7 @@ def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
         "head": [row["head"] for row in rows],
         "state": [row["state"] for row in rows],
         "born": [_born(row) for row in rows],
-        "inclusion": [_with_ends(row, "inclusion", "inclusion") for row in rows],
+        "share": [_with_ends(row, "share", "share") for row in rows],
         "importance": [_with_ends(row, "importance_last", "importance") for row in rows],
     }
     if timeline.control is not None:
@@ -350,6 +353,7 @@ def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
         ]
     page.heading(f"Heads at step {timeline.steps[-1]}, with 95% intervals over probes")
     page.grid(_grid(columns, page.width, _LESS_ABOUT_HEADS))
+    page.labelled(" ", "share: of all |score|, in even shares", style="quiet")
     if left := len(heads) - len(rows):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
 

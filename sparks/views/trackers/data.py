@@ -15,9 +15,7 @@ import pandas as pd
 from sparks.ground.optional import import_optional
 from sparks.runs.evaluations import FOLDER
 from sparks.timeline.answers import EvaluationHistory
-from sparks.timeline.growth_tables import GrowthCounts
 from sparks.timeline.nulls import null_of
-from sparks.timeline.paper_rule import paper_counts
 from sparks.timeline.timeline import Timeline
 from sparks.views.words import can_call_growth, circuits_now, with_onset
 
@@ -38,12 +36,10 @@ HEADS_KEY, REPORT_KEY, VERDICT_KEY = "sparks/heads", "sparks/report", "sparks/ve
 ARTIFACT_TYPE = "sparks-snapshots"
 
 _COLUMNS = {
-    # How many heads the circuits run through: a collapse of training shows here first.
+    # Heads with more than an even share of all |score|: a collapse of training shows here first.
     "sparks/heads_active": "active",
-    # Heads that the probes cannot place: with the active ones the upper end of their number.
+    # Heads that may be active too: with the active ones the upper end of their number.
     "sparks/heads_undecided": "undecided",
-    # The best guess of a single checkpoint, without memory: inclusion of one half or more.
-    "sparks/heads_likely": "likely",
     # Births at this checkpoint: the paper's curve of newly active heads.
     "sparks/heads_new": "born",
     # What training has added and still uses: the height of the paper's stacked areas.
@@ -56,7 +52,7 @@ _COLUMNS = {
     "sparks/loss_corrupted": "loss_corrupted",
     # How much of it the kept circuits carry alone, median over probes: 1 all, 0 nothing.
     "sparks/faithfulness": "faithfulness",
-    # Error of the scores, median over probes: above some percent, raise `steps`.
+    # Error of the scores, median over probes: above some percent, raise `points`.
     "sparks/completeness_gap": "completeness_gap_median",
     # What that took: points on the path, median over probes; it grows where the gap asks for it.
     "sparks/points": "points_median",
@@ -71,11 +67,11 @@ _GROWTH = {
     # Heads whose share of all |score| is larger than at the base, beyond luck: what training did.
     "sparks/heads_grew": "grew",
     "sparks/heads_shrank": "shrank",
-    # Of these, how many rose above an even share since the base, or fell below it, so far.
+    # Heads born so far, and times that a head fell silent.
     "sparks/births": "born",
-    "sparks/prunings": "pruned",
+    "sparks/prunings": "fell",
 }
-"""Key in a tracker -> field of `timeline.growth_tables.GrowthCounts`."""
+"""Key in a tracker -> field of `timeline.growth.tables.GrowthCounts`."""
 
 _PAPER = {
     # The paper's number, to hold against the paper: heads in the circuit of any probe.
@@ -83,7 +79,7 @@ _PAPER = {
     # The paper's births, noise included: the distance to `sparks/heads_new` is what a test takes.
     "sparks/paper/heads_born": "born",
 }
-"""Key in a tracker -> column of `timeline.paper_rule`, whatever the timeline's rule."""
+"""Key in a tracker -> column of `Timeline.paper_counts()`, whatever the timeline's rule."""
 
 _NULL = {
     # Emergent heads that an unchanged model gives, by the same rule: a run within this band has
@@ -101,7 +97,7 @@ _CIRCUITS = {
     # the task.
     "sparks/circuit_stability": "edges_stability",
 }
-"""Key in a tracker -> field of `timeline.turnover.Turnover`."""
+"""Key in a tracker -> field of `timeline.regimes.turnover.Turnover`."""
 
 _CONTROL = {
     # The same on the control probes: births that appear here too are not the behaviour's own.
@@ -159,9 +155,9 @@ def scalars(timeline: Timeline) -> dict[str, float]:
 def _beside(timeline: Timeline) -> Iterator[tuple[str, float]]:
     """What tells how far the counts of the last checkpoint carry."""
     if can_call_growth(timeline) and timeline.grown.enough_loss[-1]:
-        growth = GrowthCounts.of(timeline.grown)
+        growth = timeline.growth_counts
         yield from ((key, float(getattr(growth, field))) for key, field in _GROWTH.items())
-    paper = paper_counts(timeline).iloc[-1]
+    paper = timeline.paper_counts().iloc[-1]
     yield from ((key, float(paper[column])) for key, column in _PAPER.items())
     if (band := null_of(timeline)) is not None:
         yield from ((key, getattr(band, field)) for key, field in _NULL.items())

@@ -55,7 +55,7 @@ def upload(
     mode: Mode | None = None,
     name: str | None = None,
     group: str | None = None,
-    rule: Rule = "calibrated",
+    rule: Rule = "growth",
     progress: bool = True,
 ) -> str:
     """Write a finished run as a new run of W&B; a run that is open in this process is left alone.
@@ -67,7 +67,7 @@ def upload(
         mode: None for `$WANDB_MODE`, or online.
         name: of the W&B run; None for the name of the run.
         group: count only the probes of this group.
-        rule: how heads are judged: `calibrated` or `paper`.
+        rule: how heads are judged: `growth` or `paper`.
         progress: show a bar.
 
     Returns:
@@ -126,7 +126,6 @@ def _until(timeline: Timeline, checkpoints: int) -> Timeline:
         name=timeline.name,
         group=timeline.group,
         rule=timeline.rule,
-        calibration=timeline.calibration,
         nulls=timeline.nulls,
         evaluations=[item for item in timeline.evaluations if item.step <= step],
     )
@@ -219,9 +218,8 @@ def workspace(*, project: str, entity: str, metric: str = "train/reward") -> Any
     doubt = [
         curves("Emergent, and on an unchanged model", "sparks/heads_emergent", *NULL_KEYS),
         curves(
-            "Active for sure, likely, undecided",
+            "Active, undecided",
             "sparks/heads_active",
-            "sparks/heads_likely",
             "sparks/heads_undecided",
         ),
         curves("By the paper's rule", *PAPER_KEYS),

@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -72,7 +73,7 @@ def test_cohorts_of_the_story():
     frame = figures.frames.cohorts(story())
     named = ["step", "rule", "curve", "cohort", "heads", "null_low", "null_high"]
     assert list(frame.columns) == named
-    assert set(frame["rule"]) == {"calibrated"}
+    assert set(frame["rule"]) == {"growth"}
     curves = {
         (curve, None if pd.isna(cohort) else cohort): part["heads"].tolist()
         for (curve, cohort), part in frame.groupby(["curve", "cohort"], dropna=False)
@@ -101,7 +102,7 @@ def test_the_null_is_that_of_the_rule():
     run = [make_snapshot(step, dict.fromkeys(names, 0)) for step in (0, 10)]
     for snapshot in run:
         snapshot.active[:] = rng.random(snapshot.active.shape) < 0.1
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         timeline = Timeline(run, rule=rule)
         band = null_of(timeline)
         frame = figures.frames.cohorts(timeline)
@@ -252,11 +253,18 @@ def test_base_heads_are_red_emergent_ones_blue_the_active_outlined():
 
 
 def doubtful(name: str = "") -> Timeline:
-    """L1H1 is base and then undecided, L2H2 never settles, L2H3 is settled late: undated."""
-    shares = {0: (16, 8, 8, 1), 10: (6, 8, 9, 16), 20: (4, 8, 16, 16)}
-    names = ("L1H1", "L2H2", "L2H3", "L0H3")
+    """L1H1 is base, L2H2 is undecided throughout, L0H3 is born."""
+    shares = {0: (16, 5, 0), 10: (16, 5, 16), 20: (16, 5, 16)}
+    names = ("L1H1", "L2H2", "L0H3")
     run = {step: dict(zip(names, held, strict=True)) for step, held in shares.items()}
     return Timeline(make_run(run), name=name)
+
+
+def dark(timeline: Timeline) -> Timeline:
+    """With too little L at the first checkpoint."""
+    first, *rest = timeline.snapshots
+    none = np.zeros(first.num_probes, np.float32)
+    return Timeline([replace(first, loss_corrupted=none), *rest])
 
 
 def frames_of(figure, *, dashed: bool) -> list[list[int]]:
@@ -273,19 +281,19 @@ def frames_of(figure, *, dashed: bool) -> list[list[int]]:
 def test_undecided_heads_have_a_third_look_and_undated_ones_their_own_colour():
     timeline = doubtful()
     frame = figures.frames.head_map(timeline).set_index("head")
-    assert frame["state"][["L1H1", "L2H2", "L2H3", "L0H3"]].tolist() == [
-        "base", "never", "undated", "emergent",
-    ]  # fmt: skip
+    assert frame["state"][["L1H1", "L2H2", "L0H3"]].tolist() == ["base", "never", "emergent"]
     assert frame.index[frame["undecided_at_end"]].tolist() == ["L2H2"]
-    assert frame.loc["L2H2", "inclusion_low"] < 0.5 < frame.loc["L2H2", "inclusion_high"]
+    assert frame.loc["L2H2", "share_low"] < 1 < frame.loc["L2H2", "share_high"]
     figure = figures.head_map(timeline)
     assert frames_of(figure, dashed=True) == [[2, 2]]
-    assert [2, 3] in frames_of(figure, dashed=False)
-    assert matplotlib.colors.to_hex(cells(figure)[2, 3]) == UNDATED
     named = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert named == ["active at step 20", "undecided", "undated", "never"]
+    assert named == ["active at step 20", "undecided", "never active"]
     curves = figures.cohorts(timeline).axes[0].lines
-    assert curves[2].get_ydata().tolist() == timeline.counts()["undecided"].tolist() == [2, 2, 1]
+    assert curves[2].get_ydata().tolist() == timeline.counts()["undecided"].tolist() == [1, 1, 1]
+    figure = figures.head_map(dark(timeline))
+    assert [0, 3] in frames_of(figure, dashed=False)
+    assert matplotlib.colors.to_hex(cells(figure)[0, 3]) == UNDATED
+    assert "undated" in [text.get_text() for one in figure.legends for text in one.get_texts()]
 
 
 def test_a_head_that_is_undecided_in_the_other_run_is_of_neither():
@@ -298,11 +306,11 @@ def test_a_head_that_is_undecided_in_the_other_run_is_of_neither():
     assert widths == [0, 0, 1, 0, 0, 0, 1, 1]  # alone, some, both, undecided; of a and of b
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("rule", ["growth", "paper"])
 @pytest.mark.parametrize("name", ["cohorts", "head-map", "effect-map", "shared-heads"])
 def test_every_figure_that_rests_on_the_rule_names_it(name, rule):
     texts = [text.get_text() for text in drawn(name, story().by(rule)).texts]
-    assert (f"{rule} rule" if rule == "calibrated" else "paper's rule") in texts
+    assert ("rule of growth" if rule == "growth" else "paper's rule") in texts
 
 
 def test_shared_heads_are_black_and_each_run_has_its_colour():
@@ -616,7 +624,7 @@ def test_the_command_says_what_it_leaves_out(run_folder, capsys):
 def test_the_rule_is_the_one_that_was_asked_for(tmp_path, capsys):
     """By the paper's rule the head of a single probe is active."""
     run = write_run(tmp_path / "run", make_run({0: [], 10: {"L0H0": 1}}))
-    for rule, born in (("calibrated", 0), ("paper", 1)):
+    for rule, born in (("growth", 0), ("paper", 1)):
         out = tmp_path / rule
         command = ("figures", run, "--only", "2A", "--format", "svg", "--output", out)
         assert call(*command, "--rule", rule) == 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import STORY, large_run, make_metrics, make_run, make_snapshot
+from factories import STORY, holding, large_run, make_metrics, make_run, make_snapshot
 from report_payload import counts_of, payload, raw, summed, unpacked
 
 import sparks.views.report
@@ -25,11 +25,11 @@ from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.timeline.cohort_groups import cohort_groups, even_parts
 from sparks.timeline.nulls import null_of, sentence
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.regimes.regime import circuit_turnover
+from sparks.timeline.regimes.turnover import turnover_frame
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
-from sparks.timeline.turnover import turnover_frame
+from sparks.views.cohort_groups import cohort_groups, even_parts
 from sparks.views.report import (
     EVALUATED,
     FOLLOWING,
@@ -199,7 +199,7 @@ def cells(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     mask = (np.cumsum(changes.reshape(rows, times), axis=1) % 2).astype(bool)
     frequency, importance = np.zeros(mask.shape), np.zeros(mask.shape)
     frequency[mask] = unpacked(run["levels"], "u1") / run["level_unit"]
-    root = summed(run["importance"], "<u2") / 65535
+    root = summed(run["importance"], "<u2") / 4095
     importance[mask] = run["importance_max"] * root**2
     shape = (times, run["layers"], run["heads"])
     return frequency.T.reshape(shape), importance.T.reshape(shape)
@@ -246,8 +246,8 @@ def test_arrays_survive_packing(probes: int):
     np.testing.assert_array_equal(frequency > 0, timeline.by("paper").active)
     limit = 1e-6 if probes <= 254 else 1 / 254
     np.testing.assert_allclose(frequency, timeline.frequency, atol=limit)
-    np.testing.assert_allclose(importance, timeline.importance, atol=2e-5, rtol=1e-3)
-    look = run["looks"]["calibrated"]
+    np.testing.assert_allclose(importance, timeline.importance, atol=2e-5, rtol=5e-3)
+    look = run["looks"]["growth"]
     np.testing.assert_array_equal(turns(run, look["active"]), timeline.active)
     np.testing.assert_array_equal(turns(run, look["undecided"]), timeline.undecided)
     np.testing.assert_array_equal(of_heads(run, look["base"]), timeline.base)
@@ -256,45 +256,32 @@ def test_arrays_survive_packing(probes: int):
     np.testing.assert_array_equal(cohort, timeline.cohort)
 
 
-def wilson(mean: np.ndarray, count: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end, written out on their own."""
-    centre, whole = mean + z**2 / (2 * count), 1 + z**2 / count
-    half = z * np.sqrt(mean * (1 - mean) / count + z**2 / (4 * count**2))
-    return (centre - half) / whole, (centre + half) / whole
-
-
-def intervals_of_inclusion(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inclusion and its ends, read as the page reads them."""
+def intervals_of_shares(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares and their ends, read as the page reads them; ends of heads ever near alone."""
     times, shape = len(run["steps"]), (len(run["steps"]), run["layers"], run["heads"])
-    steps = unpacked(run["inclusion"], "u1").reshape(-1, times)
-    inclusion = np.cumsum(steps, axis=1, dtype=np.uint8) / run["inclusion_unit"]
-    count = np.full(inclusion.shape, float(run["probes"]))
-    if run["effective"]:
-        look = run["looks"]["calibrated"]
-        near = (turns(run, look["active"]) | turns(run, look["undecided"])).any(axis=0).ravel()
-        grown = np.zeros(inclusion.shape)
-        grown[near] = unpacked(run["effective"], "u1").reshape(-1, times)
-        partly = (inclusion > 0) & (inclusion < 1)
-        count[partly] = ((run["probes"] - 1) * 1.15**grown)[partly]
-    low, high = wilson(inclusion, count, run["z"])
-    return tuple(values.T.reshape(shape) for values in (inclusion, low, high))
+    steps = unpacked(run["shares"], "i1").reshape(-1, times)
+    octaves = np.cumsum(steps, axis=1, dtype=np.int8) / run["octave"]
+    look = run["looks"]["growth"]
+    near = (turns(run, look["active"]) | turns(run, look["undecided"])).any(axis=0).ravel()
+    halves = np.full(octaves.shape, np.nan)
+    widths = unpacked(run["share_halves"], "u1").reshape(-1, times)
+    halves[near] = np.cumsum(widths, axis=1, dtype=np.uint8) / run["octave"]
+    values = (2.0**octaves, 2.0 ** (octaves - halves), 2.0 ** (octaves + halves))
+    return tuple(value.T.reshape(shape) for value in values)
 
 
-@pytest.mark.parametrize(("probes", "grid"), [(1, True), (8, True), (16, True), (16, False)])
-def test_intervals_of_inclusion_survive_packing(probes: int, grid: bool):
-    run = steady_run(probes)
-    if not grid:
-        run = [replace(s, grid=(), grid_active=s.grid_active[:0]) for s in run]
-    timeline = Timeline(run)
-    inclusion, low, high = intervals_of_inclusion(run_data(timeline))
+@pytest.mark.parametrize("probes", [1, 8, 16])
+def test_intervals_of_shares_survive_packing(probes: int):
+    timeline = Timeline(steady_run(probes))
+    share, low, high = intervals_of_shares(run_data(timeline))
     near = np.broadcast_to((timeline.active | timeline.undecided).any(axis=0), low.shape)
     assert near.any()
-    np.testing.assert_allclose(inclusion, timeline.inclusion, atol=1e-6)
-    for found, expected in ((low, timeline.inclusion_low), (high, timeline.inclusion_high)):
-        np.testing.assert_allclose(found[near], expected[near], atol=0.01)
-    # Of heads that never come near, the widest interval: it holds the true one.
-    assert (low[~near] <= timeline.inclusion_low[~near] + 1e-6).all()
-    assert (high[~near] >= timeline.inclusion_high[~near] - 1e-6).all()
+    np.testing.assert_allclose(share, timeline.share.clip(2**-7.9), rtol=0.1)
+    np.testing.assert_allclose(share[near], timeline.share[near].clip(2**-7.9), rtol=0.025)
+    assert np.isnan(low[~near]).all()
+    if probes > 1:  # one probe has no interval
+        np.testing.assert_allclose(high[near], timeline.share_high[near], rtol=0.05)
+        np.testing.assert_allclose(low[near], timeline.share_low[near], rtol=0.05)
 
 
 def test_intervals_of_importance_survive_packing():
@@ -319,13 +306,13 @@ def test_large_runs_send_less(monkeypatch: pytest.MonkeyPatch):
     shown = timeline.active | timeline.undecided | (timeline.frequency > 0)
     rows = int(shown.any(axis=0).sum())
     assert 0 < rows < 15
-    assert len(unpacked(run["inclusion"], "u1")) == rows * 7
+    assert len(unpacked(run["shares"], "i1")) == rows * 7
     assert len(unpacked(run["importance_ends"], "u1")) == 2 * (frequency[-1] > 0).sum()
 
 
 def events_of(run: dict[str, Any]) -> list[tuple[int, str, str, int]]:
     """Step, head, kind, step since which it shows."""
-    rows = unpacked(run["looks"]["calibrated"]["events"], "<u2").reshape(4, -1).T.tolist()
+    rows = unpacked(run["looks"]["growth"]["events"], "<u2").reshape(4, -1).T.tolist()
     return [
         (run["steps"][at], f"L{row // run['heads']}H{row % run['heads']}", EVENT_KINDS[kind],
          run["steps"][at - late])
@@ -342,7 +329,7 @@ def test_events_of_the_story():
 
 def slow_birth() -> Timeline:
     """L1H1 comes into one circuit more at each checkpoint: it shows before it is sure."""
-    counts = {step: {"L0H0": 16, "L1H1": step // 10} for step in range(0, 170, 10)}
+    counts = {step: {"L1H1": step // 10} for step in range(0, 170, 10)}
     return Timeline(make_run(counts), name="slow")
 
 
@@ -350,7 +337,7 @@ def test_a_birth_that_is_settled_late_carries_its_onset():
     timeline = slow_birth()
     (found,) = events_of(run_data(timeline))
     assert found[1:3] == ("L1H1", "born")
-    assert found[0] > found[3] == 80  # half of 16 probes
+    assert found[0] > found[3] == 10  # the first circuit makes its share larger than an even one
     assert timeline.steps[timeline.cohort[1, 1]] == found[0]
     assert (
         "1 of these births was settled later than it shows: the step of a birth is the one at "
@@ -501,7 +488,7 @@ def test_summary_where_little_happened():
         "There is one checkpoint so far, so nothing can have changed yet.",
     ]
     quiet = Timeline(make_run({0: [], 10: []}))
-    assert summary(quiet)[1:] == ["No new head became active."]
+    assert summary(quiet)[1:] == ["No head was born."]
     single = Timeline(make_run({0: [], 10: ["L0H0"]}))
     assert summary(single)[1] == "1 head was born on the way; 1 is active at the end, 0 not."
     assert summary(single)[2].startswith(
@@ -515,7 +502,7 @@ def test_top_numbers_show_gap_and_probes():
     )
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
     assert tiles["active heads"]["value"] == "1 \u2192 2"
-    assert tiles["born by circuits"]["value"] == "1"
+    assert tiles["born"]["value"] == "1"
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
     assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 4 points"
@@ -572,8 +559,8 @@ def test_component_shift_survives_packing():
 
 def test_notes_say_by_which_rule_and_how_sure():
     (note,) = notes(story())
-    assert note.startswith("Calibrated rule: active = in more than half of the circuits")
-    assert "over 16 probes \u00d7 9 circuit settings" in note
+    assert note.startswith("Rule of growth: active = more than an even share of all |score|")
+    assert "tested over 16 probes" in note
     assert "at most 5 % of those shown are expected to be false" in note
     (note,) = notes(story(rule="paper"))
     assert note.startswith("Paper\u2019s rule: active = in any of the circuits of 16 probes.")
@@ -581,11 +568,8 @@ def test_notes_say_by_which_rule_and_how_sure():
 
 
 def test_undecided_heads_are_counted_in_words():
-    timeline = Timeline(make_run({0: {"L0H0": 16, "L1H1": 8}, 10: {"L0H0": 16, "L1H1": 8}}))
-    assert summary(timeline)[1] == (
-        "1 more is undecided there, so 1 to 2; 2 by the best guess (inclusion of at least one "
-        "half)."
-    )
+    timeline = Timeline(make_run({0: {"L0H0": 16, "L1H1": 5}, 10: {"L0H0": 16, "L1H1": 5}}))
+    assert summary(timeline)[1] == "1 more is undecided there, so 1 to 2."
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
     assert tiles["active heads"]["detail"].endswith("of 12; 1 undecided")
     assert "undecided" not in " ".join(summary(timeline.by("paper")))
@@ -593,12 +577,12 @@ def test_undecided_heads_are_counted_in_words():
 
 def test_the_null_is_told_beside_the_births():
     timeline = story()
-    look = run_data(timeline)["looks"]["calibrated"]
+    look = run_data(timeline)["looks"]["growth"]
     band = null_of(timeline)
     assert band is not None
     assert look["null"]["births"] == [band.births_low, band.births_median, band.births_high]
     assert look["notes"][1] == f"Null: {sentence(timeline, band)}."
-    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "born by circuits"]
+    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "born"]
     ends = f"{band.births_low:.0f} to {band.births_high:.0f}"
     assert tile["detail"] == f"2 active at the end; unchanged models: {ends}"
     few = run_data(Timeline(make_run({0: ["L0H0"], 10: []}, probes=2)))["looks"]["paper"]
@@ -612,13 +596,12 @@ def test_both_rules_and_the_controls_are_sent():
     run = make_run({0: {"L0H0": 32}, 10: whole, 20: whole}, probes=32, groups=groups)
     held = run[1].active.copy()
     held[:16, 1, 1] = True  # born on the behaviour alone
-    run[1:] = [replace(s, active=held, grid_active=np.repeat(held[None], 9, axis=0))
-               for s in run[1:]]  # fmt: skip
+    run[1:] = [holding(snapshot, held) for snapshot in run[1:]]
     timeline = Timeline(run)
     data = run_data(timeline)
-    assert data["rule"] == "calibrated"
+    assert data["rule"] == "growth"
     assert run_data(timeline.by("paper"))["rule"] == "paper"
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         look = data["looks"][rule]
         codes = unpacked(look["specificity"], "u1").reshape(3, 4)
         assert (codes[1, 1], codes[2, 3], codes.sum()) == (1, 2, 3)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import SMALL, STORY, make_run
+from factories import SMALL, STORY, holding, make_run
 from test_report_browser import Open, Page, browser, open_page, pytestmark, until
 from test_report_views import at_link, link_of, luminance
 
 from sparks.attribution.snapshot import Snapshot
 from sparks.timeline.comparison import Comparison
 from sparks.timeline.nulls import null_of
-from sparks.timeline.regimes import Regime, circuit_turnover
+from sparks.timeline.regimes.regime import Regime, circuit_turnover
 from sparks.timeline.timeline import Timeline
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -41,10 +41,9 @@ HEADS = {
     "L0H0": lambda _: (16, 16),  # base
     "L1H1": lambda step: (step // 10, 0),  # a probe more a checkpoint: settled late; specific
     "L2H3": lambda step: (16, 16) if step >= 20 else (0, 0),  # shared
-    "L2H0": lambda step: (16 if step >= 50 else 0, 8),  # the control cannot tell
-    "L2H1": lambda _: (8, 0),  # undecided throughout
+    "L2H0": lambda step: (16 if step >= 50 else 0, 5),  # the control cannot tell
+    "L2H1": lambda step: (5 if step < 20 else 7 if step < 50 else 10, 0),  # undecided throughout
     "L0H3": lambda step: (1 if step % 20 else 0, 0),  # flickers in one probe
-    "L1H3": lambda step: (8 if step < 60 else 16, 0),  # its birth is not known
 }
 
 
@@ -53,10 +52,7 @@ def mixed_run() -> list[Snapshot]:
     run = make_run({step: dict.fromkeys(HEADS, 32) for step in STEPS}, probes=32, groups=groups)
     out = []
     for snapshot in run:
-        held = planted(HEADS, snapshot.step)
-        importance = np.where(held, snapshot.importance, 0).astype(np.float32)
-        grid = np.repeat(held[None], 9, axis=0)
-        out.append(replace(snapshot, active=held, grid_active=grid, importance=importance))
+        out.append(holding(snapshot, planted(HEADS, snapshot.step)))
     return out
 
 
@@ -88,20 +84,20 @@ def show(page: Page, curve: str) -> None:
 # -- two rules -------------------------------------------------------------------------------
 
 
-def test_the_calibrated_rule_is_the_default_and_a_control_changes_it(
+def test_the_rule_of_growth_is_the_default_and_a_control_changes_it(
     open_page: Open, mixed: Timeline
 ):
     page, paper = open_page(mixed), mixed.by("paper")
-    assert page["rule"].get_attribute("value") == page.data("rule") == "calibrated"
+    assert page["rule"].get_attribute("value") == page.data("rule") == "growth"
     for _ in range(2):
-        for rule, run in (("paper", paper), ("calibrated", mixed)):
+        for rule, run in (("paper", paper), ("growth", mixed)):
             page.choose("rule", rule)
             counts, last = run.counts(), len(run) - 1
             assert page.data("rule") == rule
             for name in ("active", "emergent", "retained", "undecided"):
                 assert page.data(name) == str(counts[name][last]), (rule, name)
             assert page.data("born") == str((run.cohort >= 0).sum())
-            assert page["notes"].text.startswith(rule.title())
+            assert page["notes"].text.startswith({"paper": "Paper", "growth": "Rule of"}[rule])
             assert page.texts("#numbers dd")[2] == str((run.cohort >= 0).sum())
     assert paper.counts()["active"].iloc[-1] != mixed.counts()["active"].iloc[-1]
 
@@ -120,7 +116,7 @@ def test_every_view_changes_with_the_rule_and_changes_back(open_page: Open, mixe
     page.choose("rule", "paper")
     other = seen()
     assert [name for name in before if before[name] == other[name]] == []
-    page.choose("rule", "calibrated")
+    page.choose("rule", "growth")
     assert seen() == before
 
 
@@ -150,18 +146,18 @@ def test_the_rule_is_in_the_link(open_page: Open, mixed: Timeline):
     page.open(link)
     assert (page.data("rule"), page["rule"].get_attribute("value")) == ("paper", "paper")
     assert page.texts("#metric option:checked") == ["emergent heads"]
-    at_link(page, "#rule=calibrated&view=head")
-    until(lambda: page.data("rule") == "calibrated")
+    at_link(page, "#rule=growth&view=head")
+    until(lambda: page.data("rule") == "growth")
     page.browser.execute_script("location.hash = '#rule=nonsense'")
     until(lambda: "nonsense" in page.browser.current_url)
-    assert (page.data("rule"), page.data("error")) == ("calibrated", None)
+    assert (page.data("rule"), page.data("error")) == ("growth", None)
 
 
 def test_compared_runs_follow_the_rule(open_page: Open, mixed: Timeline):
     flat = Timeline(mixed_run()[:1] * 1 + mixed_run()[5:], name="late")
     runs = [mixed, flat]
     page = open_page(*runs)
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         page.choose("rule", rule)
         frame = Comparison.of([run.by(rule) for run in runs]).runs()
         born = page.texts("#compared-runs tbody td:nth-child(3)")
@@ -219,7 +215,7 @@ def test_undecided_heads_are_striped_in_both_colour_modes(
 def test_undecided_is_told_in_legends_and_words(open_page: Open, mixed: Timeline):
     page = open_page(mixed)
     assert mixed.undecided[-1].sum() == 1
-    assert "1 more is undecided there, so 5 to 6; 6 by the best guess" in page["summary"].text
+    assert "1 more is undecided there, so 4 to 5." in page["summary"].text
     assert any(text.startswith("undecidedstriped") for text in page.texts("#scale .ramp"))
     legend = dict(zip(page.texts("#cohorts-legend span:nth-child(2)"),
                       page.texts("#cohorts-legend b"), strict=True))  # fmt: skip
@@ -230,9 +226,7 @@ def test_undecided_is_told_in_legends_and_words(open_page: Open, mixed: Timeline
     assert row_of(page, "L2H1")["state at the end"] == "undecided"
     assert choose_head(page, "L2H1")["State"] == "undecided"
     assert page["page-kind"].text == "never active for sure"
-    assert page["page-words"].text == ("Never active beyond doubt; undecided at 17.")
-    choose_head(page, "L1H3")
-    assert page["page-kind"].text == "active, birth not known: undecided at the start"
+    assert page["page-words"].text == ("Never active; undecided at 17.")
     page.choose("rule", "paper")
     page["tab-timeline"].click()
     assert not [text for text in page.texts("#scale .ramp, #cohorts-legend li")
@@ -251,13 +245,13 @@ def test_undecided_heads_of_the_circuit_have_a_dashed_frame(open_page: Open, mix
 
     assert dashed() == ["L2H1"]
     node = page.browser.find_element("css selector", "#circuit-plot [data-name=L2H1]")
-    assert "undecided, inclusion 50 % (" in node.get_attribute("data-tip")
+    assert "undecided, share 0." in node.get_attribute("data-tip")
     assert "dashed frame: undecided" in page["circuit-caption"].text
     page.choose("rule", "paper")
     assert dashed() == []
 
 
-def test_active_heads_are_a_band_with_the_best_guess(open_page: Open, mixed: Timeline):
+def test_active_heads_have_a_band_up_to_the_undecided_ones(open_page: Open, mixed: Timeline):
     page, counts = open_page(mixed), mixed.counts()
     show(page, "active heads")
     for at in (0, 7, 16):
@@ -265,20 +259,20 @@ def test_active_heads_are_a_band_with_the_best_guess(open_page: Open, mixed: Tim
         row = counts.iloc[at]
         high = row.active + row.undecided
         assert page["metric-text"].text == (
-            f"step {row.step:.0f}: {row.likely:.0f} ({row.active:.0f}\u2013{high:.0f})"
+            f"step {row.step:.0f}: {row.active:.0f} ({row.active:.0f}\u2013{high:.0f})"
         )
-    assert "best guess" in page["metric-caption"].text
+    assert "Band: up to the active and undecided" in page["metric-caption"].text
     band = page.pixels("metric-plot")
     page.choose("rule", "paper")
     assert page.pixels("metric-plot") != band
-    assert "best guess" not in page["metric-caption"].text
+    assert "Band" not in page["metric-caption"].text
 
 
-def test_with_too_few_probes_the_page_opens_on_what_is_undecided(open_page: Open):
+def test_with_too_few_probes_the_base_is_shown_and_nothing_is_born(open_page: Open):
     page = open_page(Timeline(make_run({0: ["L0H0"], 10: ["L1H1"]}, probes=2)))
-    assert page["show"].get_attribute("value") == "open"
-    assert int(page.data("rows")) >= 2
-    assert page.data("active") == "0"
+    assert page["show"].get_attribute("value") == "ever"
+    assert (page.data("active"), page.data("born")) == ("1", "0")
+    assert "too few probes: 2" in page["verdict"].text
 
 
 # -- how sure --------------------------------------------------------------------------------
@@ -288,18 +282,16 @@ def ends_of(text: str) -> list[float]:
     return [float(part) for part in re.findall(r"[\d.]+", text)][:3]
 
 
-def test_inclusion_and_importance_have_intervals_at_every_checkpoint(
-    open_page: Open, mixed: Timeline
-):
+def test_share_and_importance_have_intervals_at_every_checkpoint(open_page: Open, mixed: Timeline):
     page = open_page(mixed)
     choose_head(page, "L1H1")
     for at in (3, 9, 16):
         page.press("usage-plot", Keys.HOME, *[Keys.ARROW_RIGHT] * at)
         facts = dict(zip(page.texts("#page-facts dt"), page.texts("#page-facts dd"), strict=True))
         place = (at, 1, 1)
-        expected = [100 * values[place] for values in
-                    (mixed.inclusion, mixed.inclusion_low, mixed.inclusion_high)]  # fmt: skip
-        assert ends_of(facts["Inclusion (95 %)"]) == pytest.approx(expected, abs=1.5)
+        expected = [values[place] for values in
+                    (mixed.share, mixed.share_low, mixed.share_high)]  # fmt: skip
+        assert ends_of(facts["Share, in even ones (95 %)"]) == pytest.approx(expected, rel=0.1)
         low, high = (100 * float(end[1, 1]) for end in mixed.importance_interval(at))
         found = ends_of(facts["Importance (95 %)"])
         assert found[1:] == pytest.approx([low, high], rel=0.15, abs=0.2)
@@ -308,7 +300,7 @@ def test_inclusion_and_importance_have_intervals_at_every_checkpoint(
     assert len(set(band)) > 5
     page["tab-timeline"].click()
     row = row_of(page, "L1H1")
-    assert ends_of(row["inclusion at the end (95 %)"]) == pytest.approx(expected, abs=1.5)
+    assert ends_of(row["share at the end, in even ones (95 %)"]) == pytest.approx(expected, rel=0.1)
     assert len(ends_of(row["importance at the end (95 %)"])) == 3
 
 
@@ -325,28 +317,29 @@ def test_large_reports_say_which_intervals_they_leave_out(
     page.press("usage-plot", Keys.ARROW_LEFT)
     facts = dict(zip(page.texts("#page-facts dt"), page.texts("#page-facts dd"), strict=True))
     assert facts["Importance (95 %)"].endswith("(interval at the last checkpoint only)")
-    never = choose_head(page, "L0H1")["Inclusion (95 %)"]
+    never = choose_head(page, "L0H1")["Share, in even ones (95 %)"]
     assert never == "not in this page: never active or undecided"
 
 
 def test_a_birth_that_was_settled_late_is_marked(open_page: Open, mixed: Timeline):
     page = open_page(mixed)
     (event,) = [e for e in mixed.event_list() if e.name == "L1H1"]
-    assert event.onset == 80 < event.step
-    late = f"{event.step} (late: shows since 80)"
+    since = event.onset
+    assert 0 < since < event.step
+    late = f"{event.step} (late: shows since {since})"
     assert row_of(page, "L1H1")["born at"] == late
     assert row_of(page, "L2H3")["born at"] == "20"
     choose_head(page, "L1H1")
-    kind = f"born at step {event.step}, settled late: shows since step 80"
+    kind = f"born at step {event.step}, settled late: shows since step {since}"
     assert page["page-kind"].text == kind
-    assert "settled (it shows since step 80)" in page["page-words"].text
-    assert page.texts("#page-history li") == [f"born {event.step}, shows since 80"]
+    assert f"settled (it shows since step {since})" in page["page-words"].text
+    assert page.texts("#page-history li") == [f"born {event.step}, shows since {since}"]
     assert "settled later than it shows" in page["summary"].text
     # Before it is settled, it is not shown as born.
-    page.press("usage-plot", Keys.HOME, *[Keys.ARROW_RIGHT] * 9)
-    assert page.data("step") == "90"
+    page.press("usage-plot", Keys.HOME, *[Keys.ARROW_RIGHT] * (since // 10 + 1))
+    assert page.data("step") == str(since + 10)
     state = dict(zip(page.texts("#page-facts dt"), page.texts("#page-facts dd"), strict=True))
-    assert state["State"] == mixed.state_names()[9, 1, 1] != "active"
+    assert state["State"] == mixed.state_names()[since // 10 + 1, 1, 1] != "active"
 
 
 def test_specificity_is_told_where_there_are_controls(open_page: Open, mixed: Timeline):
@@ -371,7 +364,7 @@ def test_specificity_is_told_where_there_are_controls(open_page: Open, mixed: Ti
 # -- beside the heads ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("rule", ["growth", "paper"])
 def test_the_null_is_a_band_behind_the_births(open_page: Open, mixed: Timeline, rule: str):
     run = mixed.by(rule)
     band, page = null_of(run), open_page(run)
@@ -461,7 +454,7 @@ def test_edges_beside_heads(open_page: Open, mixed: Timeline):
 
 def test_the_regime_has_its_evidence(open_page: Open, mixed: Timeline):
     page = open_page(mixed)
-    for rule in ("calibrated", "paper"):
+    for rule in ("growth", "paper"):
         page.choose("rule", rule)
         regime = Regime.of(mixed.by(rule))
         assert regime.verdict == "undecided"
@@ -489,7 +482,6 @@ def test_heads_under_each_setting_follow_the_cursor(open_page: Open):
     words = page["settings-caption"].text
     assert "top 5000 edges, |score| at least 0.1" in words
     assert "any probe\u2019s circuit holds the head: 2 here" in words
-    assert "2 heads have at least one half" in words
     page.press("cohorts-plot", Keys.ARROW_LEFT)
     assert page.texts("#circuit-settings td:nth-child(2)") == ["1 (1)"] * 3
 

@@ -386,7 +386,7 @@ def test_links_and_views_work_in_a_sandboxed_frame(open_page: Open, run: Timelin
         page.wait()
         page["tab-circuit"].click()
         link = link_of(page)
-        assert link.startswith("#rule=calibrated&view=circuit&step=800")
+        assert link.startswith("#rule=growth&view=circuit&step=800")
         page["tab-head"].click()
         until(lambda: page.data("view") == "head")
         page.browser.execute_async_script("setTimeout(arguments[0], 600)")  # the address follows

@@ -32,11 +32,11 @@ def run_of(
 ) -> list[Snapshot]:
     """A quarter of the heads, two thirds of them from the start, each in some probes' circuits.
 
-    A head keeps its strength in each probe, with a little noise at each checkpoint, and its
-    importance, with noise too; every setting of the grid holds what is strong enough for it, so
-    that other heads are in some circuits as well. Every fourth emergent head flickers. Edges are
-    drawn anew at each checkpoint from a fixed stock that is half as large again, with scores that
-    have noise too.
+    A head keeps its strength in each probe, with a little noise at each checkpoint, and with it its
+    part of all score; and its importance, with noise too; every setting of the grid holds what is
+    strong enough for it, so that other heads are in some circuits as well. Every fourth emergent
+    head flickers. Edges are drawn anew at each checkpoint from a fixed stock that is half as large
+    again, with scores that have noise too.
     """
     rng = np.random.default_rng(seed)
     shape = (graph.num_layers, graph.num_heads)
@@ -58,6 +58,8 @@ def run_of(
         keep = rng.random((probes, len(stock))) < 2 / 3
         probe, edge = np.nonzero(keep)
         score = strength[edge] * rng.uniform(0.5, 2, len(edge))
+        totals = rng.exponential(1, (probes, graph.num_sources))
+        totals[:, graph.head_sources] = np.exp(3 * level)
         run.append(
             replace(
                 empty,
@@ -65,7 +67,7 @@ def run_of(
                 active=held,
                 grid_active=level > cuts,
                 importance=np.where(held, weight * noise, 0).astype(np.float32),
-                node_totals=rng.exponential(1, (probes, graph.num_sources)).astype(np.float32),
+                node_totals=totals.astype(np.float32),
                 edge_offsets=np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int64),
                 edge_source=stock[edge, 0],
                 edge_destination=stock[edge, 1],

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from factories import STORY, large_run, make_run, make_snapshot
 
-from sparks.timeline.calibration import CalibrationConfig
-from sparks.timeline.paper_rule import paper_counts
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.growth.settings import GrowthConfig
+from sparks.timeline.regimes.regime import circuit_turnover
 from sparks.timeline.timeline import Timeline
 from sparks.views.words import (
     circuits_in_words,
@@ -17,17 +16,16 @@ from sparks.views.words import (
     ends_of,
     head_range,
     null_in_words,
-    range_in_words,
     rule_in_words,
     with_onset,
 )
 
 
-@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("rule", ["growth", "paper"])
 def test_the_papers_numbers_are_those_of_its_rule(rule):
     timeline = Timeline(large_run(checkpoints=8, seed=3, emergent_share=0.4), rule=rule)
     expected = timeline.by("paper").counts().set_index("step")
-    found = paper_counts(timeline)
+    found = timeline.paper_counts()
     assert found["born"].sum() > 0
     pd.testing.assert_frame_equal(found, expected[list(found.columns)])
 
@@ -49,26 +47,23 @@ def test_three_snapshots_give_the_circuits_of_the_last_checkpoint(group):
 
 
 def test_words_for_doubt():
-    assert head_range(9, 0) == range_in_words(9, 0, 9) == "9"
+    assert head_range(9, 0) == "9"
     assert head_range(9, 8) == "9-17"
-    assert range_in_words(9, 8, 12) == "9 to 17 (12 with an inclusion of one half or more)"
     assert with_onset("L1H1", 20, 20) == "L1H1"
     assert with_onset("L1H1", 10, 20) == "L1H1 (since 10)"
 
 
 def test_the_rule_is_told_with_its_settings():
     run = make_run(STORY)
-    assert "(9 circuit settings a probe)" in rule_in_words(Timeline(run))
-    strict = Timeline(make_run(STORY, grid=False), calibration=CalibrationConfig(fdr=0.01))
-    assert "settings" not in rule_in_words(strict)
+    strict = Timeline(run, growth_config=GrowthConfig(fdr=0.01))
     assert "at most 1% are expected to be false" in rule_in_words(strict)
     assert rule_in_words(Timeline(run, rule="paper")).startswith("paper's: active = in the circuit")
 
 
 def test_the_null_is_told_with_its_source():
     text = null_in_words(Timeline(make_run(STORY)))
-    assert text.startswith("2 heads are emergent at step 40 by the calibrated rule; an unchanged")
-    assert text.endswith("(the run's own 16 probes at step 0, drawn with replacement 200 times)")
+    assert text.startswith("2 heads are emergent at step 40 by the rule of growth; an unchanged")
+    assert text.endswith("(the run's own 16 probes at step 0, drawn with replacement 20 times)")
     few = Timeline(make_run(STORY, probes=3))
     assert null_in_words(few) == "3 probes are too few for a null: 4 are needed"
 

@@ -20,12 +20,13 @@ from sparks.thinking.states import (
     ONLY_ON,
     SHARED,
     UNDECIDED,
+    Measured,
     by_paper,
     exchanged_modes,
     judged,
     num_exclusive,
 )
-from sparks.timeline.calibration import CalibrationConfig
+from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.timeline import Timeline
 from sparks.views.text.thinking import luck_in_words, render
 
@@ -64,7 +65,7 @@ def test_the_page_names_the_heads_and_how_to_go_on(comparison):
     assert "up to 4 tokens of each beginning; 16 tokens of own words behind it" in page
     assert "1 problem passed over" in page
     assert (
-        "By the calibrated rule:  2 heads are of one mode alone, more than luck gives (0 to" in page
+        "By the rule of growth:  2 heads are of one mode alone, more than luck gives (0 to" in page
     )
     assert "  only on (1)  L0H1\n  only off (1)  L1H2\n" in page
     assert page.count("sparks effects") == 2
@@ -96,7 +97,7 @@ def test_the_rule_exclusive_is_named_only_where_it_finds_the_same_heads(comparis
     class Doubtful(ThinkComparison):
         """The paired test confirms one head less than the intervals."""
 
-        def exclusive(self, mode, rule="calibrated"):
+        def exclusive(self, mode, rule="growth"):
             return super().exclusive(mode, rule) if mode == "off" else ((0, 1), (1, 3))
 
     page = render(Doubtful(comparison.on, comparison.off, record=RECORD), "think", width=120)
@@ -109,11 +110,11 @@ def test_the_rule_exclusive_is_named_only_where_it_finds_the_same_heads(comparis
 
 def test_with_too_few_probes_no_head_is_called_exclusive():
     few = compared(5)
-    assert few.fewest_probes == 6
+    assert few.fewest_probes == 7
     assert few.exclusive("on") == few.exclusive("off") == ()
     assert few.states[0, 1] == UNDECIDED
     page = render(few, "think", width=120)
-    assert "with 5 probes no head can be called exclusive, at least 6 are needed; 16 are" in page
+    assert "with 5 probes no head can be called exclusive, at least 7 are needed; 64 are" in page
     assert "no head is of one mode alone beyond doubt: there is nothing to ablate" in page
 
 
@@ -153,35 +154,40 @@ def test_the_figure_paints_each_head_as_what_it_is(comparison):
 
 def test_where_the_mode_plays_no_part_hardly_a_head_is_told_apart():
     """150 pairs of measurements of 60 heads: a false head in 5 % of them, and two deviations."""
-    rng, config = np.random.default_rng(5), CalibrationConfig()
+    rng, config = np.random.default_rng(5), GrowthConfig(flips=512)
     false = exclusive = 0
     for _ in range(150):
-        own = rng.integers(0, 10, (16, 60))  # what a probe does with a head, whatever the mode
-        on, off = (np.clip(own + rng.integers(-3, 4, own.shape), 0, 9) for _ in range(2))
-        states, higher = judged(on, off, 9, config)
+        own = rng.normal(0, 1, (16, 60))  # what a probe does with a head, whatever the mode
+        on, off = (measured(np.exp(own + rng.normal(0, 0.3, own.shape))) for _ in range(2))
+        states, higher = judged(on, off, config)
         false += bool(higher.any())
         exclusive += num_exclusive(states)
     assert false <= 150 * 0.05 + 2 * (150 * 0.05 * 0.95) ** 0.5
     assert exclusive == 0
 
 
+def measured(totals: np.ndarray, loss: float = 1.0) -> Measured:
+    return Measured(totals, np.full(len(totals), loss))
+
+
 def test_states_by_hand():
-    """16 probes, one setting: shared, on, off, none, and one that half of the probes hold."""
-    every, none = np.ones(16, dtype=int), np.zeros(16, dtype=int)
-    half = np.arange(16) % 2
-    most = (np.arange(16) > 0).astype(int)
-    on = np.stack([every, every, none, none, half, most], axis=1)
-    off = np.stack([every, none, every, none, half, none], axis=1)
-    states, higher = judged(on, off, 1, CalibrationConfig())
-    assert states.tolist() == [SHARED, ONLY_ON, ONLY_OFF, 3, UNDECIDED, ONLY_ON]
-    assert higher.tolist() == [0, 1, -1, 0, 0, 1]
-    assert by_paper(on > 0, off > 0).tolist() == [SHARED, ONLY_ON, ONLY_OFF, 3, SHARED, ONLY_ON]
-    assert num_exclusive(states) == 3
-    # Of five probes both intervals are clear of one half, and the paired test cannot tell: 1/32.
-    five = np.ones((5, 1), dtype=int)
-    for one, other in ((five, 0 * five), (0 * five, five)):
-        states, higher = judged(one, other, 1, CalibrationConfig())
-        assert (states.tolist(), higher.tolist()) == ([UNDECIDED], [0])
+    """Masses of 8 and 1: shared, on, off, none, and one that half of the probes use."""
+    every, none = np.full(16, 8.0), np.ones(16)
+    half = np.where(np.arange(16) % 2, 8.0, 2.0)
+    on = np.stack([every, every, none, none, half], axis=1)
+    off = np.stack([every, none, every, none, half], axis=1)
+    states, higher = judged(measured(on), measured(off), GrowthConfig())
+    assert states.tolist() == [SHARED, ONLY_ON, ONLY_OFF, 3, UNDECIDED]
+    assert higher.tolist() == [0, 1, -1, 0, 0]
+    assert num_exclusive(states) == 2
+    held_on, held_off = on > 2, off > 2
+    assert by_paper(held_on, held_off).tolist() == [SHARED, ONLY_ON, ONLY_OFF, 3, SHARED]
+    for parts in ((measured(on, 0.01), measured(off)), (measured(on), measured(off, 0.01))):
+        states, higher = judged(*parts, GrowthConfig())  # too little L to say anything
+        assert set(states.tolist()) == {UNDECIDED}
+        assert not higher.any()
+    few = judged(measured(on[:5]), measured(off[:5]), GrowthConfig())
+    assert not few[1].any()  # the paired test cannot tell
     mask = np.zeros(16, dtype=bool)
     mask[3] = True
     changed = exchanged_modes(on, off, mask)

@@ -231,8 +231,8 @@ def test_births_and_prunings_of_a_checkpoint_by_hand():
 
 
 def test_what_is_settled_late_is_marked_in_the_alert_of_that_checkpoint():
-    """L1H1 is in 1, then 9, then 16 of 16 circuits: sure at the third checkpoint alone."""
-    run = make_run({step: {"L1H1": held} for step, held in ((0, 1), (10, 9), (20, 16))})
+    """L1H1 is held by 0, then 3, then 16 of 16 probes: sure at the third checkpoint alone."""
+    run = make_run({step: {"L1H1": held} for step, held in ((0, 0), (10, 3), (20, 16))})
     assert alerts_of(run) == {
         0: None,
         10: None,

@@ -85,7 +85,7 @@ def test_every_checkpoint_is_one_row_with_numbers_and_pictures(trackio: Any, fol
         assert row.keys() == expected.keys() | set(PICTURES) | {"train/global_step", "step"}
         for key in PICTURES:
             assert row[key]["_type"] == "trackio.image"
-            assert row[key]["caption"] == f"step {row['train/global_step']}, calibrated rule"
+            assert row[key]["caption"] == f"step {row['train/global_step']}, rule of growth"
             with Image.open(MEDIA_DIR / row[key]["file_path"]) as picture:
                 assert (picture.format, picture.size) == ("PNG", (640, 380))
 

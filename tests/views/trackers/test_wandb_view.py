@@ -22,8 +22,7 @@ from places import HELPERS
 
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.timeline.paper_rule import paper_counts
-from sparks.timeline.regimes import circuit_turnover
+from sparks.timeline.regimes.regime import circuit_turnover
 from sparks.timeline.timeline import Timeline
 from sparks.views.trackers import data as trackers_data
 from sparks.views.trackers import pictures
@@ -48,7 +47,6 @@ def timelines(run: Sequence[Any]) -> Iterator[Timeline]:
 
 WORKED = {  # of STORY, by step
     "sparks/heads_active": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
-    "sparks/heads_likely": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
     "sparks/heads_undecided": dict.fromkeys(STORY, 0),
     "sparks/paper/heads_active": {0: 3, 10: 3, 20: 4, 30: 3, 40: 4},
     "sparks/paper/heads_born": {0: 0, 10: 1, 20: 1, 30: 0, 40: 1},
@@ -95,7 +93,7 @@ def test_numbers_of_every_checkpoint_by_hand():
         expected |= {f"sparks/heads_{kind}": (now.verdict == kind).sum() for kind in
                      ("grew", "shrank")}  # fmt: skip
         expected["sparks/births"] = (so_far.change == "born").sum()
-        expected["sparks/prunings"] = (so_far.change == "pruned").sum()
+        expected["sparks/prunings"] = so_far.change.isin(["pruned", "silenced"]).sum()
         if snapshot.step:
             expected["sparks/edge_turnover"] = moved.edges_from_previous.value
             assert 0 < moved.edges_from_previous.value < 1
@@ -122,7 +120,7 @@ def test_curves_of_cohorts_stay_true():
 def test_all_numbers_stay_what_they_were_when_a_run_goes_on():
     """Every key but those of the last checkpoint's own cost, of each prefix, against the whole."""
     run = large_run(checkpoints=6, graph=QWEN)
-    counts, paper = Timeline(run).counts(), paper_counts(Timeline(run))
+    counts, paper = Timeline(run).counts(), Timeline(run).paper_counts()
     for index, timeline in enumerate(timelines(run)):
         values = trackers_data.scalars(timeline)
         for key, column in trackers_data._COLUMNS.items():
@@ -235,30 +233,30 @@ def test_heads_now_shows_frequency_and_marks_what_changed():
 
 
 def undecided() -> Timeline:
-    """L1H1 is undecided twice, L2H2 settled late: active, and neither base nor born."""
-    first, last = {"L0H0": 16, "L1H1": 8, "L2H2": 8}, {"L0H0": 16, "L1H1": 9, "L2H2": 16}
-    return Timeline(make_run({0: first, 10: last}))
+    """L1H1 is pruned at 10, and may be active again at 20."""
+    held = {0: {"L0H0": 16, "L1H1": 16}, 10: {"L0H0": 16}, 20: {"L0H0": 16, "L1H1": 5}}
+    return Timeline(make_run(held))
 
 
 def test_heads_that_the_rule_leaves_open_have_a_mark_and_no_other():
     axes, _ = shown(pictures._heads_now(undecided()))
     marks = {line.get_label(): set(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert marks == {"emergent": set(), "base, now silent": set(), "undecided": {(1, 1)}}
-    assert axes.get_title() == "2-3 active heads at step 10 (calibrated rule)"
+    assert axes.get_title() == "1-2 active heads at step 20 (rule of growth)"
 
 
 def test_undecided_states_are_paler_over_training():
     axes, values = shown(pictures._heads_over_training(undecided()))
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["base (1)", "undated (1)"]
-    assert axes.get_xlabel() == "training step (calibrated rule; paler: undecided)"
+    assert labels == ["base (2)"]
+    assert axes.get_xlabel() == "training step (rule of growth; paler: undecided)"
     _, veil = axes.images
     shade = np.asarray(veil.get_array())[..., 3]
     assert shade.shape == values.shape
-    assert (shade[:, [0, -1]] > 0).tolist() == [[False, False], [True, False]]  # L0H0, L2H2
+    assert (shade[:, [0, -1]] > 0).tolist() == [[False, False], [False, True]]  # L0H0, L1H1
     story, _ = shown(pictures._heads_over_training(Timeline(make_run(STORY))))
     assert len(story.images) == 1
-    assert story.get_xlabel() == "training step (calibrated rule)"
+    assert story.get_xlabel() == "training step (rule of growth)"
 
 
 def test_heads_over_training_are_ordered_by_cohort():
@@ -490,7 +488,7 @@ def test_pictures_of_every_row_are_files_of_the_run(logged: Logged):
     for row in logged.ours[:-1]:
         for key in IMAGES:
             assert row[f"{key}._type"] == "image-file"
-            assert row[f"{key}.caption"] == f"step {row['train/global_step']}, calibrated rule"
+            assert row[f"{key}.caption"] == f"step {row['train/global_step']}, rule of growth"
             path = logged.folder / "files" / row[f"{key}.path"]
             assert path.stat().st_size == row[f"{key}.size"] <= 60_000
             with Image.open(path) as picture:

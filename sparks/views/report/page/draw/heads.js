@@ -93,9 +93,9 @@ function headInGrid(run, grid, x, y) {
 function drawScale(holder, run, view, palette) {
   const ramps = {
     frequency: () => [["emergent head", palette.bornRgb], ["base head", palette.baseRgb],
-      ...run.rule === "paper" ? [] : [["birth not known", palette.undatedRgb]]].map(([name, full]) =>
+      ...run.isUndated.some(Boolean) ? [["neither", palette.undatedRgb]] : []].map(([name, full]) =>
       [name, part => usageColour(palette, full, part, true), "silent",
-        run.rule === "paper" ? "all probes" : "all circuits"]),
+        run.rule === "paper" ? "all probes" : "all of the score"]),
     importance: () => [["square root", cividis, "0", percent(run.importance_max)]],
     mean: () => [["mean, 0 in the middle", part => effectColour(palette, 2 * part - 1),
       "\u22121 gone", "+1 new"]],
@@ -125,8 +125,9 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Blue: emergent heads, deeper as more circuits hold them; grey: base heads, fading as " +
-    "fewer do; violet: heads whose birth is not known; striped: undecided at this step; outlined: " +
+  frequency: "Blue: emergent heads, deeper as they hold more of all |score| (by the paper\u2019s " +
+    "rule: as more circuits hold them); grey: base heads, fading as they hold less; violet: " +
+    "active as soon as one could tell; striped: undecided at this step; outlined: " +
     "active at the last checkpoint; orange ring: the head below.",
   importance: "Bright: a large share of the kept scores at this step; dark: none; striped: " +
     "undecided; orange ring: the head below.",
@@ -147,12 +148,13 @@ function drawStrip(holder, run, row, view, palette) {
   return area;
 }
 
-// By the paper's rule a bar a checkpoint, else the inclusion with its interval.
+// By the paper's rule a bar a checkpoint, else the share of score mass with its interval.
 function drawUsageBars(pen, area, run, row, view, palette) {
-  const y = drawValueAxis(pen, area, 0, 1, palette, true), colour = headColour(run, row, palette);
+  const top = run.rule === "paper" ? 1 : topMass(run, row);
+  const y = drawValueAxis(pen, area, 0, top, palette, top > 2), colour = headColour(run, row, palette);
   clipTo(pen, area, () => {
     if (run.rule === "paper") drawBars(pen, area, run, row, view, y, colour);
-    else drawInclusion(pen, area, run, row, view, y, colour, palette);
+    else drawMass(pen, area, run, row, view, y, colour, palette);
     drawGaps(pen, run, view, area, palette, 1);
   });
 }
@@ -167,8 +169,14 @@ function drawBars(pen, area, run, row, view, y, colour) {
   }
 }
 
+// The end of the axis: what the head reaches, and more than an even share.
+function topMass(run, row) {
+  const reached = run.steps.map((_, at) => massEnds(run, at, row)[1] || massAt(run, at, row));
+  return Math.max(1.5, Math.min(1.1 * Math.max(...reached.filter(Number.isFinite)), 64));
+}
+
 // Striped columns: undecided. A ring where a birth shows, a dot where it is settled.
-function drawInclusion(pen, area, run, row, view, y, colour, palette) {
+function drawMass(pen, area, run, row, view, y, colour, palette) {
   if (!run.isKnown[row]) return;
   pen.save();
   pen.globalAlpha = 0.3;
@@ -180,14 +188,14 @@ function drawInclusion(pen, area, run, row, view, y, colour, palette) {
   }
   pen.restore();
   const x = run.steps.map(step => placeOf(area, view, step));
-  const ends = run.steps.map((_, at) => inclusionEnds(run, at, row));
-  drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, high]) => y(high)), colour);
-  drawLine(pen, [[area.left, y(0.5)], [area.right, y(0.5)]], palette.soft, [2, 3], false);
-  drawLine(pen, x.map((place, at) => [place, y(inclusionAt(run, at, row))]), colour, [],
+  const ends = run.steps.map((_, at) => massEnds(run, at, row));
+  if (!ends.flat().some(Number.isNaN)) drawEnds(pen, x, ends.map(([low]) => y(low)), ends.map(([, high]) => y(high)), colour);
+  drawLine(pen, [[area.left, y(1)], [area.right, y(1)]], palette.soft, [2, 3], false);
+  drawLine(pen, x.map((place, at) => [place, y(massAt(run, at, row))]), colour, [],
     run.times < 45);
   const late = lateBirth(run, row);
   if (!late) return;
-  const path = [late.onset, late.at].map(at => [x[at], y(inclusionAt(run, at, row))]);
+  const path = [late.onset, late.at].map(at => [x[at], y(massAt(run, at, row))]);
   drawLine(pen, path, palette.ink, [2, 2], true);
   pen.beginPath();
   pen.arc(...path[0], 5, 0, 7);
@@ -199,7 +207,7 @@ function factsOfHead(run, row, at) {
   const scored = !run.unscoredAt.has(at), specific = specificText(run, row);
   return [
     ["State", stateText(run, at, row)],
-    ["Inclusion (95 %)", inclusionText(run, at, row)],
+    ["Share, in even ones (95 %)", massText(run, at, row)],
     ["Probes that use it", probesText(run, at, row)],
     ["Importance (95 %)", importanceText(run, at, row)],
     ["Change since start", scored ? signed(effectAt(run, at, row)) : "not measured"],
@@ -223,8 +231,8 @@ function fillHeadPanel(run, row, at) {
 
 const usageCaption = run => run.rule === "paper" ?
   "Bars: share of probes whose circuit holds this head, on the axis of the charts." :
-  "Inclusion, the mean share of circuits (probes \u00d7 settings) that hold this head, with its " +
-  "95 % interval; dotted: one half; striped: undecided; ring and dot: a birth that shows earlier " +
+  "The head\u2019s share of all |score|, in even shares, with its 95 % interval over probes; dotted: " +
+  "an even share; striped: undecided; ring and dot: a birth that shows earlier " +
   "than it is settled.";
 
 // The most important newborn at the end, else the most important head.

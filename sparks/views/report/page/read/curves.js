@@ -9,21 +9,19 @@ const OWN_CURVES = [
   ["completeness_gap_max", "completeness gap (worst probe)"],
   ["seconds", "seconds a snapshot"],
 ];
-const BAND_OF_ACTIVE = "Band: from the active heads to the active and undecided ones; line: the " +
-  "best guess, heads with an inclusion of at least one half (outside of the band where a change " +
-  "shows that is not settled).";
+const BAND_OF_ACTIVE = "Band: up to the active and undecided heads.";
 const BAND_OF_PROBES = "Band: 95 % interval over probes.";
 
 function ownCurves(run) {
   const {sums} = run, add = (a, b) => a.map((value, at) => value + b[at]);
-  const isCalibrated = run.rule === "calibrated";
-  const heads = [{name: "active heads", values: isCalibrated ? run.shared.likely : sums.active,
-    ...isCalibrated ? {low: sums.active, high: add(sums.active, sums.undecided),
+  const isTested = run.rule !== "paper";
+  const heads = [{name: "active heads", values: sums.active,
+    ...isTested ? {low: sums.active, high: add(sums.active, sums.undecided),
       note: BAND_OF_ACTIVE} : {}},
   {name: "emergent heads", values: sums.emergent, isNull: Boolean(run.null)},
   {name: "births a checkpoint", values: sums.born, isNull: Boolean(run.null)},
   {name: "base heads retained", values: sums.retained},
-  ...isCalibrated ? [{name: "undecided heads", values: sums.undecided}] : []];
+  ...isTested ? [{name: "undecided heads", values: sums.undecided}] : []];
   const circuits = [...OWN_CURVES.map(([key, name]) => ({name, values: run.shared[key]})),
     {name: "points a probe, m (median)", values: run.shared.points_median,
       low: run.shared.points_min, high: run.shared.points_max,

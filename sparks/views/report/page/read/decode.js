@@ -29,7 +29,7 @@ function decodeRun(run, rule) {
   run.unscoredAt = new Set(run.unscored);
   decodeCells(run);
   decodeLooks(run);
-  decodeInclusion(run);
+  decodeShares(run);
   decodeShift(run);
   decodeLog(run);
   decodeTurnover(run);
@@ -51,7 +51,7 @@ function decodeCells(run) {
     for (let at = 0; at < run.times; at++) {
       isHeld ^= bit(mask, row * run.times + at);
       if (!isHeld) continue;
-      const root = roots[next] / 65535, cell = at * run.rows + row;
+      const root = roots[next] / 4095, cell = at * run.rows + row;
       run.isHeld[cell] = 1;
       run.level[cell] = levels[next++];
       run.share[cell] = run.importance_max * root * root;

@@ -1,13 +1,13 @@
 // What each rule says of the heads, and the change from one rule to the other.
 // A look: {active, undecided (a byte a cell), isBase, isUndated, cohortOf, history, ...}.
 
-const RULES = ["calibrated", "paper"];
+const RULES = ["growth", "paper"];
 const SPECIFICITY = ["", "specific", "shared", "undecided"];
 
 function decodeLooks(run) {
   for (const rule of RULES) {
     const look = run.looks[rule];
-    Object.assign(look, rule === "paper" ? paperStates(run) : calibratedStates(run, look));
+    Object.assign(look, rule === "paper" ? paperStates(run) : growthStates(run, look));
     finishLook(run, look);
   }
 }
@@ -33,7 +33,7 @@ function unpackTurns(run, turns) {
   return out;
 }
 
-function calibratedStates(run, sent) {
+function growthStates(run, sent) {
   const events = joinPlanes(sent.events, Uint16Array), count = events.length / 4;
   const history = Array.from({length: run.rows}, () => []);
   for (let i = 0; i < count; i++) {
@@ -114,7 +114,7 @@ function kindText(run, row) {
     return "born at step " + run.steps[run.cohortOf[row]] +
       (late ? ", settled late: shows since step " + run.steps[late.onset] : "");
   }
-  if (run.isUndated[row]) return "active, birth not known: undecided at the start";
+  if (run.isUndated[row]) return "active as soon as one could tell";
   return run.undecidedAt[row] ? "never active for sure" : "never active";
 }
 
@@ -125,24 +125,27 @@ function specificText(run, row) {
     "undecided: the control probes cannot tell"}[word] || "";
 }
 
-// -- inclusion and intervals --------------------------------------------------------------------
+// -- shares and intervals -----------------------------------------------------------------------
 
-// Sent head by head, as differences in time; NaN of what was not sent.
-function decodeInclusion(run) {
-  const {calibrated} = run.looks, near = new Uint8Array(run.rows), everHeld = new Uint8Array(run.rows);
+// Of all score mass, in even shares, as logarithms to the base 2. Sent head by head, as differences
+// in time; NaN of what was not sent.
+function decodeShares(run) {
+  const {growth} = run.looks, near = new Uint8Array(run.rows), everHeld = new Uint8Array(run.rows);
   for (let cell = 0; cell < run.level.length; cell++) {
-    if (calibrated.active[cell] || calibrated.undecided[cell]) near[cell % run.rows] = 1;
+    if (growth.active[cell] || growth.undecided[cell]) near[cell % run.rows] = 1;
     if (run.level[cell]) everHeld[cell % run.rows] = 1;
   }
-  const sent = run.inclusion, grown = run.effective;
-  run.units = new Uint8Array(run.rows * run.times);
-  run.grown = new Uint8Array(run.rows * run.times);
+  const sent = new Int8Array(run.shares.buffer), halves = run.share_halves;
+  run.octaves = new Float32Array(run.rows * run.times).fill(NaN);
+  run.halves = new Float32Array(run.rows * run.times).fill(NaN);
   run.isKnown = near.map((isNear, row) => !run.is_large || isNear || everHeld[row] ? 1 : 0);
   for (let row = 0, next = 0, own = 0; row < run.rows; row++) {
-    for (let at = 0, units = 0; run.isKnown[row] && at < run.times; at++) {
-      units = units + sent[next++] & 255;
-      run.units[at * run.rows + row] = units;
-      if (near[row] && grown) run.grown[at * run.rows + row] = grown[own++];
+    for (let at = 0, sum = 0, half = 0; run.isKnown[row] && at < run.times; at++) {
+      sum = (sum + sent[next++]) << 24 >> 24;
+      run.octaves[at * run.rows + row] = sum / run.octave;
+      if (!near[row] || !hasEnds(run, at)) continue;
+      half = half + halves[own++] & 255;
+      run.halves[at * run.rows + row] = half / run.octave;
     }
   }
   decodeEnds(run);
@@ -163,33 +166,28 @@ function decodeEnds(run) {
   }
 }
 
-const inclusionAt = (run, at, row) => run.isKnown[row] ?
-  run.units[at * run.rows + row] / run.inclusion_unit : NaN;
+// In even shares of all score mass.
+const massAt = (run, at, row) => 2 ** run.octaves[at * run.rows + row];
 
-// Wilson's interval, as `sparks.stats.intervals` has it.
-function inclusionEnds(run, at, row) {
-  const mean = inclusionAt(run, at, row), {z} = run, isWhole = mean === 0 || mean === 1;
-  const count = isWhole || !run.effective ? run.probes :
-    (run.probes - 1) * 1.15 ** run.grown[at * run.rows + row];
-  const centre = mean + z * z / (2 * count), whole = 1 + z * z / count;
-  const half = z * Math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count));
-  return [Math.max(0, (centre - half) / whole), Math.min(1, (centre + half) / whole)];
-}
+// NaN of heads that are never active or undecided, and of what was not sent.
+const massEnds = (run, at, row) => [-1, 1].map(way =>
+  2 ** (run.octaves[at * run.rows + row] + way * run.halves[at * run.rows + row]));
 
 const hasEnds = (run, at) => !run.is_large || at === run.times - 1;
 const endsAt = (run, at, row) => run.ends.map(end => end[at * run.rows + row]);
 
-// How much of the circuits hold the head: by the paper's rule of those under its one setting.
-const useAt = (run, at, row) => run.rule === "paper" ? probesAt(run, at, row) :
-  inclusionAt(run, at, row) || 0;
+// From 0 to 1: one half is an even share; by the paper's rule the share of circuits that hold it.
+function useAt(run, at, row) {
+  if (run.rule === "paper") return probesAt(run, at, row);
+  const mass = massAt(run, at, row) || 0;
+  return mass / (1 + mass);
+}
 
-const wholePercent = value => Math.round(100 * value);
-
-function inclusionText(run, at, row) {
-  const value = inclusionAt(run, at, row);
-  if (Number.isNaN(value)) return "not in this page: never active or undecided";
-  const [low, high] = inclusionEnds(run, at, row).map(wholePercent);
-  return wholePercent(value) + " % (" + low + "\u2013" + high + " %)";
+function massText(run, at, row) {
+  const mass = massAt(run, at, row), short = value => number(Number(value.toPrecision(2)));
+  if (Number.isNaN(mass)) return "not in this page: never active or undecided";
+  const [low, high] = massEnds(run, at, row);
+  return short(mass) + (Number.isNaN(low) ? "" : " (" + short(low) + "\u2013" + short(high) + ")");
 }
 
 function importanceText(run, at, row) {

@@ -12,7 +12,7 @@ function tip(event, text) {
 }
 
 const stateLine = (run, at, row) => "step " + run.steps[at] + ": " + stateText(run, at, row) +
-  ", inclusion " + inclusionText(run, at, row);
+  ", share " + massText(run, at, row);
 
 function tipText(row, at) {
   return headName(run, row) + ", " + kindText(run, row) + "\n" + stateLine(run, at, row) + "\n" +

@@ -52,7 +52,7 @@ function fillHeadPage(run, row, at, on) {
       return make("li", {}, [button]);
     }) : [make("li", {text: "No change of state in this run."})]));
   byId("usage-title").textContent = run.rule === "paper" ? "Share of probes that use it" :
-    "Inclusion";
+    "Share of all |score|";
   byId("usage-caption").textContent = usageCaption(run);
   byId("importance-caption").textContent = "The head\u2019s part in the sum of |score| over kept " +
     "edges that leave heads" + (run.is_large ? "; so large a report holds its interval at the last " +
@@ -64,8 +64,8 @@ function headSentence(run, row) {
   const held = run.activeAt[row], end = run.times - 1, open = run.undecidedAt[row];
   const late = lateBirth(run, row);
   const start = run.isBase[row] ? "Active before anything was trained" : run.isUndated[row] ?
-    "Undecided at the first checkpoint, so its birth is not known" : run.cohortOf[row] < 0 ?
-      run.rule === "paper" ? "Never in a circuit" : "Never active beyond doubt" :
+    "Active as soon as one could tell" : run.cohortOf[row] < 0 ?
+      run.rule === "paper" ? "Never in a circuit" : "Never active" :
       "Born at step " + run.steps[run.cohortOf[row]] + (late ? ", where it was settled (it shows " +
         "since step " + run.steps[late.onset] + ")" : "");
   const specific = specificText(run, row);

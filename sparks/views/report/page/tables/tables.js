@@ -41,7 +41,7 @@ function stepsOf(run, row, ...kinds) {
 const HEAD_COLUMNS = [
   {name: "head", text: true, key: (run, row) => row},
   {name: "born at", key: (run, row) => birthKey(run, row),
-    show: (run, row) => run.isBase[row] ? "base" : run.isUndated[row] ? "not known" :
+    show: (run, row) => run.isBase[row] ? "base" : run.isUndated[row] ? "neither" :
       run.cohortOf[row] < 0 ? "\u2013" : run.steps[run.cohortOf[row]] + lateText(run, row)},
   {name: "fell silent at", text: true, long: true,
     key: (run, row) => run.history[row].filter(e => /pruned|silenced/.test(e.kind)).length,
@@ -53,9 +53,9 @@ const HEAD_COLUMNS = [
   {name: "state at the end", text: true, down: true,
     key: (run, row) => 2 * isActive(run, run.times - 1, row) + isUndecided(run, run.times - 1, row),
     show: (run, row) => stateText(run, run.times - 1, row)},
-  {name: "inclusion at the end (95 %)", down: true, key: (run, row) =>
-    inclusionAt(run, run.times - 1, row) || 0,
-  show: (run, row) => run.isKnown[row] ? inclusionText(run, run.times - 1, row) : "\u2013"},
+  {name: "share at the end, in even ones (95 %)", down: true, key: (run, row) =>
+    massAt(run, run.times - 1, row) || 0,
+  show: (run, row) => run.isKnown[row] ? massText(run, run.times - 1, row) : "\u2013"},
   {name: "probes at the end", down: true, key: (run, row) => probesAt(run, run.times - 1, row),
     show: (run, row) => probesText(run, run.times - 1, row)},
   {name: "importance at the end (95 %)", down: true,
@@ -162,9 +162,8 @@ function fillSettings(run, at) {
   const paper = "The paper\u2019s numbers are those of one setting with absolute n and \u03c4 (" +
     run.circuit_words + "), counted where any probe\u2019s circuit holds the head: " +
     run.looks.paper.sums.active[at] + " here, " + half + " in at least half of the circuits.";
-  byId("settings-caption").textContent = paper + (grid ? " Inclusion is the mean over probes and " +
-    "these settings; " + run.shared.likely[at] + " heads have at least one half." :
-    " These snapshots hold no grid of settings.");
+  byId("settings-caption").textContent = paper +
+    (grid ? "" : " These snapshots hold no grid of settings.");
   byId("circuit-settings").parentElement.hidden = !grid;
   if (!grid) return;
   const values = place => [...new Set(grid.settings.map(setting => setting[place]))];

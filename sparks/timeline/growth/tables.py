@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
-from sparks.timeline.growth import Growth
+from sparks.timeline.growth.rule import Growth
 
-CHANGES = ("", "born", "pruned")
-"""By 0, 1 and -1 of `Growth.change`."""
 NOW = ("unsure", "in", "out")
 """By 0, 1 and -1 of `Growth.now`."""
 
@@ -26,26 +24,31 @@ class GrowthCounts:
     """Heads that had grown, or shrunk, at `at`."""
     shrank: int
     born: int
-    """Births, and prunings, of the whole run."""
-    pruned: int
+    """Heads that were born, in the whole run."""
+    fell: int
+    """Times that a head fell silent: prunings, and silencings of base heads."""
 
     @classmethod
-    def of(cls, growth: Growth) -> GrowthCounts:
-        """Count."""
+    def of(cls, growth: Growth, *, born: int, fell: int) -> GrowthCounts:
+        """Count those that grew or shrank; births and falls are the states'."""
         at = int(np.flatnonzero(growth.tested)[-1:].sum())
         return cls(
             at=at,
             grew=int((growth.moved[at] > 0).sum()),
             shrank=int((growth.moved[at] < 0).sum()),
-            born=int((growth.change > 0).sum()),
-            pruned=int((growth.change < 0).sum()),
+            born=born,
+            fell=fell,
         )
 
 
 def growth_frame(
-    growth: Growth, steps: Int[np.ndarray, " checkpoints"], heads: list[str], rows: slice
+    growth: Growth,
+    changes: Shaped[np.ndarray, "checkpoints layers per_layer"],
+    steps: Int[np.ndarray, " checkpoints"],
+    heads: list[str],
+    rows: slice,
 ) -> pd.DataFrame:
-    """`Timeline.growth` of some checkpoints."""
+    """`Timeline.growth` of some checkpoints; `changes` are kinds of events, or empty."""
     shape = growth.factor[rows].shape
     return pd.DataFrame(
         {
@@ -55,7 +58,7 @@ def growth_frame(
             "factor_low": growth.factor_low[rows].ravel(),
             "factor_high": growth.factor_high[rows].ravel(),
             "verdict": growth.verdict[rows].ravel(),
-            "change": np.array(CHANGES, dtype=object)[growth.change[rows].ravel()],
+            "change": changes[rows].ravel(),
             "now": np.array(NOW, dtype=object)[growth.now[rows].ravel()],
         }
     )

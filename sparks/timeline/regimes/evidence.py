@@ -12,7 +12,7 @@ from sparks.stats.coupling import Coupling
 from sparks.stats.intervals import Interval
 
 if TYPE_CHECKING:
-    from sparks.timeline.regimes import RegimeSettings
+    from sparks.timeline.regimes.regime import RegimeSettings
     from sparks.timeline.timeline import Timeline
 
 

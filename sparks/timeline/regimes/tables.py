@@ -14,15 +14,15 @@ import pandas as pd
 from sparks.ground.errors import SparksError
 from sparks.stats.intervals import Interval
 from sparks.stats.trends import Trend
-from sparks.timeline.regimes import (
+from sparks.timeline.regimes.regime import (
     Regime,
     RegimeSettings,
     circuit_means,
     circuit_turnover,
     survival_of_births,
 )
+from sparks.timeline.regimes.turnover import turnover_frame
 from sparks.timeline.timeline import Timeline
-from sparks.timeline.turnover import turnover_frame
 
 _COUPLINGS = ("reward", "reward_emergent", "loss")
 
@@ -35,8 +35,8 @@ def regime_row(timeline: Timeline, settings: RegimeSettings | None = None) -> di
     where the curve is not logged. Half-lives that were not reached are NaN. edges_turnover and
     heads_turnover are the means over checkpoints of the circuits' turnover from the checkpoint
     before, edges_stability and heads_stability those of the circuits' agreement between probes
-    (`timeline.turnover`). circuit_growth, _low and _high: heads that a circuit gained by the last
-    checkpoint, and its 95 % interval over probes.
+    (`timeline.regimes.turnover`). circuit_growth, _low and _high: heads that a circuit gained by
+    the last checkpoint, and its 95 % interval over probes.
     """
     regime = Regime.of(timeline, settings)
     row: dict[str, Any] = {"run": regime.name}

@@ -52,7 +52,7 @@ from jaxtyping import Bool, Int
 from sparks.attribution.snapshot import Snapshot
 from sparks.ground.config import FRACTION, check_settings, setting
 from sparks.stats.coupling import Coupling, Side, at_checkpoints, coupling
-from sparks.stats.intervals import LEVEL, inclusion_interval
+from sparks.stats.intervals import LEVEL, proportion_interval
 from sparks.stats.survival import Survival, fewest_subjects
 from sparks.stats.trends import (
     NO_INTERVAL,
@@ -64,9 +64,9 @@ from sparks.stats.trends import (
     sign_test,
 )
 from sparks.timeline.history import Follower, History
-from sparks.timeline.regime_evidence import judged
+from sparks.timeline.regimes.evidence import judged
+from sparks.timeline.regimes.turnover import Turnover, TurnoverMeter
 from sparks.timeline.timeline import Timeline
-from sparks.timeline.turnover import Turnover, TurnoverMeter
 
 Verdict = Literal["accumulates", "searches", "undecided"]
 
@@ -212,7 +212,7 @@ def first_spells(timeline: Timeline) -> pd.DataFrame:
 
 
 def circuit_turnover(timeline: Timeline) -> list[Turnover]:
-    """Of the edges and heads of the circuits of the timeline's probes (`timeline.turnover`)."""
+    """Of edges and heads of the circuits of the timeline's probes (`timeline.regimes.turnover`)."""
     rows: list[Turnover] = timeline.snapshots.follow(CircuitTurnover(timeline.group))
     return rows
 
@@ -330,7 +330,7 @@ def _retained(timeline: Timeline) -> Interval:
     if not timeline.base.any():
         return NO_INTERVAL
     still = timeline.retained[-1][timeline.base]
-    low, high = inclusion_interval(still[:, None], 1)
+    low, high = proportion_interval(still[:, None], 1)
     return Interval(value=float(still.mean()), low=float(low[0]), high=float(high[0]))
 
 
