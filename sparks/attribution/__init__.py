@@ -1,6 +1,7 @@
 """From a model and probes to a snapshot: exact edge attribution, circuits, faithfulness.
 
     batches -> model_runs -> head_gradients -> path_sums -> eap_ig -> circuit -> take_snapshot
+                    secant_rules -> secant -> secant_proof -+
 
 The scores are EAP-IG, "inputs" variant (Hanna et al. 2024, https://arxiv.org/abs/2403.17806):
 
@@ -37,6 +38,10 @@ Where scores themselves count, in nats or against tau, take more: the paper's m 
 `tolerance=0.05`, which gives each probe points until its gap is at most 5 % (`max_points` is the
 cap; with `quadrature="pilot"`, six forward passes that say where L moves, in two thirds of the time
 of m = 32). Points and gap stand in every snapshot.
+
+`method="secant"` takes one backward pass between the two ends in place of points: exact at every
+cut, at the cost of two points, and another attribution (`secant`). EAP-IG stays the default and the
+paper's score; where each wins and loses stands in `tests/bench/RECORD.md`.
 
 Symbols: s(u -> v | x) = `edge_score`, z = clean, z' = corrupted, m = `points`, tau = `threshold`,
 n = `top_n`, L at the corrupted end = `loss_corrupted`. Read `eap_ig` first.

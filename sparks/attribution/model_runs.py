@@ -211,8 +211,8 @@ class Endpoints:
 class Trace:
     """Activations of a run on the path, and the gradients of L with respect to some of them."""
 
-    embeds: Tensor
-    logits: Tensor
+    embeds: Tensor = field(default_factory=lambda: torch.empty(0))
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
     attention_in: list[Tensor] = field(default_factory=list)
     """What each layer's attention reads from the residual stream, before its norm."""
     projected: list[list[Tensor]] = field(default_factory=list)
@@ -359,8 +359,10 @@ class Passes:
     # -- endpoints ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def endpoints(self) -> Endpoints:
-        """Run both continuations without gradients.
+    def endpoints(self, trace: Trace | None = None, *, nodes: bool = False) -> Endpoints:
+        """Run both continuations without gradients; or so that gradients of `trace` can be taken.
+
+        Rows of the trace are clean, corrupted, pair by pair; `nodes` as in `interpolate`.
 
         Raises:
             SparksError: an output is not finite.
@@ -382,7 +384,10 @@ class Passes:
                 handles += layer.on_heads_write(difference_into(heads))
                 handles.append(on_output(layer.mlp_writer, difference_into(mlps)))
             ids = torch.stack([self._ids_clean, self._ids_corrupted], dim=1).flatten(0, 1)
-            logits = self._call(2, input_ids=ids).float()
+            if trace is None:
+                logits = self._call(2, input_ids=ids).float()
+            else:
+                logits = self._trace_ends(trace, ids, handles, nodes).float()
         embed_clean, embed_corrupted = embeds[0].unflatten(0, (-1, 2)).unbind(1)
         log_clean, log_corrupted = logits.log_softmax(-1).unflatten(0, (-1, 2)).unbind(1)
         p_clean = log_clean.exp()
@@ -404,8 +409,15 @@ class Passes:
             precision=_precision(embeds[0], blocks[0]),
         )
 
+    @torch.enable_grad()
+    def _trace_ends(self, trace: Trace, ids: Tensor, handles: list[Any], nodes: bool) -> Tensor:
+        trace.embeds = self.anatomy.embedding(ids).detach().requires_grad_()
+        (self._watch_writes if nodes else self._watch_reads)(trace, handles)
+        trace.logits = self._call(2, inputs_embeds=trace.embeds)
+        return trace.logits
+
     def _difference(self, both: Tensor) -> Tensor:
-        clean, corrupted = both.float().unflatten(0, (-1, 2)).unbind(1)
+        clean, corrupted = both.detach().float().unflatten(0, (-1, 2)).unbind(1)
         return corrupted - clean
 
     def run(self, *, clean: bool, copies: int = 1) -> Tensor:
@@ -441,7 +453,7 @@ class Passes:
 
         `nodes` keeps what node scores need (writes), else what edge scores need (reads).
         """
-        trace = Trace(embeds=self._embeds(ends, alphas), logits=torch.empty(0))
+        trace = Trace(embeds=self._embeds(ends, alphas))
         with hooks() as handles, torch.enable_grad():
             if nodes:
                 self._watch_writes(trace, handles)
@@ -489,26 +501,28 @@ class Passes:
             handles.append(watch(module, trace.mixed.append))
             handles.append(on_output(layer.mlp_writer, trace.mlp_out.append))
 
-    def gradients(
-        self,
-        trace: Trace,
-        ends: Endpoints,
-        with_respect_to: Sequence[Tensor],
-        weights: Float[Tensor, "pairs steps"] | None = None,
-    ) -> list[Tensor]:
-        """`GRADIENT_SCALE` * dL/d(activation) of each row of its own L = KL(clean || row).
+    def seeds(
+        self, trace: Trace, ends: Endpoints, weights: Float[Tensor, "pairs steps"] | None = None
+    ) -> Float[Tensor, "rows targets vocab"]:
+        """dL/d(logits) of each row of its own L = KL(clean || row).
 
-        L is the mean over targets: its gradient at the logits is (softmax(row) - p_clean) /
-        targets, written down rather than traced. `weights` multiply the rows.
+        L is the mean over targets: it is (softmax(row) - p_clean) / targets, written down rather
+        than traced. `weights` multiply the rows.
         """
-        logits = trace.logits
         with torch.no_grad():
-            steps = logits.shape[0] // self.num_pairs
-            seed = logits.float().softmax(-1).unflatten(0, (-1, steps)) - ends.p_clean[:, None]
+            steps = trace.logits.shape[0] // self.num_pairs
+            seed = trace.logits.float().softmax(-1).unflatten(0, (-1, steps))
+            seed -= ends.p_clean[:, None]
             if weights is not None:
                 seed *= weights[..., None, None]
-            seed = (seed.flatten(0, 1) * (GRADIENT_SCALE / self.targets)).to(logits.dtype)
-        found = torch.autograd.grad(logits, list(with_respect_to), seed)
+            return seed.flatten(0, 1) / self.targets
+
+    def gradients(
+        self, trace: Trace, seeds: Tensor, with_respect_to: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """`GRADIENT_SCALE` * dL/d(activation) of each row, `seeds` being dL/d(logits)."""
+        seeds = (seeds * GRADIENT_SCALE).to(trace.logits.dtype)
+        found = torch.autograd.grad(trace.logits, list(with_respect_to), seeds)
         return [self.unpacked(gradient) for gradient in found]
 
 

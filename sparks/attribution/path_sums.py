@@ -65,14 +65,24 @@ class _Sums:
 
     def add(self, names: list[float]) -> None:
         """Run every pair at these points too: alphas, or their names where there are strata."""
-        self.points += len(names)
         alphas, weights = (names, None) if self.strata is None else self.strata.place(names)
         with self.switches.watched():
             trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
-        grads = self.passes.gradients(trace, self.ends, self._watched(trace), weights)
-        self.switches.add(alphas, weights, trace.logits, grads[0])
+        seeds = self.passes.seeds(trace, self.ends, weights)
+        at_embeds = self.take(trace, seeds, len(names))
+        self.switches.add(alphas, weights, trace.logits, at_embeds)
+
+    def take(self, trace: Trace, seeds: Tensor, points: int) -> Tensor:
+        """Add the gradients of a run, `seeds` at its logits; `points` rows a pair.
+
+        Returns:
+            The gradients at the embeddings.
+        """
+        self.points += points
+        grads = self.passes.gradients(trace, seeds, self._watched(trace))
         with torch.no_grad():
             self._read(trace, grads)
+        return grads[0]
 
     def _watched(self, trace: Trace) -> list[Tensor]:
         """The activations at which gradients are wanted, `nodes` of them or those that read."""

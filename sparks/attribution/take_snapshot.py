@@ -27,6 +27,7 @@ from sparks.attribution.circuit_runs import circuit_loss
 from sparks.attribution.eap_ig import edge_parts, points_bar
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.scores import EdgeScores
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError
@@ -79,8 +80,9 @@ def take_snapshot(
     start = time.perf_counter()
     swapped = config.swap_base_roles and step == 0
     pairs = (probes.swapped() if swapped else probes).pairs
+    model = whole(model) if shared else model
+    config = settle(model, config)
     if shared:
-        model = whole(model)
         mine = _shares(pairs, processes.count())[processes.index()]
         parts = processes.together(lambda: _measure(model, pairs, mine, config, step, progress))
     else:

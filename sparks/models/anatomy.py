@@ -180,8 +180,8 @@ class Anatomy:
     max_positions: int | None
     """Longest sequence that the config allows, tokens; None where it does not say."""
     model_type: str
-    row_bytes: dict[tuple[int, int, str], RowBytes] = field(default_factory=dict)
-    """Memory measured on this model, by (prefix, suffix, positions); see `models.memory`."""
+    row_bytes: dict[tuple[int, int, str, str], RowBytes] = field(default_factory=dict)
+    """Memory measured on this model, by prefix, suffix, positions and method (`models.memory`)."""
 
     @property
     def device(self) -> torch.device:

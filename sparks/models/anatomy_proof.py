@@ -55,7 +55,7 @@ _POSITION = 2
 
 
 _Signature = tuple[Any, ...]
-_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str], RowBytes]]]
+_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str, str], RowBytes]]]
 _PROVED = WeakKeyDictionary()
 """Models that passed, with what they were made of: an adapter added later is checked anew."""
 
@@ -68,20 +68,29 @@ def take_apart(model: nn.Module) -> Anatomy:
             to what the model computes, or its activations are not finite.
     """
     anatomy = find(model)
-    signature = _signature(anatomy)
+    made_of = signature(anatomy)
     known = _PROVED.get(model)
-    if known is not None and known[0] == signature:
+    if known is not None and known[0] == made_of:
         return replace(anatomy, row_bytes=known[1])
     check(anatomy)
-    _PROVED[model] = signature, anatomy.row_bytes
+    _PROVED[model] = made_of, anatomy.row_bytes
     return anatomy
 
 
-def _signature(anatomy: Anatomy) -> _Signature:
+def signature(anatomy: Anatomy) -> _Signature:
+    """What a model is made of: while it stays the same, a proof holds."""
     kinds = tuple(type(module) for module in anatomy.root.modules())
     types = tuple(p.dtype for p in anatomy.layers[0].output.parameters())
     kernel = getattr(anatomy.config, "_attn_implementation", None)
     return kinds, types, anatomy.device, kernel
+
+
+def allowed(anatomy: Anatomy, *seen: torch.dtype) -> float:
+    """Relative difference that a proof allows, where activations of the types `seen` were met."""
+    if not all(p.dtype.is_floating_point for p in anatomy.root.parameters()):
+        return tolerance(torch.bfloat16)  # what quantised weights are multiplied in
+    # Sums under autocast are float32, but their parts were rounded to the narrow type.
+    return max(map(tolerance, seen))
 
 
 @torch.no_grad()
@@ -131,10 +140,7 @@ class _Check:
             self._check_behind(index, layer)
         self._watch()
         dtypes = self.seen[0].mixed.dtype, self.ends["final_in"].dtype
-        # Sums under autocast are float32, but their parts were rounded to the narrow type.
-        self.limit = max(map(tolerance, dtypes))
-        if not all(p.dtype.is_floating_point for p in self.anatomy.root.parameters()):
-            self.limit = tolerance(torch.bfloat16)  # what quantised weights are multiplied in
+        self.limit = allowed(self.anatomy, *dtypes)
         following = [*(seen.attention_in for seen in self.seen[1:]), self.ends["final_in"]]
         for index, after in enumerate(following):
             if not bool(torch.isfinite(after).all()):

@@ -36,6 +36,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sparks.ground.config import (
+    Method,
     Positions,
     Quadrature,
     SnapshotConfig,
@@ -71,7 +72,7 @@ class SparksCallback(TrainerCallback):
     Args:
         probes: a JSONL file (see `ProbeSet`), a `ProbeSet`, a data set or a list of dictionaries
             with its keys, or a list of `Probe` or `TokenPair`. None builds them.
-        config: what is measured and how, in place of `points` and all that follow it below.
+        config: what is measured and how, in place of `method` and all that follow it below.
         evaluate: a task on which every measured checkpoint is evaluated too: a name (`gsm8k`,
             `gym:NAME`), a JSONL file of problems with answers, or a `Task`. See `load_task`.
         evaluation: how answers are sampled; None takes the defaults of `EvaluationConfig`.
@@ -89,6 +90,9 @@ class SparksCallback(TrainerCallback):
             usual one.
         reward_funcs: ask these for a better and a worse answer, where the training data hold
             prompts alone; `attach` takes those of the trainer.
+        method: how edges are scored: eap-ig, derivatives along a path (the paper's); or secant, one
+            pass between its two ends, exact without points (points, tolerance, max_points and
+            quadrature then serve models that have no secants, for which EAP-IG is taken).
         points: points m on the path from corrupted to clean (4 where not given; paper A.5: 100);
             with a tolerance, the m to start from (12 where not given).
         tolerance: completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe,
@@ -133,6 +137,7 @@ class SparksCallback(TrainerCallback):
         num_controls: int = NUM_CONTROLS,
         reference: str | None = None,
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+        method: Method = SnapshotConfig.method,
         points: int | None = SnapshotConfig.points,
         tolerance: float | None = SnapshotConfig.tolerance,
         max_points: int = SnapshotConfig.max_points,

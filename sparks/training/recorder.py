@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerState, TrainingArguments
 
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
@@ -28,6 +29,7 @@ from sparks.ground.errors import SparksError, printable, reason
 from sparks.models import processes
 from sparks.models.adapters import without_adapter
 from sparks.models.anatomy import base_model
+from sparks.models.sharding import whole
 from sparks.probes.pairs import TokenizedProbes
 from sparks.probes.probes import ProbeSet
 from sparks.runs.evaluations import StepEvaluation
@@ -119,6 +121,8 @@ class Recorder:
                 "SFTTrainer(processing_class=tokenizer)"
             )
         self._tokenizer = _tokenizer_of(processing_class)
+        if self.config.method == "secant":  # what is asked for, held against what the folder has
+            self.config = settle(whole(model), self.config)
         probes = self._settle_probes(model, state.global_step)
 
         def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:

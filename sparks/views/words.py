@@ -193,8 +193,10 @@ def faithfulness_of(counts: pd.DataFrame) -> Faithfulness | None:
     )
 
 
-def points_in_words(counts: pd.DataFrame) -> str:
+def points_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     """m over the probes and checkpoints of a run: `100 points`, `12 to 324 points (median 36)`."""
+    if timeline.metas[-1].settings.method == "secant":
+        return "secants between both ends"
     least, most = counts["points_min"].min(), counts["points_max"].max()
     if least == most:
         return f"{most:.0f} points"

@@ -75,6 +75,16 @@ def test_shared_and_not_shared_score_alike(
     )
 
 
+def test_secants_share_it_too(monkeypatch: pytest.MonkeyPatch, assert_close: AssertClose) -> None:
+    model = tiny_model("llama-gqa")
+    edge_attribution(model, PAIRS, method="secant")  # the architecture is proved
+    found = edge_attribution(model, PAIRS, method="secant").scores
+    seen = shapes(model, lambda: edge_attribution(model, PAIRS, method="secant"))
+    assert (1, SHARED) in seen
+    alone = unshared(monkeypatch, lambda: edge_attribution(model, PAIRS, method="secant"))
+    assert_close("same", found, alone.scores)
+
+
 @pytest.mark.parametrize("kind", ["llama-gqa", "qwen3", "lora-llama"])
 def test_what_is_shared_is_run_once_by_a_snapshot_with_all_its_circuits(
     kind: str, monkeypatch: pytest.MonkeyPatch

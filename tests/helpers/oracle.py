@@ -27,7 +27,7 @@ def injected_scores(
     """EAP-IG scores [sources, destinations], Delta = corrupted - clean."""
     anatomy = take_apart(model)
     targets = 1 if positions == "last" else len(pair.clean)
-    ends = [_endpoint(anatomy, pair.prefix + ids) for ids in (pair.corrupted, pair.clean)]
+    ends = [endpoint(anatomy, pair.prefix + ids) for ids in (pair.corrupted, pair.clean)]
     (corrupted, corrupted_writes, _), (clean, clean_writes, logits) = ends
     delta = corrupted_writes - clean_writes
     p_clean = logits[-targets:].softmax(-1)
@@ -49,7 +49,7 @@ def _logits(anatomy: Anatomy, **inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _endpoint(anatomy: Anatomy, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def endpoint(anatomy: Anatomy, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings [1, pos, d], writes [sources, pos, d] and logits [pos, vocab] of a prompt."""
     writes: list[Tensor] = []
     embeds: list[Tensor] = []

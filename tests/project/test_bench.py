@@ -39,6 +39,17 @@ def test_the_growth_rule_calls_nothing_in_weights_that_did_not_learn():
         assert at[model, 1.0, 64] > 10  # and would, without a smallest change
 
 
+def test_secants_are_judged_beside_points_and_what_is_done_is_kept(tmp_path):
+    options = ["measure", "--tiny", "--keep", str(tmp_path / "rows.jsonl")]
+    found = {row["judge"]: row for row in last_line(*options, bench="secant.py")}
+    kept = (tmp_path / "rows.jsonl").read_text()
+    assert found["worst cut"]["worst"] < 1e-5 < found["worst cut"]["4 points"]
+    assert found["kept 5%"]["probes"] == found["repaired"]["probes"] == len(kept.splitlines())
+    assert found["kept 5%"]["from"] <= found["kept 5%"]["difference"] <= found["kept 5%"]["to"]
+    assert last_line(*options, bench="secant.py") == list(found.values())
+    assert (tmp_path / "rows.jsonl").read_text() == kept
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [64, 512])
 def test_the_memory_budget_holds(prompt):

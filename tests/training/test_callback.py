@@ -22,6 +22,7 @@ from tiny_training import PROBES, logged, optimizer_hash, tiny_trainer, weights_
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from transformers import TrainerCallback
 
+from sparks.attribution import secant_rules
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -383,6 +384,26 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert listing(tmp_path / "sparks") == before
     run(tmp_path, sparks(memory_gib=1.0), max_steps=4, resume=True)
     assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
+
+
+def test_secants_are_measured_and_resumed_alone(tmp_path):
+    run(tmp_path, sparks(method="secant"), max_steps=2)
+    run(tmp_path, sparks(method="secant", points=9), max_steps=4, resume=True)
+    assert {meta.settings.method for meta in Timeline.from_run(tmp_path).metas} == {"secant"}
+    with pytest.raises(SparksError, match="with method='secant', now it is 'eap-ig'"):
+        run(tmp_path, sparks(), max_steps=6, resume=True)
+
+
+def test_a_model_without_secants_is_measured_by_eap_ig_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.delitem(secant_rules._RULES, "silu")
+    for steps, resume in ((2, None), (4, True)):
+        with pytest.warns(
+            UserWarning, match="EAP-IG in place of secants: .* secant of Silu"
+        ) as told:
+            run(tmp_path, sparks(method="secant"), max_steps=steps, resume=resume)
+        assert len([item for item in told if "secant" in str(item.message)]) == 1
+    run(tmp_path, sparks(), max_steps=6, resume=True)
+    assert [meta.settings.method for meta in Timeline.from_run(tmp_path).metas] == ["eap-ig"] * 4
 
 
 # -- broken off ------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ Each works if the snapshot of step 0 is that of the bare model, and training did
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import convert_outputs_to_fp32
@@ -238,6 +240,8 @@ def test_quantised_weights(assert_close, compute, lora):
         model, plain = wrapped(model), wrapped(plain)
     found = take_snapshot(model, TOKENIZED, MEASURED, progress=False)
     check_same(assert_close, "same" if compute is torch.float32 else "bfloat16", found, plain)
+    secant = replace(MEASURED, method="secant")  # what is warned of is an error here
+    assert take_snapshot(model, TOKENIZED, secant, progress=False).completeness_gap.max() < 0.01
 
 
 class _LigerNorm(torch.autograd.Function):
@@ -257,7 +261,7 @@ class _LigerNorm(torch.autograd.Function):
         return grad.copy_(scale * inner - scale**3 * x * mean), None, None
 
 
-class _LigerRope(torch.autograd.Function):
+class LigerRopeFunction(torch.autograd.Function):
     """As Liger's: queries and keys are rotated in place, under the eyes of whoever holds them."""
 
     @staticmethod
@@ -279,7 +283,7 @@ def liger(model: nn.Module, monkeypatch: pytest.MonkeyPatch, *, package: str) ->
         return _LigerNorm.apply(x, self.weight, self.variance_epsilon)
 
     def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        return _LigerRope.apply(q, k, cos, sin)
+        return LigerRopeFunction.apply(q, k, cos, sin)
 
     norm.__module__ = rope.__module__ = f"{package}.transformers"
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", rope)
@@ -296,6 +300,9 @@ def test_liger_kernels(assert_close, monkeypatch):
     patched = liger(model, monkeypatch, package="liger_kernel")
     forward, rope = patched.model.norm.forward, modeling_llama.apply_rotary_pos_emb
     check_same(assert_close, "same", expected, patched)
+    secant = replace(MEASURED, method="secant")
+    taken = [take_snapshot(m, TOKENIZED, secant, progress=False) for m in (model, patched)]
+    np.testing.assert_allclose(taken[1].node_totals, taken[0].node_totals, rtol=1e-4, atol=1e-7)
     assert patched.model.norm.forward is forward
     assert modeling_llama.apply_rotary_pos_emb is rope
     # The control: the same kernels from anywhere else are found out, and refused.

@@ -24,6 +24,7 @@ from sparks.attribution.faithfulness.results import FaithfulnessCurves
 from sparks.attribution.faithfulness.settings import METRICS, CurveConfig
 from sparks.attribution.model_runs import Passes, shared_prefixes
 from sparks.attribution.scores import EdgeScores
+from sparks.attribution.secant_proof import settle
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy, base_model
@@ -63,6 +64,7 @@ def faithfulness_curves(
     config, curve = config or SnapshotConfig(), curve or CurveConfig()
     if curve.held_out and len(probes) < 2:  # told before the scores are measured
         raise SparksError("held_out ranks each probe by the others: give two probes or more, got 1")
+    config = settle(model, config)
     if scores is None:
         scores = score_probes(model, probes, config, progress=progress)
     if len(scores.scores) != len(probes):

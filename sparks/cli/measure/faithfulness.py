@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparks.probes.probes import ProbeSet
 
 _MEASURED_BY = (
+    "method",
     "points",
     "tolerance",
     "max_points",

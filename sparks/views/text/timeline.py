@@ -117,7 +117,7 @@ def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     if control := control_in_words(timeline):
         page.labelled("Control    ", control)
     page.labelled("Null       ", null_in_words(timeline))
-    page.labelled("Exactness  ", _gap_in_words(counts) + _faithfulness_in_words(counts))
+    page.labelled("Exactness  ", _gap_in_words(timeline, counts) + _faithfulness_in_words(counts))
 
 
 def settings_in_words(timeline: Timeline) -> str:
@@ -132,8 +132,11 @@ def settings_in_words(timeline: Timeline) -> str:
     points = f"{config.points} points"
     if config.tolerance is not None:
         points += f" or more (gap of {percent(config.tolerance)}, at most {config.max_points})"
+    method = f"EAP-IG with {points} ({config.quadrature})"
+    if config.method == "secant":
+        method = "secants between both ends"
     return (
-        f"EAP-IG with {points} ({config.quadrature}), KL {where}, at most "
+        f"{method}, KL {where}, at most "
         f"{config.max_suffix_tokens} tokens; a circuit is {kept} with |score| >= "
         f"{config.threshold:g}{unit}, pruned{swapped}"
     )
@@ -184,15 +187,17 @@ def _faithfulness_in_words(counts: pd.DataFrame) -> str:
     )
 
 
-def _gap_in_words(counts: pd.DataFrame) -> str:
+def _gap_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     gaps = counts["completeness_gap_max"].to_numpy()
     if np.isnan(gaps).all():
         return "completeness gap unknown"
     worst = int(np.nanargmax(gaps))
+    missed = f"that the points on the path miss ({points_in_words(timeline, counts)})"
+    if timeline.metas[-1].settings.method == "secant":
+        missed = "that rounding takes"
     return (
         f"completeness gap at worst {percent(gaps[worst])} (step {counts['step'][worst]}), median "
-        f"{percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
-        f"the path miss ({points_in_words(counts)})"
+        f"{percent(counts['completeness_gap_median'].median())}: the part of L {missed}"
     )
 
 

@@ -23,6 +23,7 @@ from report_payload import counts_of, payload, raw, summed, unpacked
 import sparks.views.report
 from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.timeline.nulls import null_of, sentence
@@ -640,6 +641,15 @@ def test_points_that_each_probe_got_are_told():
     assert tile["detail"].endswith("; 4 to 324 points (median 38)")
     attribution = dict(data["settings"])["Attribution"]
     assert attribution.startswith("EAP-IG, 4 to 324 points (median 38) (midpoint)")
+
+
+def test_the_method_is_told():
+    run = [make_snapshot(0, config=SnapshotConfig(method="secant"))]
+    data = run_data(Timeline(run))
+    (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
+    assert tile["detail"].endswith("; secants between both ends")
+    attribution = dict(data["settings"])["Attribution"]
+    assert attribution == "secants between both ends, KL divergence at the last position"
 
 
 def test_run_without_any_gap():

@@ -117,6 +117,13 @@ def test_points_that_grow_to_a_tolerance_are_said():
     assert "EAP-IG with 12 points or more (gap of 5%, at most 324) (pilot), KL at the last" in text
 
 
+def test_secants_are_said():
+    text = words(render(Timeline([make_snapshot(0, config=SnapshotConfig(method="secant"))])))
+    assert "secants between both ends, KL at the last position, at most 16 tokens" in text
+    assert "the part of L that rounding takes" in text
+    assert "EAP-IG" not in text
+
+
 def test_other_settings_are_said():
     config = SnapshotConfig(
         top_share=0.05, threshold=0.01, threshold_mode="relative", positions="all", points=20
