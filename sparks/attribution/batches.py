@@ -1,8 +1,8 @@
 """How pairs and points are split into runs that fit a memory budget.
 
-The pair that needs most is prepared first: what one row of it holds is measured (`models.memory`),
-once a model and shape, and the split follows. Pairs whose continuations have one length run
-together.
+What the prefixes of pairs begin with alike is run once. The pair that needs most is prepared first:
+what one row of it holds is measured (`models.memory`), once a model and shape, and the split
+follows. Pairs whose continuations have one length, and which share a prefix, run together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
-from sparks.attribution.model_runs import Endpoints, Passes
+from sparks.attribution.model_runs import Endpoints, Passes, shared_prefixes
 from sparks.attribution.secant import ENDS, run_ends
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -38,6 +38,7 @@ class Schedule:
         _check_pairs(self.anatomy, pairs)
         self.pairs, self.positions, self.method = pairs, config.positions, config.method
         self.budget = int(config.memory_gib * GIB)
+        self._shared = shared_prefixes(self.anatomy, pairs)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
         self._prepared: tuple[Passes, Endpoints | None] | None = None
@@ -91,7 +92,7 @@ class Schedule:
         return self._begun(indices)[0]
 
     def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
-        """Run the prefix and the endpoints of some pairs."""
+        """Run the prefixes, as far as they are not shared, and the endpoints of some pairs."""
         passes, ends = self._begun(indices)
         return passes, passes.endpoints() if ends is None else ends
 
@@ -99,13 +100,18 @@ class Schedule:
         if self._prepared is not None and indices == [self._largest]:
             prepared, self._prepared = self._prepared, None
             return prepared
-        return Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions), None
+        own = [self.pairs[i] for i in indices]
+        return Passes(self.anatomy, own, self.positions, self._shared[indices[0]]), None
 
     def batches(self) -> Iterator[list[int]]:
         """Indices of pairs that run together: continuations of one length, prefixes alike."""
         pairs = self.pairs
-        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
-        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+
+        def kind(index: int) -> tuple[int, int]:
+            return len(pairs[index].clean), self._shared[index].group
+
+        order = sorted(range(len(pairs)), key=lambda i: (*kind(i), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=kind):
             alike = list(same)
             for start in range(0, len(alike), self.estimate.pairs):
                 yield alike[start : start + self.estimate.pairs]

@@ -10,7 +10,8 @@ z' + alpha (z - z').
 
 In steps:
 1. run the prefix that both prompts share once; its Delta z is 0 and, with a causal mask, no
-   gradient path of a later position runs through it (`model_runs`);
+   gradient path of a later position runs through it; what the prefixes of many pairs begin with
+   is run once for all of them (`model_runs`);
 2. run the clean and the corrupted continuation without gradients: Delta z of every node;
 3. run m points of the path as rows of a batch; ask autograd for gradients at activations only;
 4. split the gradient of each attention block over its heads, summed over the points
@@ -131,6 +132,22 @@ def iter_edge_attribution(
         method=method, points=points, tolerance=tolerance, max_points=max_points,
         quadrature=quadrature, positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
+    for indices, scores, _ in edge_parts(model, pairs, config, progress, spared):
+        yield indices, scores
+
+
+def edge_parts(
+    model: nn.Module,
+    pairs: Sequence[TokenPair],
+    config: SnapshotConfig,
+    progress: Progress | None,
+    spared: Progress | None,
+) -> Iterator[tuple[list[int], EdgeScores, Passes]]:
+    """`iter_edge_attribution`, and beside the scores of some pairs what runs them.
+
+    Further runs need not run the prefix again; for them the model must be `undisturbed`, and its
+    weights as they were.
+    """
     config = settle(model, config)
     with undisturbed(model):
         work = Schedule(model, pairs, config)
@@ -143,7 +160,7 @@ def iter_edge_attribution(
     for indices in work.batches():
         with undisturbed(model):  # not around the yield: there the model is the caller's again
             found = _summed(sums, indices, work, config, progress, spared)
-            results = [(done, part.result()) for done, part in found]
+            results = [(done, part.result(), part.passes) for done, part in found]
         yield from results
 
 

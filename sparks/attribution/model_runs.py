@@ -1,8 +1,10 @@
 """The model runs behind an attribution: shared prefix, the two endpoints, the path between.
 
-A batch holds pairs whose continuations have one length; prefixes may differ and are padded on the
-left. The prefix is run once without gradients; its keys and values serve every later run. The model
-is only ever called at its root, with its attention as it is.
+A batch holds pairs whose continuations have one length; prefixes may differ. A prefix is run once
+without gradients; its keys and values serve every later run. What the prefixes of many pairs begin
+with (a system prompt, a template) is run once for all of them (`shared_prefixes`); behind it the
+rests are padded on the left. The model is only ever called at its root, with its attention as it
+is.
 
 Rows on the path are *packed* where that is possible: several continuations of one pair lie side by
 side in one sequence, under a mask that lets each see the prefix and itself alone. A long prefix is
@@ -11,6 +13,7 @@ then copied once a sequence, not once a row; hooks see packed tensors, callers n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -35,6 +38,11 @@ ones. A power of two, so that nothing is rounded."""
 
 _PACKABLE = ("sdpa", "eager")
 """Attention kernels that take any mask; flash attention does not."""
+_LEAST_SHARED = 8
+"""Tokens below which a shared beginning is not worth a run of its own."""
+
+_KeysValues = list[tuple[Tensor, Tensor]]
+"""A layer an item, each [pairs, heads, tokens, head_dim]."""
 
 
 class _PrefixLayer(DynamicLayer):
@@ -58,6 +66,109 @@ class _PrefixLayer(DynamicLayer):
         count = self.sequences_per_pair
         lent = prefix[:, None].expand(-1, count, -1, -1, -1)
         return torch.cat([lent, new.unflatten(0, (-1, count))], dim=-2).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrefix:
+    """The tokens that the prefixes of some pairs begin with, run once (`shared_prefixes`)."""
+
+    tokens: int = 0
+    """0: each pair runs all of its prefix."""
+    layers: _KeysValues = field(default_factory=list)
+    """Of one row."""
+    group: int = 0
+    """Pairs of one number have one and the same; 0 where nothing is shared."""
+
+
+def shared_prefixes(anatomy: Anatomy, pairs: Sequence[TokenPair]) -> list[SharedPrefix]:
+    """What each pair shares with others, where that pays. The model runs in its present mode."""
+    found = [SharedPrefix()] * len(pairs)
+    # Rests are padded behind what is shared: a mask of its own kind.
+    longest = max(len(pair.prefix) for pair in pairs) + max(len(pair.clean) for pair in pairs)
+    if not _takes_any_mask(anatomy, longest):
+        return found
+    prefixes = [pair.prefix for pair in pairs]
+    for number, (members, count) in enumerate(alike(prefixes), start=1):
+        ids = torch.tensor([prefixes[members[0]][:count]], device=anatomy.device)
+        positions = torch.arange(count, device=anatomy.device)[None]
+        layers = _keys_and_values(anatomy, ids, torch.ones_like(ids), positions, [])
+        for index in members:
+            found[index] = SharedPrefix(count, layers, number)
+    return found
+
+
+def alike(prefixes: Sequence[list[int]]) -> list[tuple[list[int], int]]:
+    """Sets of prefixes that begin alike: their indices, and how many tokens they share.
+
+    Probes of two templates make two sets: one is split at the first token that differs where its
+    parts spare at least twice the tokens. Fewer, larger sets fill batches better.
+    """
+
+    def best(members: list[int]) -> tuple[int, list[tuple[list[int], int]]]:
+        rows = [prefixes[index] for index in members]
+        count = common_length(rows)
+        pays = len(members) > 1 and count >= _LEAST_SHARED
+        spared, whole = (count * (len(members) - 1), [(members, count)]) if pays else (0, [])
+        behind: dict[int | None, list[int]] = {}
+        for index, row in zip(members, rows, strict=True):
+            behind.setdefault(row[count] if count < len(row) else None, []).append(index)
+        if len(members) < 2 or len(behind) < 2:
+            return spared, whole
+        parts = [best(part) for part in behind.values()]
+        together = sum(tokens for tokens, _ in parts)
+        if together > 2 * spared:
+            return together, [found for _, sets in parts for found in sets]
+        return spared, whole
+
+    return best(list(range(len(prefixes))))[1]
+
+
+def common_length(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with alike."""
+    lowest, highest = min(rows), max(rows)  # in the order of words: what these share all share
+    same = (one == other for one, other in zip(lowest, highest, strict=False))
+    return sum(itertools.takewhile(bool, same))
+
+
+def _takes_any_mask(anatomy: Anatomy, tokens: int) -> bool:
+    """Attention over `tokens` follows whatever mask it is given."""
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    windows = [getattr(anatomy.config, name, None) for name in names]
+    return (
+        getattr(anatomy.config, "_attn_implementation", None) in _PACKABLE
+        # Tests have shown of these alone that they take any mask.
+        and anatomy.model_type in CHECKED_ARCHITECTURES
+        and not getattr(anatomy.config, "alibi", False)  # counts positions by a plain mask
+        # A window counts what is masked too.
+        and not any(window is not None and window < tokens for window in windows)
+    )
+
+
+def _keep(anatomy: Anatomy, targets: int | Tensor) -> dict[str, int | Tensor]:
+    """The option that spares logits where nobody looks."""
+    return {"logits_to_keep": targets} if "logits_to_keep" in forward_names(anatomy.root) else {}
+
+
+@torch.no_grad()
+def _keys_and_values(
+    anatomy: Anatomy, ids: Tensor, mask: Tensor, positions: Tensor, before: _KeysValues
+) -> _KeysValues:
+    """Keys and values of `before` and of `ids` behind it; `mask` is that of both."""
+    cache = DynamicCache(before)  # without a config: a sliding window must drop nothing
+    anatomy.call(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        **_keep(anatomy, 1),
+    )
+    # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
+    padded = (mask == 0)[:, None, :, None]
+    layers: list[Any] = cache.layers
+    return [
+        (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0)) for layer in layers
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,25 +228,36 @@ class Trace:
 
 
 class Passes:
-    """Runs one batch of pairs through one model."""
+    """Runs one batch of pairs through one model; the prefix of each begins with `shared`."""
 
-    def __init__(self, anatomy: Anatomy, pairs: Sequence[TokenPair], positions: Positions) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        pairs: Sequence[TokenPair],
+        positions: Positions,
+        shared: SharedPrefix | None = None,
+    ) -> None:
+        shared = shared or SharedPrefix()
         self.anatomy = anatomy
         self.num_pairs = len(pairs)
         self.suffix = len(pairs[0].clean)
         self.targets = 1 if positions == "last" else self.suffix
         self._ids_clean = self._ids([pair.clean for pair in pairs])
         self._ids_corrupted = self._ids([pair.corrupted for pair in pairs])
-        longest = max(len(pair.prefix) for pair in pairs)
+        longest, begun = max(len(pair.prefix) for pair in pairs), shared.tokens
         # Padding goes to the left: the prefix then ends where the continuation starts.
         pads = [longest - len(pair.prefix) for pair in pairs]
         self._ids_prefix = self._ids(
-            [[0] * pad + list(pair.prefix) for pad, pair in zip(pads, pairs, strict=True)]
+            [
+                pair.prefix[:begun] + [0] * pad + pair.prefix[begun:]
+                for pad, pair in zip(pads, pairs, strict=True)
+            ]
         )
-        self._mask = self._ids([[0] * pad + [1] * (longest - pad + self.suffix) for pad in pads])
+        self._mask = self._ids(
+            [[1] * begun + [0] * pad + [1] * (longest - begun - pad + self.suffix) for pad in pads]
+        )
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
-        self._can_keep = "logits_to_keep" in forward_names(anatomy.root)
-        self._prefix = self._run_prefix()
+        self._prefix = self._run_prefix(shared)
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.anatomy.device)
@@ -161,28 +283,19 @@ class Passes:
         """Keys and values of the shared prefix."""
         return sum(k.nbytes + v.nbytes for k, v in self._prefix)
 
-    @torch.no_grad()
-    def _run_prefix(self) -> list[tuple[Tensor, Tensor]]:
-        longest = self._ids_prefix.shape[1]
-        if longest == 0:
-            return []
-        mask = self._mask[:, :longest]
-        cache = DynamicCache()  # without a config: a sliding window must drop nothing
-        self.anatomy.call(
-            input_ids=self._ids_prefix,
-            attention_mask=mask,
-            position_ids=self._positions[:, :longest],
-            past_key_values=cache,
-            use_cache=True,
-            **self._keep(1),
+    def _run_prefix(self, shared: SharedPrefix) -> _KeysValues:
+        begun, longest = shared.tokens, self._ids_prefix.shape[1]
+        every = self.num_pairs, -1, -1, -1
+        lent = [(keys.expand(every), values.expand(every)) for keys, values in shared.layers]
+        if longest == begun:
+            return lent
+        return _keys_and_values(
+            self.anatomy,
+            self._ids_prefix[:, begun:],
+            self._mask[:, :longest],
+            self._positions[:, begun:longest],
+            lent,
         )
-        # Rows of padding alone attend to nothing and may hold nan, which no later mask would undo.
-        padded = (mask == 0)[:, None, :, None]
-        layers: list[Any] = cache.layers
-        return [
-            (layer.keys.masked_fill(padded, 0), layer.values.masked_fill(padded, 0))
-            for layer in layers
-        ]
 
     def _cache(self, sequences_per_pair: int) -> Cache | None:
         if not self._prefix:
@@ -207,38 +320,22 @@ class Passes:
             position_ids=positions.repeat_interleave(count, 0),
             past_key_values=self._cache(count),
             use_cache=False,
-            **self._keep(ends),
+            **_keep(self.anatomy, ends),
         )
         return out.logits[:, -packed * self.targets :].unflatten(1, (packed, -1)).flatten(0, 1)
-
-    def _keep(self, targets: int | Tensor) -> dict[str, int | Tensor]:
-        return {"logits_to_keep": targets} if self._can_keep else {}
 
     # -- packing -----------------------------------------------------------------------------
 
     @property
     def most_packed(self) -> int:
         """Rows that may share a sequence: few enough that the prefix stays most of what is read."""
-        names = ("sliding_window", "attention_chunk_size", "window_size")
-        windows = [getattr(self._config, name, None) for name in names]
-        if (
-            self._attention not in _PACKABLE
-            # Tests have shown of these alone that they take any mask.
-            or self.anatomy.model_type not in CHECKED_ARCHITECTURES
-            or getattr(self._config, "alibi", False)  # counts positions by a plain mask
-            or any(window is not None and window < self._mask.shape[1] for window in windows)
-            or not self._can_keep
-        ):
+        if not _takes_any_mask(self.anatomy, self._mask.shape[1]) or not _keep(self.anatomy, 1):
             return 1
         return 1 + self._ids_prefix.shape[1] // (4 * self.suffix)
 
     @property
-    def _config(self) -> Any:
-        return self.anatomy.config
-
-    @property
     def _attention(self) -> str | None:
-        return getattr(self._config, "_attn_implementation", None)
+        return getattr(self.anatomy.config, "_attn_implementation", None)
 
     def _packing(self, rows_per_pair: int) -> int:
         # Sequences are equally long, so a divisor; runs are cut to fit (`batches`).

@@ -17,8 +17,10 @@ Positions = Literal["last", "all"]
 ThresholdMode = Literal["absolute", "relative"]
 ControlKind = Literal["both", "copying", "recall"]
 
-FIXED_POINTS = 100
-"""m where neither points nor a tolerance is given."""
+FIXED_POINTS = 4
+"""m where neither points nor a tolerance is given. Time is better spent on probes: what a coarse
+integral is wrong by all heads of a probe have in common, and shares cancel it
+(`tests/bench/RECORD.md`)."""
 FIRST_POINTS = 12
 """m that a tolerance starts from where no points are given: at 8, a gap was sometimes small by
 chance (`tests/bench/RECORD.md`)."""
@@ -174,8 +176,8 @@ class SnapshotConfig:
     )
     points: int | None = setting(
         None,
-        "points m on the path from corrupted to clean (100 where not given, as in paper A.5); with "
-        "a tolerance, the m to start from (12 where not given)",
+        f"points m on the path from corrupted to clean ({FIXED_POINTS} where not given; paper A.5: "
+        f"100); with a tolerance, the m to start from ({FIRST_POINTS} where not given)",
         low=1,
     )
     tolerance: float | None = setting(
@@ -211,6 +213,9 @@ class SnapshotConfig:
     )
     faithfulness: bool = setting(
         True, "also measure how much of L each circuit carries alone (a little more time)"
+    )
+    faithfulness_probes: int = setting(
+        16, "on how many probes at most that is measured: the same at every checkpoint", low=1
     )
     memory_gib: float = setting(
         4.0,
@@ -284,6 +289,7 @@ class SnapshotConfig:
     def measurement(self) -> dict[str, Any]:
         """The settings that change the scores: snapshots on one timeline must share them."""
         values = self.as_dict()
-        del values["memory_gib"], values["faithfulness"]
+        for name in ("memory_gib", "faithfulness", "faithfulness_probes"):
+            del values[name]
         silent = _OF_POINTS if self.method == "secant" else () if self.grows else ("max_points",)
         return values | dict.fromkeys(silent)  # what says nothing

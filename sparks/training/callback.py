@@ -93,7 +93,7 @@ class SparksCallback(TrainerCallback):
         method: how edges are scored: eap-ig, derivatives along a path (the paper's); or secant, one
             pass between its two ends, exact without points (points, tolerance, max_points and
             quadrature then serve models that have no secants, for which EAP-IG is taken).
-        points: points m on the path from corrupted to clean (100 where not given, as in paper A.5);
+        points: points m on the path from corrupted to clean (4 where not given; paper A.5: 100);
             with a tolerance, the m to start from (12 where not given).
         tolerance: completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe,
             until the gap is not above it; without it, every probe has the same m.
@@ -108,6 +108,8 @@ class SparksCallback(TrainerCallback):
         max_suffix_tokens: continuations are cut to this many tokens.
         swap_base_roles: at step 0 swap clean and corrupted, as the paper does for its base model.
         faithfulness: also measure how much of L each circuit carries alone (a little more time).
+        faithfulness_probes: on how many probes at most that is measured: the same at every
+            checkpoint.
         memory_gib: memory for activations, GiB; pairs and points are split to stay under it.
 
     Raises:
@@ -148,6 +150,7 @@ class SparksCallback(TrainerCallback):
         max_suffix_tokens: int = SnapshotConfig.max_suffix_tokens,
         swap_base_roles: bool = SnapshotConfig.swap_base_roles,
         faithfulness: bool = SnapshotConfig.faithfulness,
+        faithfulness_probes: int = SnapshotConfig.faithfulness_probes,
         memory_gib: float = SnapshotConfig.memory_gib,
     ) -> None:
         given = locals()  # the settings by name, which the signature spells out for readers

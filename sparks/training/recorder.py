@@ -40,6 +40,7 @@ from sparks.timeline.history import History
 from sparks.timeline.input import steps_text
 from sparks.timeline.timeline import Timeline
 from sparks.training.evaluator import CheckpointEvaluator
+from sparks.training.probe_count import few_probes
 from sparks.views.report import followers, write_report
 from sparks.views.trackers.trackers import Trackers
 from sparks.views.words import growth_in_words, heads_at
@@ -127,6 +128,9 @@ class Recorder:
         def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
             config = getattr(base_model(model), "config", None)
             tokenized = probes.tokenize_for(config, self._tokenizer, self.config)
+            few = few_probes(tokenized.groups)
+            if few is not None and not state.global_step:  # a resumed run cannot have others
+                say(f"warning: {few}")
             if self.evaluator is not None:
                 self.evaluator.check(model, self._tokenizer)
             self._open_store(tokenized, probes.to_jsonl(), state.global_step)

@@ -8,7 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+from models import tiny_model
 from places import TESTS
+from tiny_training import PROBES
+from tokenizers_made_here import CHAT, byte_level_tokenizer
 
 BENCH = TESTS / "bench"
 
@@ -81,3 +84,23 @@ def test_the_growth_of_a_run_is_measured_a_view_at_a_time(tmp_path):
     assert [row["what"] for row in found] == ["timeline", "report", "watch", "landing"] * 2
     assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0 for row in found)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_price_of_each_step_of_a_snapshot(tmp_path):
+    tokenizer = byte_level_tokenizer(chat=CHAT)
+    model, probes = tmp_path / "model", tmp_path / "probes.jsonl"
+    tiny_model("llama-gqa", vocab_size=len(tokenizer), max_position_embeddings=256).save_pretrained(
+        model
+    )
+    tokenizer.save_pretrained(model)
+    PROBES.save(probes)
+    size = ("--model", str(model), "--probes", str(probes), "--counts", "2", "3")
+    before, now = last_line(*size, bench="snapshot.py")
+    assert (before["m"], before["probes"]) == (12, 2)
+    assert (now["m"], now["probes"]) == (4, 3)
+    for row in (before, now):
+        steps = row["cpu_seconds"]
+        assert {"prefix", "endpoints", "points", "contraction", "faithfulness"} <= set(steps)
+        assert sum(steps.values()) == pytest.approx(row["all"], abs=0.1)
+        assert steps["points"] > 0

@@ -146,7 +146,7 @@ def test_different_graphs_name_their_steps():
 @pytest.mark.parametrize(
     ("setting", "value", "text"),
     [
-        ("points", 20, "points=100 at step 0; points=20 at step 10"),
+        ("points", 20, "points=4 at step 0; points=20 at step 10"),
         ("top_share", 0.5, "top_share=None at step 0; top_share=0.5 at step 10"),
         ("quadrature", "left", "quadrature='midpoint' at step 0; quadrature='left' at step 10"),
         ("threshold", 0.2, "threshold=0.1 at step 0; threshold=0.2 at step 10"),

@@ -97,6 +97,17 @@ def test_a_step_is_measured_once(tmp_path, monkeypatch):
     assert times == [0, 2, 4]
 
 
+def test_too_few_probes_are_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise RuntimeError("measured")
+
+    monkeypatch.setattr("sparks.training.recorder.take_snapshot", stopped)
+    with pytest.raises(RuntimeError, match="measured"):
+        run(tmp_path, sparks())
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
+    assert line.startswith("sparks: warning: only 3 probes: no change of a head can be called")
+
+
 def test_without_saves_it_says_what_to_set(tmp_path):
     with pytest.warns(UserWarning, match=r"save_strategy is 'no'.*every_n_steps"):
         run(tmp_path, sparks(), max_steps=2, save_strategy="no")
@@ -124,11 +135,12 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     callback = SparksCallback(PROBES, **SETTINGS)
     run(tmp_path, callback)
     told = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
+    assert "sparks: warning: only 3 probes: no change of a head can be called" in told[0]
     snapshots = RunStore.find(tmp_path).read().snapshots
     timeline = Timeline.from_run(tmp_path)
     counts, view = timeline.counts(), View(timeline, None)
     assert snapshots[0].meta.overhead is None
-    for snapshot, line in zip(snapshots[1:], told[1:3], strict=True):
+    for snapshot, line in zip(snapshots[1:], told[2:4], strict=True):
         share = snapshot.meta.overhead
         assert 0 < share < 1
         assert f"step {snapshot.step}: " in line
@@ -418,7 +430,7 @@ def test_a_notebook_is_told_of_a_broken_training_when_it_trains_again(tmp_path, 
         run(tmp_path, callback, Stop(KeyboardInterrupt()))
     assert not any("broke off" in line for line in last_words(capsys))
     run(tmp_path, callback, max_steps=1)
-    broke, _, again, moved, *later = last_words(capsys)
+    broke, _, again, _, moved, *later = last_words(capsys)
     assert broke.startswith("sparks: the training broke off: 2 snapshots in ")
     assert again == (
         f"sparks: look again with `sparks timeline {tmp_path}`; `sparks report {tmp_path}` writes "

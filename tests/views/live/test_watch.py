@@ -293,7 +293,7 @@ Heads    4 active: 2 of 3 base heads retained, 2 emergent
 Paper    4 active, 2 emergent by its rule
 Null     0 emergent on an unchanged model: here more
 Edges    69.9% (68 to 72) moved; two probes share 73.7% (71 to 76)
-Error    1% completeness gap (median; 1% at most), up to 100 points
+Error    1% completeness gap (median; 1% at most), up to 4 points
 Cost     1.5 s for the last snapshot, 1.5 s median
 Next     step 50 in about 50 s; the end, step 100, in about 6 min
 
