@@ -338,7 +338,7 @@ def test_a_single_snapshot_has_no_strip_and_no_change():
 
 
 def test_what_weakens_the_numbers_and_what_they_cost_is_said():
-    run = [make_snapshot(step, gap=0.5, overhead=0.0213) for step in (10, 20)]
+    run = [make_snapshot(step, gap=1.5, overhead=0.0213) for step in (10, 20)]
     text = " ".join(page(Timeline(run), notes=["steps 30: gone"]).split())
     assert "Note there is no snapshot of step 0" in text
     assert "Note the scores are coarse at steps 10, 20" in text
