@@ -78,7 +78,8 @@ def test_probes_from_what_is_trained_leave_the_training_untouched(tmp_path, regi
     count = len(expected.sampled)
     assert watched.sampled[len(watched.sampled) - count :] == expected.sampled
     assert (len(watched.sampled) > count) is (kind != "dpo")
-    building, built = told(capsys)
+    building, built, *few = told(capsys)
+    assert all(line.startswith("sparks: warning: only ") for line in few)
     assert building.startswith(
         f"sparks: building {callback.wishes.num_probes} probes from the training data "
         f"({WORDS[kind]}): "

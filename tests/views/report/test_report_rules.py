@@ -501,4 +501,4 @@ def test_points_and_gap_stand_together(open_page: Open):
     assert cells["points, m"] == "36 \u00b7 180 \u00b7 324"
     show(page, "points a probe, m (median)")
     assert page["metric-text"].text == "step 10: 180 (36\u2013324)"
-    assert "36 to 324 points" in page["numbers"].text
+    assert "4 to 324 points" in page["numbers"].text
