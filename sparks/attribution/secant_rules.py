@@ -435,8 +435,8 @@ _LINEAR = re.compile(
     "Unsqueeze|View|Where"
 )
 """Nodes of autograd's graph that are linear, whatever comes in."""
-_LINEAR_IN_EACH = re.compile("Addmm|Baddbmm|Bmm|Div|Mm|Mul|Mv")
-"""Those that are linear in one input, the others being constant."""
+_LINEAR_IN_EACH = re.compile("Addmm|Baddbmm|Bmm|Div|LinearFunctionForZeroStage3|Mm|Mul|Mv")
+"""Those that are linear in one input, the others being constant. One is DeepSpeed's own linear."""
 
 
 def refuse_unknown(output: Tensor) -> None:
