@@ -3,7 +3,7 @@
 That a head is in a circuit says that the behaviour runs through it, not that it is needed.
 
     choose_heads -> interventions (with head_means) -> export
-    sets -> plan -> run -> study -> records (verdicts) -> tables
+    sets -> plan -> run -> study -> records (judging) -> tables
 
 1. `choose_heads`: by hand, or by a rule on a run: `emergent@40`, `kept`, `pruned`, `base`,
    `base-only`, `top:10`, `exclusive` to a run; and matched random sets.

@@ -1,7 +1,9 @@
 """What heads give on average over a reference set: the values of a mean ablation.
 
-1. The rows of token ids are run through the model, padded on the right.
-2. The input of each `o_proj` holds what the layer's heads computed, side by side; it is summed over
+1. Reference texts become rows of token ids: a file of probes gives its prompts with their clean
+   beginnings; a file of problems, or a hub data set, gives prompts with their answers.
+2. The rows of token ids are run through the model, padded on the right.
+3. The input of each `o_proj` holds what the layer's heads computed, side by side; it is summed over
    all positions of all rows, and where asked for each position by itself.
 
 A position that no row reaches takes the mean over all positions.
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +23,54 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparks.ground.errors import SparksError, reason
+from sparks.ground.files import read_jsonl
 from sparks.models.anatomy import Anatomy
 from sparks.models.anatomy_proof import take_apart
 from sparks.models.guard import undisturbed
 from sparks.models.hooks import hooks, on_input
+from sparks.probes.pairs import PairEncoder
+from sparks.probes.probes import ProbeSet
+from sparks.probes.problems import read_problems
+
+
+def reference_rows(
+    data: str, tokenizer: Any, *, count: int = 64, max_tokens: int | None = None
+) -> list[list[int]]:
+    """Token ids of the first `count` texts, cut to `max_tokens`.
+
+    Args:
+        data: a JSONL file of probes or problems, or a hub data set of problems.
+        tokenizer: a Hugging Face tokenizer; it is copied, never changed.
+        count: texts to take.
+        max_tokens: longest text, tokens; None cuts nothing.
+
+    Raises:
+        SparksError: the file cannot be read, is empty, or a record breaks a rule.
+    """
+    encoder = PairEncoder(tokenizer, max_suffix_tokens=1)
+    texts = (
+        ((probe.prompt, probe.clean) for probe in ProbeSet.load(data))
+        if _holds_probes(data)
+        else ((problem.prompt, problem.answer or "") for problem in read_problems(data))
+    )
+    rows = []
+    for prompt, answer in islice(texts, count):
+        if not isinstance(prompt, str) and not encoder.has_chat_template:
+            raise SparksError(
+                f"{data} has chat messages, but the tokenizer has no chat template: give texts "
+                f"under the key `prompt`"
+            )
+        rows.append(encoder.prompt_ids(prompt, answer)[:max_tokens])
+    if not rows:
+        raise SparksError(f"{data}: no texts to take a mean over")
+    return rows
+
+
+def _holds_probes(data: str) -> bool:
+    if not Path(data).exists():
+        return False
+    _, first = next(iter(read_jsonl(data, what="reference texts")), ("", None))
+    return isinstance(first, dict) and {"clean", "corrupted"} <= set(first)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -58,18 +58,12 @@ INTACT = Condition(label="no ablation", kind="intact", heads=(), scale=1.0, inte
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblatedSet(ChosenSet):
-    """A set under one factor."""
+class PlannedSet(ChosenSet):
+    """A set under one factor, with its random draws."""
 
     done: str
     """What is done to the heads, in words: `set to 0`."""
     scale: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedSet(AblatedSet):
-    """With its random draws."""
-
     random: tuple[tuple[Head, ...], ...]
     """A draw each."""
     moved: tuple[int, ...]

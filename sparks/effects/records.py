@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sparks.effects.metrics import Metric, beside
-from sparks.effects.plan import AblatedSet, PlannedSet
+from sparks.effects.judging import Judgement, Metric, beside, holm, judge
+from sparks.effects.plan import PlannedSet
 from sparks.effects.settings import ALPHA, FEWEST_DRAWS, EffectConfig
-from sparks.effects.verdicts import Judgement, holm, judge
 from sparks.evaluation.pass_at_k import mean_with_interval
 from sparks.ground.errors import SparksError
 from sparks.models.heads import Head, names
@@ -70,13 +69,14 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(AblatedSet):
+class Row:
     """One head set under one intervention, beside its matched random heads.
 
     Raises:
         SparksError: the random heads do not match the set.
     """
 
+    planned: PlannedSet
     value: float
     """Metric with the heads ablated."""
     effect: Interval
@@ -92,9 +92,9 @@ class Row(AblatedSet):
 
     def __post_init__(self) -> None:
         if not isinstance(self.control, Control):
-            raise SparksError(f"set {self.name} has no matched random heads beside it")
+            raise SparksError(f"set {self.planned.name} has no matched random heads beside it")
         for drawn, moved in zip(self.control.heads, self.control.moved, strict=True):
-            _check_match(self.name, self.heads, drawn, moved)
+            _check_match(self.planned.name, self.planned.heads, drawn, moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +210,8 @@ class _Draft:
         }
 
     def row(self, intact: float, p_holm: float, alpha: float, margin: float) -> Row:
-        given = self.measured.planned
         return Row(
-            **{item.name: getattr(given, item.name) for item in fields(AblatedSet)},
+            planned=self.measured.planned,
             value=float(self.after.mean()),
             effect=self.effect,
             control=self.control,

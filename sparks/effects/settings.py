@@ -33,7 +33,7 @@ class EffectConfig:
     )
 
     def __post_init__(self) -> None:
-        from sparks.effects.metrics import Metric  # numpy is not needed to show the help
+        from sparks.effects.judging import Metric  # numpy is not needed to show the help
 
         Metric.named(self.metric)
         check_settings(self)

@@ -152,10 +152,9 @@ def footnote(table: EffectTable) -> str:
 
 def named(row: Row) -> str:
     """`emergent, 10 of 23 set to 0`."""
-    count = (
-        f"{len(row.heads)}" if len(row.heads) == row.found else f"{len(row.heads)} of {row.found}"
-    )
-    return f"{inert(row.name, 40)}, {count} {inert(row.done, 60)}"
+    planned, size = row.planned, len(row.planned.heads)
+    count = f"{size}" if size == planned.found else f"{size} of {planned.found}"
+    return f"{inert(planned.name, 40)}, {count} {inert(planned.done, 60)}"
 
 
 def share(value: float) -> str:
@@ -188,10 +187,11 @@ def p_text(value: float) -> str:
 
 
 def _record(table: EffectTable, row: Row) -> dict[str, Any]:
-    control, judgement = row.control, row.judgement
+    planned, control, judgement = row.planned, row.control, row.judgement
     record: dict[str, Any] = {
-        "set": row.name, "done": row.done, "scale": row.scale, "heads": names(row.heads),
-        "count": len(row.heads), "found": row.found, "origin": row.origin, "metric": table.metric,
+        "set": planned.name, "done": planned.done, "scale": planned.scale,
+        "heads": names(planned.heads), "count": len(planned.heads), "found": planned.found,
+        "origin": planned.origin, "metric": table.metric,
         "problems": table.problems, "samples": table.samples, "intact": table.intact.value,
         "ablated": row.value, **row.effect.cells("delta"), "random_draws": control.draws,
         "random": control.value, "random_lowest": min(control.values),

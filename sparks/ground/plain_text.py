@@ -29,6 +29,11 @@ def number(value: float) -> str:
     return _NONE if math.isnan(value) else f"{value:.4g}"
 
 
+def decimals(value: float) -> str:
+    """Two digits behind the point, or a dash where there is none."""
+    return _NONE if math.isnan(value) else f"{value:.2f}"
+
+
 def percent(share: float) -> str:
     """Three digits, or a dash where there is none."""
     return _NONE if math.isnan(share) else f"{100 * share:.3g}%"

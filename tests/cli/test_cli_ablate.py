@@ -13,9 +13,8 @@ from models import tiny_model
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM
 
-from sparks.effects.head_means import measure_head_means
+from sparks.effects.head_means import measure_head_means, reference_rows
 from sparks.effects.interventions import intervene
-from sparks.effects.references import reference_rows
 
 IDS = torch.tensor([[5, 9, 30, 12, 7]])
 TEXTS = [{"problem": f"{n} + 1 = ?", "answer": str(n + 1)} for n in (3, 4)]

@@ -98,15 +98,19 @@ def done(made, tmp_path_factory) -> Path:
 
 def test_the_planted_heads_are_found_and_dead_ones_are_not(done):
     table = read_study(done)
-    found = {row.name: row for row in table.rows}
+    found = {row.planned.name: row for row in table.rows}
     assert list(found) == ["emergent", "base", "control"]
     assert table.intact.value == 1
     alive = found["emergent"]
-    assert (alive.heads, alive.value, alive.control.values) == (ALIVE, 0.0, (1.0, 1.0, 1.0))
+    assert (alive.planned.heads, alive.value, alive.control.values) == (ALIVE, 0.0, (1.0, 1.0, 1.0))
     assert alive.judgement.verdict == "beyond matched random heads"
     assert alive.p_holm == pytest.approx(3 * 2 / 2**PROBLEMS)
     dead = found["base"]
-    assert (dead.heads, dead.value, dead.control.values) == (((0, 0),), 1.0, (1.0, 1.0, 1.0))
+    assert (dead.planned.heads, dead.value, dead.control.values) == (
+        ((0, 0),),
+        1.0,
+        (1.0, 1.0, 1.0),
+    )
     assert dead.judgement.verdict == "no more than matched random heads"
     # The control head is dead too, but one of its three random others is alive.
     assert found["control"].value == 1
@@ -180,10 +184,10 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_was_not(
     assert "no head set is finished together with its random heads yet" in capsys.readouterr().err
     assert study(made, out, *small) == 0
     assert len(batches) == 7 + 2 * len([*Plan.load(out).conditions()]) - 6
-    whole = {row.name: row for row in read_study(done).rows}
+    whole = {row.planned.name: row for row in read_study(done).rows}
     for row in read_study(out).rows:
-        assert row.value == whole[row.name].value
-        assert row.control == whole[row.name].control
+        assert row.value == whole[row.planned.name].value
+        assert row.control == whole[row.planned.name].control
     capsys.readouterr()
 
 
@@ -195,7 +199,7 @@ def test_a_set_is_shown_when_its_draws_are_all_there(done, tmp_path, capsys):
     page = wide(capsys.readouterr().out)
     assert "base, set to 0: 3 of 4 conditions are finished" in page
     assert "base, 1 set to 0" not in page
-    assert [row.name for row in read_study(out).rows] == ["emergent", "control"]
+    assert [row.planned.name for row in read_study(out).rows] == ["emergent", "control"]
 
 
 def test_answers_of_other_settings_are_never_mixed(made, done, tmp_path, capsys):
@@ -223,7 +227,7 @@ def test_scaling_curves_over_factors_and_sizes(made, tmp_path, capsys):
     assert study(made, out, *more) == 0
     captured = capsys.readouterr()
     assert "left out: pruned: no head is pruned" in captured.err
-    rows = [(row.scale, len(row.heads)) for row in read_study(out).rows]
+    rows = [(row.planned.scale, len(row.planned.heads)) for row in read_study(out).rows]
     assert rows == [(0.0, 1), (1.3, 1), (0.0, 2), (1.3, 2)]
     for name in ("effects-scale", "effects-heads"):
         assert (out / f"{name}.svg").read_text().startswith("<?xml")

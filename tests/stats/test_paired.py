@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from sparks.effects.metrics import Metric, beside
+from sparks.effects.judging import BEYOND, NO_MORE, UNDECIDED, Metric, beside, holm, judge
 from sparks.effects.settings import EffectConfig
-from sparks.effects.verdicts import BEYOND, NO_MORE, UNDECIDED, holm, judge
 from sparks.ground.errors import SparksError
 from sparks.stats.intervals import Interval, student_quantile
 from sparks.stats.paired import contrast, effect, random_effect, sign_flip_p

@@ -52,7 +52,7 @@ def studied(arguments: argparse.Namespace) -> tuple[EffectTable, Path]:
 
 
 def _check(arguments: argparse.Namespace, judged: EffectConfig, config: EvaluationConfig) -> None:
-    from sparks.effects.metrics import Metric
+    from sparks.effects.judging import Metric
 
     Metric.named(judged.metric).check(config.samples)
     check_doing(arguments)

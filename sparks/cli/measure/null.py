@@ -169,7 +169,7 @@ def _bands(
 def _page(timeline: Timeline, found: Sequence[NullBand]) -> list[str]:
     from sparks.ground.plain_text import count, inert
     from sparks.timeline.nulls import sentence
-    from sparks.views.text.page import Page, column_sizes
+    from sparks.views.text.page import Page
 
     page = Page(None, wants_color())
     page.labelled(
@@ -179,11 +179,7 @@ def _page(timeline: Timeline, found: Sequence[NullBand]) -> list[str]:
         f"95 %)",
     )
     page.heading("Heads")
-    columns = _columns(found)
-    sizes = column_sizes(columns, page.width, ("draws", "prunings", "active"))
-    rows = [dict(zip(columns, columns, strict=True))]
-    rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    page.grid("".join(f"  {row[name]:>{size}}" for name, size in sizes.items()) for row in rows)
+    page.table(_columns(found), ("draws", "prunings", "active"), named=False)
     page.heading("What it says")
     for band in found:
         said = sentence(timeline.by("paper" if band.rule == "paper" else "growth"), band)

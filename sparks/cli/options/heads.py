@@ -147,8 +147,7 @@ def means_of(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> HeadM
     """
     if arguments.mean is None:
         return None
-    from sparks.effects.head_means import measure_head_means
-    from sparks.effects.references import reference_rows
+    from sparks.effects.head_means import measure_head_means, reference_rows
     from sparks.models.families import context_of
 
     rows = reference_rows(arguments.mean, tokenizer, max_tokens=context_of(model.config))

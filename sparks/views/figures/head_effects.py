@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Over = Literal["scale", "heads"]
 _OVER: dict[Over, tuple[str, Callable[[Row], float]]] = {
-    "scale": ("factor on the heads' outputs", lambda row: row.scale),
-    "heads": ("heads, most important first", lambda row: float(len(row.heads))),
+    "scale": ("factor on the heads' outputs", lambda row: row.planned.scale),
+    "heads": ("heads, most important first", lambda row: float(len(row.planned.heads))),
 }
 _LEFT, _BOTTOM, _TOP, _RIGHT, _BELOW = 0.42, 0.36, 0.22, 0.1, 0.22
 
@@ -86,8 +86,8 @@ def _curves(table: EffectTable, over: Over) -> list[tuple[str, list[Row]]]:
     axis = _OVER[over][1]
     found: dict[tuple[str, object], list[Row]] = {}
     for row in table.rows:
-        fixed = len(row.heads) if over == "scale" else row.done
-        found.setdefault((row.name, fixed), []).append(row)
+        fixed = len(row.planned.heads) if over == "scale" else row.planned.done
+        found.setdefault((row.planned.name, fixed), []).append(row)
     many = len({fixed for _, fixed in found}) > 1
     return [
         (_title(name, fixed, over) if many else name, sorted(rows, key=axis))

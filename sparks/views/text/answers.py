@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparks.ground.plain_text import count, inert, percent
 from sparks.timeline.answers import Change, EvaluationHistory
 from sparks.timeline.timeline import Timeline
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 
 _SHOWN = 3
 """Changed problems named of the last evaluation, of each kind."""
@@ -28,7 +28,7 @@ def add_history(page: Page, timeline: Timeline) -> None:
         f"Evaluations on {inert(base.task, 60)}: {count(len(base.ids), 'problem')}, "
         f"{count(base.samples, 'sample')} each, 95% intervals over problems"
     )
-    page.grid(_grid(_columns(history), page.width))
+    page.table(_columns(history), _GIVEN_UP_FIRST, named=False)
     if len(history.steps) == 1:
         return
     page.labelled(
@@ -59,14 +59,6 @@ def _columns(history: EvaluationHistory) -> dict[str, list[str]]:
         "born": [str(row["born"]) for row in rows],
         "pruned": [str(row["pruned"]) for row in rows],
     }
-
-
-def _grid(columns: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:
-    """Header and rows, right-aligned."""
-    sizes = column_sizes(columns, width, _GIVEN_UP_FIRST)
-    yield "".join(f"  {name:>{size}}" for name, size in sizes.items())
-    for row in zip(*(columns[name] for name in sizes), strict=True):
-        yield "".join(f"  {cell:>{size}}" for cell, size in zip(row, sizes.values(), strict=True))
 
 
 def _change(row: Mapping[Any, Any]) -> str:

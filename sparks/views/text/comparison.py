@@ -6,14 +6,14 @@ Every name that a file or a caller gives passes `inert` first, as everywhere in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from sparks.ground.plain_text import count, inert, number, percent
+from sparks.ground.plain_text import count, decimals, inert, number, percent
 from sparks.timeline.comparison import Comparison, When
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 from sparks.views.text.timeline import settings_in_words
 from sparks.views.words import head_range, null_in_words, range_meaning, rule_in_words
 
@@ -116,7 +116,7 @@ def _runs(page: Page, runs: pd.DataFrame) -> None:
         "regime": [row["regime"] for row in rows],
         "survival": [percent(round(row["survival"], 3)) for row in rows],
         "moved": [percent(round(row["edges_turnover"], 3)) for row in rows],
-        "alike": [_two(row["edges_stability"]) for row in rows],
+        "alike": [decimals(row["edges_stability"]) for row in rows],
     }
     if runs["specific"].notna().any():
         columns["specific"] = [_whole(row["specific"]) for row in rows]
@@ -124,8 +124,8 @@ def _runs(page: Page, runs: pd.DataFrame) -> None:
     for name in logged:
         columns[name] = [_span(row, name, " > ") for row in rows]
     more = f" ({' and '.join(logged)}: first > last logged)" if logged else ""
-    _table(page, f"Runs, each to its own end{more}", columns)
-    shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
+    page.heading(f"Runs, each to its own end{more}")
+    shown = page.table(columns, _GIVEN_UP_FIRST)
     meanings = range_meaning(runs["undecided"]) | _MEANINGS
     if meant := [f"{name}: {text}" for name, text in meanings.items() if name in shown]:
         page.labelled(" ", "; ".join(meant), style="quiet")
@@ -146,10 +146,6 @@ def _whole(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.0f}"
 
 
-def _two(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
 def _sentences(page: Page, runs: pd.DataFrame) -> None:
     page.heading("In words")
     for row in runs.to_dict("records"):
@@ -166,9 +162,10 @@ def _overlap(page: Page, rows: pd.DataFrame, words: str) -> None:
         "shared": [str(shared) for shared in rows["shared"]],
         "undecided": [str(apart) for apart in rows["undecided"]],
         "by chance": [number(value) for value in rows["shared_by_chance"]],
-        "Jaccard": [_two(value) for value in rows["jaccard"]],
+        "Jaccard": [decimals(value) for value in rows["jaccard"]],
     }
-    _table(page, f"Overlap of heads {words}", columns)
+    page.heading(f"Overlap of heads {words}")
+    page.table(columns, _GIVEN_UP_FIRST)
 
 
 def _exclusive(page: Page, comparison: Comparison, when: When) -> None:
@@ -200,30 +197,10 @@ def _notes(page: Page, comparison: Comparison) -> None:
 # -- cells -----------------------------------------------------------------------------------
 
 
-def _table(page: Page, title: str, columns: dict[str, list[str]]) -> None:
-    page.heading(title)
-    page.grid(_grid(columns, page.width))
-
-
-def _grid(columns: dict[str, list[str]], width: int) -> Iterator[str]:
-    """Header and rows; the first column holds names, the least important go until the rest fits."""
-    sizes = column_sizes(columns, width, _GIVEN_UP_FIRST)
-    first, *rest = sizes
-    room = width - sum(sizes[name] + 2 for name in rest) - 2
-    sizes[first] = max(4, min(sizes[first], room))
-    for cells in ([*sizes], *zip(*(columns[name] for name in sizes), strict=True)):
-        numbers = (f"  {cell:>{sizes[name]}}" for name, cell in zip(rest, cells[1:], strict=True))
-        yield f"  {_cut(cells[0], sizes[first]):<{sizes[first]}}" + "".join(numbers)
-
-
 def _span(run: Mapping[Any, Any], curve: str, between: str) -> str:
     """First and last logged number of a curve."""
     first, last = run[f"{curve}_first"], run[f"{curve}_last"]
     return number(first) if math.isnan(first) else f"{number(first)}{between}{number(last)}"
-
-
-def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else text[: size - 1] + "…"
 
 
 def _name(page: Page, name: str) -> str:

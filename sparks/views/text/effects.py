@@ -57,7 +57,8 @@ def render(table: EffectTable, *, width: int | None = None, color: bool = False)
         page.labelled(named(row), "", style=_STYLES[row.judgement.verdict], indent=2)
         page.labelled(" ", sentence(table, row), style="quiet", indent=1)
     page.heading("Heads")
-    for name, heads, origin in dict.fromkeys((r.name, r.heads, r.origin) for r in table.rows):
+    sets = (row.planned for row in table.rows)
+    for name, heads, origin in dict.fromkeys((s.name, s.heads, s.origin) for s in sets):
         page.labelled(inert(name, 40), f"{names(heads)}: {inert(origin)}", indent=2)
     page.lines.append("")
     for line in (*_shared(table), *_moved(table)):
@@ -92,8 +93,8 @@ def _falls(delta: float) -> str:
 def _shared(table: EffectTable) -> Iterator[str]:
     """Sets that hold the same heads tell one story twice."""
     sets: dict[str, frozenset[tuple[int, int]]] = {}
-    for row in table.rows:
-        sets[row.name] = sets.get(row.name, frozenset()) | frozenset(row.heads)
+    for planned in (row.planned for row in table.rows):
+        sets[planned.name] = sets.get(planned.name, frozenset()) | frozenset(planned.heads)
     for (one, first), (other, second) in itertools.combinations(sets.items(), 2):
         if both := first & second:
             yield (
@@ -105,7 +106,7 @@ def _shared(table: EffectTable) -> Iterator[str]:
 def _moved(table: EffectTable) -> Iterator[str]:
     for row in table.rows:
         if moved := sum(row.control.moved):
-            of = len(row.heads) * row.control.draws
+            of = len(row.planned.heads) * row.control.draws
             yield (
                 f"{named(row)}: {moved} of {of} random heads lie in the nearest other layers, "
                 f"where their own has too few heads left"
@@ -126,7 +127,7 @@ def _grid(table: EffectTable, width: int) -> Iterator[str]:
         sizes[0] = max(8, sizes[0] - over)
     for line in lines:
         cells = [line[place] for place in kept]
-        text = f"  {_cut(cells[0], sizes[0]):<{sizes[0]}}"
+        text = f"  {inert(cells[0], sizes[0]):<{sizes[0]}}"
         for place, cell, size in zip(kept[1:], cells[1:], sizes[1:], strict=True):
             text += f"  {cell:<{size}}" if header[place] == "verdict" else f"  {cell:>{size}}"
         yield text.rstrip()
@@ -141,7 +142,3 @@ def _kept(header: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> 
             break
         places = [place for place in places if place < 2 or not header[place].startswith(start)]
     return places
-
-
-def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else text[: size - 1] + "…"

@@ -14,7 +14,7 @@ from sparks.attribution.faithfulness.settings import METRICS, Metric
 from sparks.ground.config import check_choice
 from sparks.ground.plain_text import count, inert, number, percent
 from sparks.stats.intervals import Interval
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 
 _MEANS = {"kl": "-L, KL from the clean run", "logit-diff": "logit difference of the next token"}
 _TITLES = {
@@ -55,9 +55,9 @@ def render(
     control = curves.curve("random", metric)
     for kind, title in _TITLES.items():
         page.heading(title)
-        _grid(page, _points(curves.curve(kind, metric), control))
+        page.table(_points(curves.curve(kind, metric), control), _GIVEN_UP_FIRST, named=False)
     page.heading("Areas")
-    _grid(page, _areas(curves))
+    page.table(_areas(curves), _GIVEN_UP_FIRST, named=False)
     page.heading("What it says")
     for line in _verdicts(curves):
         page.labelled("-", line, indent=2)
@@ -162,10 +162,3 @@ def _with_ends(estimate: Interval, digits: int = 2) -> str:
     if math.isnan(estimate.low):
         return value
     return f"{value} [{estimate.low:.{digits}f},{estimate.high:.{digits}f}]"
-
-
-def _grid(page: Page, columns: dict[str, list[str]]) -> None:
-    sizes = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
-    rows = [dict(zip(columns, columns, strict=True))]
-    rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    page.grid("".join(f"  {row[name]:>{size}}" for name, size in sizes.items()) for row in rows)

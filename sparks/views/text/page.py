@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sparks.ground.errors import SparksError
+from sparks.ground.plain_text import inert
 
 NARROWEST = 40
 _FALLBACK_WIDTH = 100
@@ -72,6 +73,36 @@ class Page:
         for index, line in enumerate(lines):
             self.lines.append(self.styled(line, "quiet") if index == 0 else line)
 
+    def table(
+        self,
+        columns: Mapping[str, Sequence[str]],
+        given_up_first: Sequence[str] = (),
+        *,
+        named: bool = True,
+    ) -> Collection[str]:
+        """Header and rows; the least important columns go until the rest fits.
+
+        Args:
+            columns: cells by header.
+            given_up_first: headers that may go, the first of them first.
+            named: the first column holds names, to the left, and is cut last; else all are numbers.
+
+        Returns:
+            Headers that are shown.
+        """
+        sizes = column_sizes(columns, self.width, given_up_first)
+        first, *rest = sizes
+        if named:
+            room = self.width - sum(sizes[name] + 2 for name in rest) - 2
+            sizes[first] = max(4, min(sizes[first], room))
+        lines = []
+        for cells in ([*sizes], *zip(*(columns[name] for name in sizes), strict=True)):
+            lead = inert(cells[0], sizes[first]).ljust(sizes[first]) if named else cells[0]
+            pairs = zip([lead, *cells[1:]], sizes.values(), strict=True)
+            lines.append("".join(f"  {cell:>{size}}" for cell, size in pairs))
+        self.grid(lines)
+        return sizes
+
 
 def column_sizes(
     columns: Mapping[str, Sequence[str]], width: int, given_up_first: Sequence[str]
@@ -83,6 +114,3 @@ def column_sizes(
             break
         sizes.pop(name, None)
     return sizes
-
-
-# -- words -----------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ Every name that a file or a caller gives passes `inert` first, as everywhere in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from sparks.ground.plain_text import inert, number, percent
+from sparks.ground.plain_text import decimals, inert, number, percent
 from sparks.stats.coupling import Coupling
 from sparks.stats.intervals import Interval
 from sparks.timeline.regimes.regime import Regime, circuit_turnover
 from sparks.timeline.regimes.tables import RegimeTables
 from sparks.timeline.regimes.turnover import Turnover
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 
 _LONGEST_NAME = 24
 _GIVEN_UP_FIRST = (
@@ -38,7 +38,7 @@ def render(tables: RegimeTables, *, width: int | None = None, color: bool = Fals
     """
     page = Page(width, color)
     names = [_name(page, name) for name in tables.names]
-    page.lines += _grid(page, _runs(names, tables.regimes), _GIVEN_UP_FIRST)
+    page.table(_runs(names, tables.regimes), _GIVEN_UP_FIRST)
     for name, regime, timeline in zip(names, tables.regimes, tables.timelines, strict=True):
         _verdict(page, name, regime)
         _circuits(page, circuit_turnover(timeline))
@@ -56,7 +56,7 @@ def _runs(names: Sequence[str], regimes: Sequence[Regime]) -> dict[str, list[str
         "survival": [_share(regime.survival) for regime in regimes],
         "half-life": [_steps(regime.half_life.value) for regime in regimes],
         "turnover": [percent(regime.turnover.value) for regime in regimes],
-        "rise": [_two(regime.growth.rho) for regime in regimes],
+        "rise": [decimals(regime.growth.rho) for regime in regimes],
         "follows reward": [_coupled(regime.reward) for regime in regimes],
         "retained": [percent(regime.retained.value) for regime in regimes],
     }
@@ -74,8 +74,7 @@ def _verdict(page: Page, name: str, regime: Regime) -> None:
 
 def _circuits(page: Page, rows: Sequence[Turnover]) -> None:
     page.heading("Circuits: share moved from the checkpoint before, and agreement of two probes")
-    page.lines += _grid(
-        page,
+    page.table(
         {
             "step": [str(row.step) for row in rows],
             "edges moved": [_share(row.edges_from_previous) for row in rows],
@@ -92,20 +91,6 @@ def _circuits(page: Page, rows: Sequence[Turnover]) -> None:
 # -- cells -----------------------------------------------------------------------------------------
 
 
-def _grid(page: Page, columns: dict[str, list[str]], given_up: Sequence[str]) -> Iterator[str]:
-    """Header, quiet, and rows; the first column is left-aligned."""
-    sizes = column_sizes(columns, page.width, given_up)
-    first, *rest = sizes
-    for place, cells in enumerate(
-        [[*sizes], *zip(*(columns[name] for name in sizes), strict=True)]
-    ):
-        line = f"  {cells[0]:<{sizes[first]}}"
-        line += "".join(
-            f"  {cell:>{sizes[name]}}" for name, cell in zip(rest, cells[1:], strict=True)
-        )
-        yield page.styled(line, "quiet") if not place else line
-
-
 def _share(interval: Interval) -> str:
     """`79% (53-93)`."""
     if math.isnan(interval.value):
@@ -116,10 +101,6 @@ def _share(interval: Interval) -> str:
 
 def _steps(value: float) -> str:
     return "> run" if math.isinf(value) else number(value)
-
-
-def _two(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _coupled(found: Coupling | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sparks.ground.plain_text import count, inert, percent
 from sparks.models.heads import names
 from sparks.probes.thinking_switch import MODES, Mode
 from sparks.thinking.comparison import ThinkComparison
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 from sparks.views.text.timeline import settings_in_words
 from sparks.views.words import RULE_NAMES
 
@@ -123,7 +123,7 @@ def _counts(page: Page, comparison: ThinkComparison, counts: pd.DataFrame) -> No
         "neither": [str(row["neither"]) for row in rows],
         "luck": [_range(row, "luck", 0) for row in rows],
     }
-    page.grid(_grid(columns, page.width))
+    page.table(columns, _GIVEN_UP_FIRST)
     page.labelled(
         " ",
         "on, off: heads that are active under the mode; luck: heads of one mode alone if each "
@@ -167,11 +167,11 @@ def _heads(page: Page, comparison: ThinkComparison, most: int) -> None:
     columns = {
         "head": [str(row["head"]) for row in rows],
         "state": [str(row["state"]) for row in rows],
-        "thinking on": [_share(row, "on") for row in rows],
-        "thinking off": [_share(row, "off") for row in rows],
+        "thinking on": [_range(row, "on", 2) for row in rows],
+        "thinking off": [_range(row, "off", 2) for row in rows],
         "by paper": [str(row["paper_state"]) for row in rows],
     }
-    page.grid(_grid(columns, page.width, _OF_HEADS))
+    page.table(columns, _OF_HEADS)
     rest = f"; {len(shown) - len(rows)} more in --format csv" if len(shown) > len(rows) else ""
     page.labelled(" ", f"share of all |score|, in even shares (95%){rest}", style="quiet")
 
@@ -188,7 +188,7 @@ def _overlap(page: Page, overlap: pd.DataFrame) -> None:
         "split: one mode": [_range(row, "one_mode", 2) for row in rows],
         "split: two modes": [_range(row, "two_modes", 2) for row in rows],
     }
-    page.grid(_grid(columns, page.width, _OF_OVERLAP))
+    page.table(columns, _OF_OVERLAP)
     page.labelled(
         " ",
         "Jaccard: shared / union, of single probes the mean with its 95% interval. Split: the same "
@@ -252,17 +252,6 @@ def next_command(comparison: ThinkComparison, model: str, folder: Path, mode: Mo
 # -- cells -----------------------------------------------------------------------------------
 
 
-def _grid(
-    columns: Mapping[str, list[str]], width: int, given_up: Sequence[str] = _GIVEN_UP_FIRST
-) -> Iterator[str]:
-    """Header and rows; the first column to the left, the least important go until all fit."""
-    sizes = column_sizes(columns, width, given_up)
-    first, *rest = sizes
-    for cells in ([*sizes], *zip(*(columns[name] for name in sizes), strict=True)):
-        numbers = (f"  {cell:>{sizes[name]}}" for name, cell in zip(rest, cells[1:], strict=True))
-        yield f"  {cells[0]:<{sizes[first]}}" + "".join(numbers)
-
-
 def _range(row: Mapping[Any, Any], name: str, digits: int, prefix: str | None = None) -> str:
     """Such as `0.41 (0.36-0.47)`; without the ends where they are unknown."""
     ends = [row[f"{name}_{end}" if prefix is None else end] for end in ("low", "high")]
@@ -272,7 +261,3 @@ def _range(row: Mapping[Any, Any], name: str, digits: int, prefix: str | None = 
     if any(map(math.isnan, ends)):
         return value
     return f"{value} ({ends[0]:.{digits}f}-{ends[1]:.{digits}f})"
-
-
-def _share(row: Mapping[Any, Any], mode: str) -> str:
-    return f"{row[mode]:.2f} ({row[f'{mode}_low']:.2f}-{row[f'{mode}_high']:.2f})"

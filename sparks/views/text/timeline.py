@@ -6,7 +6,7 @@ Every name that a file may hold passes `inert` first (`plain_text`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ import pandas as pd
 from jaxtyping import Num
 
 from sparks.ground.errors import SparksError
-from sparks.ground.plain_text import count, inert, number, percent
+from sparks.ground.plain_text import count, decimals, inert, number, percent
 from sparks.timeline.growth.tables import most_moved
 from sparks.timeline.regimes.regime import Regime, circuit_turnover
 from sparks.timeline.timeline import EVENT_KINDS, Timeline
 from sparks.views.text.answers import add_history
-from sparks.views.text.page import Page, column_sizes
+from sparks.views.text.page import Page
 from sparks.views.words import (
     circuits_in_words,
     control_in_words,
@@ -224,30 +224,15 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     ]
     circuits = circuit_turnover(timeline)
     columns["moved"] = [percent(round(row.edges_from_previous.value, 3)) for row in circuits]
-    columns["alike"] = [_two(row.edges_stability.value) for row in circuits]
+    columns["alike"] = [decimals(row.edges_stability.value) for row in circuits]
     columns["gap"] = [percent(value) for value in counts["completeness_gap_max"]]
     columns["points"] = [f"{value:.0f}" for value in counts["points_max"]]
     columns["seconds"] = [f"{value:.1f}" for value in counts["seconds"]]
     page.heading(f"Checkpoints ({' and '.join(logged)}: last logged)" if logged else "Checkpoints")
-    page.grid(_grid(columns, page.width, _GIVEN_UP_FIRST))
-    shown = column_sizes(columns, page.width, _GIVEN_UP_FIRST)
+    shown = page.table(columns, _GIVEN_UP_FIRST, named=False)
     meanings = range_meaning(counts["undecided"]) | _MEANINGS
     if meant := [f"{name}: {text}" for name, text in meanings.items() if name in shown]:
         page.labelled(" ", "; ".join(meant), style="quiet")
-
-
-def _two(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _grid(
-    columns: dict[str, list[str]], width: int, given_up_first: Sequence[str] = ()
-) -> Iterator[str]:
-    """Header and rows, right-aligned; the least important columns go until the rest fits."""
-    sizes = column_sizes(columns, width, given_up_first)
-    yield "".join(f"  {name:>{size}}" for name, size in sizes.items())
-    for row in zip(*(columns[name] for name in sizes), strict=True):
-        yield "".join(f"  {cell:>{size}}" for cell, size in zip(row, sizes.values(), strict=True))
 
 
 def _latest(curve: pd.Series, steps: pd.Series) -> list[float]:
@@ -307,7 +292,7 @@ def _growth(page: Page, timeline: Timeline, max_heads: int) -> None:
         f"Heads that grew or shrank by step {timeline.steps[at]}: share of all |score| against "
         f"step {first}, with its 95% interval"
     )
-    page.grid(_grid(columns, page.width, ("now",)))
+    page.table(columns, ("now",), named=False)
     if left := len(found) - len(rows):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
 
@@ -335,7 +320,7 @@ def _cohorts(page: Page, timeline: Timeline) -> None:
         "alive at end": [str(alive) for alive in grouped["sum"]],
         "share kept": [percent(share) for share in grouped["sum"] / grouped["size"]],
     }
-    page.grid(_grid(columns, page.width))
+    page.table(columns, named=False)
 
 
 def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
@@ -357,7 +342,7 @@ def _heads(page: Page, timeline: Timeline, max_heads: int) -> None:
             "–" if pd.isna(row["specificity"]) else row["specificity"] for row in rows
         ]
     page.heading(f"Heads at step {timeline.steps[-1]}, with 95% intervals over probes")
-    page.grid(_grid(columns, page.width, _LESS_ABOUT_HEADS))
+    page.table(columns, _LESS_ABOUT_HEADS, named=False)
     page.labelled(" ", "share: of all |score|, in even shares", style="quiet")
     if left := len(heads) - len(rows):
         page.lines.append(page.styled(f"  ... and {left} more", "quiet"))
