@@ -30,7 +30,7 @@ def main() -> None:
             output_dir=str(arguments.output),
             max_steps=arguments.max_steps,
             per_device_train_batch_size=arguments.batch_size,
-            learning_rate=4e-5,  # the paper's, for SFT
+            learning_rate=1e-4,  # 2.5 times the paper's, for a model a tenth as large
             lr_scheduler_type="cosine",
             warmup_steps=2,
             bf16=False,

@@ -193,6 +193,8 @@ def _gap_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
         return "completeness gap unknown"
     worst = int(np.nanargmax(gaps))
     missed = f"that the points on the path miss ({points_in_words(timeline, counts)})"
+    if timeline.rule == "growth":
+        missed += "; a factor that all heads have in common cancels in shares"
     if timeline.metas[-1].settings.method == "secant":
         missed = "that rounding takes"
     return (
