@@ -99,8 +99,8 @@ function hatch(pen, palette) {
   return stripes(pen, 6, palette.missing, [[palette.hatch, 0]]);
 }
 
-// Over cells that are undecided: a dark and a light stripe, seen on every colour.
-const doubt = (pen, palette) => stripes(pen, 7, null, [[palette.ink, 0], [palette.paper, 1.6]]);
+// Over cells that are undecided: a grey and a light stripe, seen on every colour, and quiet.
+const doubt = (pen, palette) => stripes(pen, 7, null, [[palette.soft, 0], [palette.paper, 1.6]]);
 
 function stripes(pen, size, ground, lines) {
   const tile = document.createElement("canvas");
