@@ -72,7 +72,8 @@ class Page:
         """Open all that is folded, as a reader does who wants the evidence."""
         self.browser.execute_async_script(
             """const [done] = arguments;
-            for (const fold of document.querySelectorAll('details:not(.changes *)')) fold.open = true;
+            const folds = document.querySelectorAll('details:not(.changes *)');
+            for (const fold of folds) fold.open = true;
             setTimeout(done, 20);"""
         )
 

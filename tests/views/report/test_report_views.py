@@ -500,7 +500,7 @@ def test_every_view_has_a_caption(open_page: Open, run: Timeline):
         for section in page.browser.find_elements("css selector", f"#{view}-view section"):
             captions = section.find_elements("css selector", ".caption")
             assert captions, section.get_attribute("outerHTML")[:200]
-            assert all(len(caption.text) > 40 for caption in captions)
+            assert all(15 < len(caption.text) < 450 for caption in captions)
 
 
 def test_paper_is_white(open_page: Open, run: Timeline):
