@@ -18,7 +18,7 @@ const cssColour = rgb => "rgb(" + rgb.join(",") + ")";
 function readPalette() {
   const style = getComputedStyle(document.documentElement), out = {};
   for (const name of ["paper", "ink", "soft", "line", "empty", "missing", "hatch", "base", "undated",
-    "born", "minus", "plus", "zero", "accent", "mark"]) {
+    "born", "minus", "plus", "zero", "mark"]) {
     out[name] = style.getPropertyValue("--" + name).trim();
     out[name + "Rgb"] = parseColour(out[name]);
   }
@@ -57,5 +57,5 @@ function cellColour(run, palette, mode, at, row) {
 }
 
 // Of lines and marks of a head.
-const headColour = (run, row, palette) => run.isBase[row] ? palette.base :
-  run.cohortOf[row] >= 0 ? palette.born : palette.undated;
+const headColour = (run, row, palette) => run.cohortOf[row] >= 0 ? palette.born :
+  run.isUndated[row] ? palette.undated : palette.base;

@@ -22,8 +22,8 @@ function drawCurve(holder, run, curve, view, palette) {
   clipTo(pen, area, () => {
     if (curve.isNull) drawNull(pen, area, run.null.births, y, palette);
     const ends = end => end.map(value => value === null ? NaN : y(value));
-    if (curve.low) drawEnds(pen, x, ends(curve.low), ends(curve.high), palette.accent);
-    drawLine(pen, x.map((place, i) => [place, y(curve.values[i])]), palette.accent, [],
+    if (curve.low) drawEnds(pen, x, ends(curve.low), ends(curve.high), palette.soft);
+    drawLine(pen, x.map((place, i) => [place, y(curve.values[i])]), palette.ink, [],
       inside.length < 45);
   });
   return area;

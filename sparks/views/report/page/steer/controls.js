@@ -262,8 +262,9 @@ function listenToTheme() {
     own = true;
     set(root.dataset.theme !== "dark");
   });
-  // Paper is white.
+  // Paper is white, and nobody can unfold it.
   window.addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
     before = root.dataset.theme === "dark";
     if (before) set(false);
   });
