@@ -90,7 +90,7 @@ function drawChanges(pen, area, changes) {
   pen.strokeStyle = palette.paper;
   pen.fillStyle = palette.ink;
   pen.lineWidth = 2.5;
-  pen.font = Math.max(9, Math.min(14, area.rowHeight + 2)) + "px system-ui, sans-serif";
+  pen.font = (changes.length > 100 ? 9 : 13) + "px system-ui, sans-serif";
   for (const [index, at, way] of changes) {
     const x = placeOf(area, view, run.steps[at]), y = area.top + (index + 0.5) * area.rowHeight;
     if (x < area.left || x > area.right) continue;
