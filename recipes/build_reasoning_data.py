@@ -1,13 +1,14 @@
 """Problems with worked solutions, for the quickstart: no network, no model.
 
     python recipes/build_reasoning_data.py                  # .cache/reasoning, a few seconds
-    python recipes/build_reasoning_data.py --output FOLDER --train 600 --problems 64 --seed 0
+    python recipes/build_reasoning_data.py --output FOLDER --train 600 --problems 72 --seed 0
 
 Problems come from reasoning-gym's generators; the steps of each solution are worked out here from
 the numbers of the problem, and reasoning-gym's own scorer must give every solution 1.0.
 
     train.jsonl      `prompt` (system and user message) and `completion` (assistant message)
     problems.jsonl   the same and `group` (the task), for `sparks probes`; other questions
+    held-out.jsonl   the same, others again: do calls hold on probes that made none of them?
     evaluation.jsonl `prompt` and `answer`, for `sparks evaluate`; others again, answers are numbers
     sums.jsonl       the same: sums of two digits, which a model of this size can learn to solve
 """
@@ -274,24 +275,27 @@ def main() -> None:
     )
     for name, default, text in (
         ("--train", 600, "records to train on"),
-        ("--problems", 64, "problems for probes"),
+        ("--problems", 72, "problems for probes"),
+        ("--held-out", 72, "problems for held-out probes"),
         ("--evaluation", 120, "problems to evaluate on"),
         ("--seed", 0, "seed of the problems"),
     ):
         parser.add_argument(name, type=int, default=default, help=text + " (default: %(default)s)")
     args = parser.parse_args()
-    if min(args.train, args.problems, args.evaluation) < 1:
-        parser.error("--train, --problems and --evaluation must be at least 1")
+    if min(args.train, args.problems, args.held_out, args.evaluation) < 1:
+        parser.error("--train, --problems, --held-out and --evaluation must be at least 1")
     started = time.perf_counter()
-    train, problems, evaluation = build(args.train, args.problems, args.evaluation, args.seed)
+    count = args.problems
+    train, asked, evaluation = build(args.train, count + args.held_out, args.evaluation, args.seed)
     write_atomically(args.output / "train.jsonl", to_jsonl(train, without=("group",)))
     write_atomically(args.output / "evaluation.jsonl", to_jsonl(evaluation))
     write_atomically(args.output / "sums.jsonl", to_jsonl(sums(args.evaluation, args.seed)))
-    write_atomically(args.output / "problems.jsonl", to_jsonl(problems))
+    write_atomically(args.output / "problems.jsonl", to_jsonl(asked[:count]))
+    write_atomically(args.output / "held-out.jsonl", to_jsonl(asked[count:]))
     print(
-        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {len(problems)}, "
-        f"evaluation.jsonl with {len(evaluation)} records, sums.jsonl; every solution scored 1.0, "
-        f"in {time.perf_counter() - started:.0f} s"
+        f"{args.output}: train.jsonl with {len(train)}, problems.jsonl with {count}, "
+        f"held-out.jsonl with {args.held_out}, evaluation.jsonl with {len(evaluation)} records, "
+        f"sums.jsonl; every solution scored 1.0, in {time.perf_counter() - started:.0f} s"
     )
 
 

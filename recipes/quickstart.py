@@ -1,7 +1,7 @@
 """Supervised fine-tuning of SmolLM2-135M-Instruct on worked solutions, its heads watched.
 
     bash recipes/quickstart.sh                     # does everything, this script last
-    python recipes/quickstart.py --max-steps 32 --save-steps 8
+    python recipes/quickstart.py --max-steps 64 --save-steps 16
 
 Needs what quickstart.sh prepares: the model (prepare_smollm2.py), the data
 (build_reasoning_data.py) and probes (`sparks probes`). Full weights, float32, CPU or GPU; time and
@@ -47,14 +47,7 @@ def main() -> None:
         ),
         train_dataset=load_dataset("json", data_files=str(arguments.data), split="train"),
         processing_class=load_tokenizer(str(arguments.model)),
-        callbacks=[
-            SparksCallback(
-                probes=arguments.probes,
-                tolerance=arguments.tolerance,
-                max_points=arguments.most_points,
-                quadrature="pilot",
-            )
-        ],
+        callbacks=[SparksCallback(probes=arguments.probes)],
     )
     trainer.train(resume_from_checkpoint=arguments.resume)
 
@@ -64,17 +57,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path(".cache/smollm2-135m-instruct"))
     parser.add_argument("--data", type=Path, default=Path(".cache/reasoning/train.jsonl"))
-    parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes-16-12.jsonl"))
+    parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes-64-12.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--max-steps", type=int, default=32, help="optimizer steps (default: 32)")
-    parser.add_argument("--save-steps", type=int, default=8, help="a snapshot each (default: 8)")
+    parser.add_argument("--max-steps", type=int, default=64, help="optimizer steps (default: 64)")
+    parser.add_argument("--save-steps", type=int, default=16, help="a snapshot each (default: 16)")
     parser.add_argument("--batch-size", type=int, default=2, help="sequences a step (default: 2)")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.05, help="completeness gap aimed at (default: 0.05)"
-    )
-    parser.add_argument(
-        "--most-points", type=int, default=324, help="most points m on a path (default: 324)"
-    )
     parser.add_argument("--report-to", default="none", help="none, wandb, trackio ...")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument(

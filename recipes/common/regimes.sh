@@ -54,7 +54,7 @@ prepare() {
   else
     data=.cache/reasoning base=.cache/smollm2-135m-instruct teacher=''
     python recipes/prepare_smollm2.py --output "$base"
-    [ -e "$data/sums.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
+    [ -e "$data/held-out.jsonl" ] || python recipes/build_reasoning_data.py --output "$data"
   fi
   same=(--model_name_or_path "$base" --sparks_probes "$output/probes.jsonl")
 }

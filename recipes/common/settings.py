@@ -36,9 +36,7 @@ class RecipeArguments:
     probe_data: str | None = _option(None, "problems for probes, as dataset_name")
     probe_config: str | None = _option(None, "name of the subset of probe_data")
     probe_split: str = _option("train", "split of probe_data")
-    probe_count: int = _option(
-        16, "probes to build; births are decided from about a dozen on, a snapshot costs by them"
-    )
+    probe_count: int = _option(64, "probes to build; with 16, hardly any change of a head is found")
     control_count: int = _option(
         12, "control probes behind them, of what is not trained: copying and plain recall"
     )

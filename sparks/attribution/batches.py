@@ -1,8 +1,8 @@
 """How pairs and points are split into runs that fit a memory budget.
 
-The pair that needs most is prepared first: what one row of it holds is measured (`models.memory`),
-once a model and shape, and the split follows. Pairs whose continuations have one length run
-together.
+What the prefixes of pairs begin with alike is run once. The pair that needs most is prepared first:
+what one row of it holds is measured (`models.memory`), once a model and shape, and the split
+follows. Pairs whose continuations have one length, and which share a prefix, run together.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from torch import nn
+from torch import Tensor, nn
 
-from sparks.attribution.model_runs import Endpoints, Passes
+from sparks.attribution.model_runs import Endpoints, Passes, shared_prefixes
+from sparks.attribution.secant import ENDS, run_ends
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
@@ -35,11 +36,12 @@ class Schedule:
     ) -> None:
         self.anatomy = take_apart(model)
         _check_pairs(self.anatomy, pairs)
-        self.pairs, self.positions = pairs, config.positions
+        self.pairs, self.positions, self.method = pairs, config.positions, config.method
         self.budget = int(config.memory_gib * GIB)
+        self._shared = shared_prefixes(self.anatomy, pairs)
         # The pair that needs most is prepared first: its row is measured, and its runs are kept.
         self._largest = max(range(len(pairs)), key=self._size)
-        self._prepared: tuple[Passes, Endpoints] | None = None
+        self._prepared: tuple[Passes, Endpoints | None] | None = None
         row = self._measure_row()
         self._packed = row.packed
         suffix = len(pairs[self._largest].clean)
@@ -61,34 +63,55 @@ class Schedule:
 
     def _measure_row(self) -> RowBytes:
         pair = self.pairs[self._largest]
-        shape = (len(pair.prefix), len(pair.clean), self.positions)
+        shape = (len(pair.prefix), len(pair.clean), self.positions, self.method)
         if shape not in self.anatomy.row_bytes:
-            passes, ends = self._prepared = self.prepare([self._largest])
-            # Few rows, so that measuring needs little itself; more would share more of the prefix.
-            rows = min(passes.most_packed, 4)
-            with SavedBytes(list(self.anatomy.root.parameters())) as saved:
-                trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
-            self.anatomy.row_bytes[shape] = RowBytes(
-                saved=saved.total // rows,
-                logits=trace.logits.numel() * 4 // rows,
-                prefix=passes.prefix_bytes,
-                packed=passes.most_packed,
-            )
+            self.anatomy.row_bytes[shape] = self._measured(self.passes([self._largest]))
         return self.anatomy.row_bytes[shape]
 
+    def _measured(self, passes: Passes) -> RowBytes:
+        weights: list[Tensor] = list(self.anatomy.root.parameters())
+        if self.method == "secant":
+            self._prepared, rows = (passes, None), ENDS
+            with SavedBytes(weights) as saved:
+                _, trace = run_ends(passes, nodes=False)
+        else:
+            ends = passes.endpoints()
+            # Few rows, so that measuring needs little itself; more would share more of the prefix.
+            self._prepared, rows = (passes, ends), min(passes.most_packed, 4)
+            with SavedBytes(weights) as saved:
+                trace = passes.interpolate(ends, [0.5] * rows, nodes=False)
+        return RowBytes(
+            saved=saved.total // rows,
+            logits=trace.logits.numel() * 4 // rows,
+            prefix=passes.prefix_bytes,
+            packed=passes.most_packed,
+        )
+
+    def passes(self, indices: list[int]) -> Passes:
+        """Run the prefix of some pairs."""
+        return self._begun(indices)[0]
+
     def prepare(self, indices: list[int]) -> tuple[Passes, Endpoints]:
-        """Run the prefix and the endpoints of some pairs."""
+        """Run the prefixes, as far as they are not shared, and the endpoints of some pairs."""
+        passes, ends = self._begun(indices)
+        return passes, passes.endpoints() if ends is None else ends
+
+    def _begun(self, indices: list[int]) -> tuple[Passes, Endpoints | None]:
         if self._prepared is not None and indices == [self._largest]:
             prepared, self._prepared = self._prepared, None
             return prepared
-        passes = Passes(self.anatomy, [self.pairs[i] for i in indices], self.positions)
-        return passes, passes.endpoints()
+        own = [self.pairs[i] for i in indices]
+        return Passes(self.anatomy, own, self.positions, self._shared[indices[0]]), None
 
     def batches(self) -> Iterator[list[int]]:
         """Indices of pairs that run together: continuations of one length, prefixes alike."""
         pairs = self.pairs
-        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean), len(pairs[i].prefix)))
-        for _, same in groupby(order, key=lambda i: len(pairs[i].clean)):
+
+        def kind(index: int) -> tuple[int, int]:
+            return len(pairs[index].clean), self._shared[index].group
+
+        order = sorted(range(len(pairs)), key=lambda i: (*kind(i), len(pairs[i].prefix)))
+        for _, same in groupby(order, key=kind):
             alike = list(same)
             for start in range(0, len(alike), self.estimate.pairs):
                 yield alike[start : start + self.estimate.pairs]

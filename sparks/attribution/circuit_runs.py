@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sparks.attribution.model_runs import Passes
 from sparks.models.anatomy import Anatomy, Layer
-from sparks.models.hooks import hooks, linear_map, on_input, on_output
+from sparks.models.hooks import hooks, on_input, on_output
 
 
 def circuit_loss(
@@ -56,7 +56,7 @@ class CircuitRuns:
             self.corrupted: Float[Tensor, "targets vocab"] = passes.run(clean=False)[0].float()
         self.clean: Float[Tensor, "targets vocab"] = passes.run(clean=True)[0].float()
         # Read before any hook hangs on the modules: an adapter is read by running it.
-        self._columns = [_weight(layer.output) for layer in anatomy.layers]
+        self._columns = [layer.head_columns() for layer in anatomy.layers]
 
     @torch.no_grad()
     def logits(
@@ -72,7 +72,7 @@ class CircuitRuns:
 
 
 class _Writes:
-    """What the embedding, each layer's heads (before `o_proj`) and each MLP gave in one run."""
+    """What the embedding, each layer's heads (`on_heads_write`) and each MLP gave in one run."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
@@ -81,10 +81,11 @@ class _Writes:
         self.mlps: list[Tensor] = []
 
     def watch(self, handles: list[Any]) -> None:
-        handles.append(on_output(self.anatomy.embedding, self._keep_embed))
+        handles.append(self.anatomy.on_embed_write(self._keep_embed))
         for layer in self.anatomy.layers:
-            handles.append(on_input(layer.output, self.mixed.append))
-            handles.append(on_output(layer.mlp, self.mlps.append))
+            handles += layer.on_heads_write(self.mixed.append)
+            # A copy: Falcon adds the attention's output to it in place.
+            handles.append(on_output(layer.mlp_writer, lambda x: self.mlps.append(x.clone())))
 
     def _keep_embed(self, tensor: Tensor) -> None:
         self.embed = tensor
@@ -117,15 +118,15 @@ class _Patched:
         self.busy = False
 
     def watch(self, handles: list[Any]) -> None:
-        handles.append(on_output(self.anatomy.embedding, self._embed_writes))
+        handles.append(self.anatomy.on_embed_write(self._embed_writes))
         for index, layer in enumerate(self.anatomy.layers):
-            handles.append(on_input(layer.attention_norm, self._attention_reads))
+            handles += layer.on_attention_read(self._attention_reads)
             for module in layer.projection_modules:
                 handles.append(on_output(module, self._projection(index, layer, module)))
             handles += [
-                on_input(layer.output, self._heads_write(index)),
-                on_input(layer.mlp_norm, self._mlp_reads(index)),
-                on_output(layer.mlp, self._mlp_writes(index)),
+                *layer.on_heads_write(self._heads_write(index)),
+                *layer.on_mlp_read(self._mlp_reads(index)),
+                on_output(layer.mlp_writer, self._mlp_writes(index)),
             ]
         handles.append(on_input(self.anatomy.final_norm, self._logits_read))
 
@@ -138,7 +139,7 @@ class _Patched:
         def see(mixed: Tensor) -> None:
             heads = self.graph.num_heads
             apart = self.corrupted.mixed[index].float() - mixed.float()
-            columns = self.columns[index].float().unflatten(1, (heads, -1))
+            columns = self.columns[index].unflatten(1, (heads, -1))
             first = self.graph.sources_before_attention(index)
             self.distance[:, first : first + heads] = torch.einsum(
                 "cshf,dhf->chsd", apart.unflatten(-1, (heads, -1)), columns
@@ -149,7 +150,8 @@ class _Patched:
     def _mlp_writes(self, index: int) -> Any:
         def see(written: Tensor) -> None:
             apart = self.corrupted.mlps[index].float() - written.float()
-            self.distance[:, self.graph.sources_before_mlp(index)] = apart
+            scale = self.anatomy.layers[index].scale
+            self.distance[:, self.graph.mlp_row(index)] = scale * apart
 
         return see
 
@@ -178,8 +180,7 @@ class _Patched:
         return (x.float() + self._moved([last], before)[:, 0]).to(x.dtype)
 
     def _attention_reads(self, x: Tensor) -> None:
-        if not self.busy:
-            self.attention_in = x
+        self.attention_in = x
 
     def _projection(self, index: int, layer: Layer, module: Any) -> Any:
         """Each head's slice of a projection, from what that head alone reads."""
@@ -191,9 +192,9 @@ class _Patched:
                 return None
             x = self.attention_in
             read = (x.float()[:, None] + self._moved(columns, before)).to(x.dtype)
-            self.busy = True  # the modules below are watched too
+            self.busy = True  # the module is watched too
             try:
-                projected = module(layer.attention_norm(read.flatten(0, 1)))
+                projected = module(layer.normed(read.flatten(0, 1)))
             finally:
                 self.busy = False
             projected = projected.unflatten(0, (len(x), -1))
@@ -214,14 +215,7 @@ class _Patched:
         for item in layer.projections:
             for head in range(item.heads):
                 if item.module is module:
-                    start = item.start + head * item.head_dim
                     columns.append(column)
-                    places.append(slice(start, start + item.head_dim))
+                    places.append(item.place(head))
                 column += 1
         return columns, places
-
-
-def _weight(module: nn.Module) -> Tensor:
-    found = linear_map(module)
-    assert found is not None  # take_apart has checked it
-    return found[0]

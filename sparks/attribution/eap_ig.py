@@ -10,13 +10,15 @@ z' + alpha (z - z').
 
 In steps:
 1. run the prefix that both prompts share once; its Delta z is 0 and, with a causal mask, no
-   gradient path of a later position runs through it (`model_runs`);
+   gradient path of a later position runs through it; what the prefixes of many pairs begin with
+   is run once for all of them (`model_runs`);
 2. run the clean and the corrupted continuation without gradients: Delta z of every node;
 3. run m points of the path as rows of a batch; ask autograd for gradients at activations only;
 4. split the gradient of each attention block over its heads, summed over the points
    (`head_gradients`);
 5. where a tolerance is set, give the pairs whose completeness gap is above it more points and go
    back to 3, up to `max_points`: sums are kept, only points that are new are run (`quadrature`);
+   what routers of a mixture take by switching experts is no part of the gap (`routing`);
 6. contract once: [sources, pos * d_model] x [pos * d_model, destinations].
 
 Symbol map: z' = corrupted, z = clean, m = `points`, alpha_k =
@@ -28,7 +30,7 @@ whatever the model's type; `midpoint` is the default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -36,12 +38,15 @@ from tqdm import tqdm
 
 from sparks.attribution.batches import Schedule
 from sparks.attribution.head_gradients import AttentionReader
-from sparks.attribution.path_sums import EdgeSums, NodeSums, until_steady
+from sparks.attribution.model_runs import Endpoints, Passes
+from sparks.attribution.path_sums import EdgeSums, NodeSums, Sums, until_steady
 from sparks.attribution.quadrature import (
     largest,
 )
 from sparks.attribution.scores import EdgeScores, NodeScores
-from sparks.ground.config import Positions, Quadrature, SnapshotConfig
+from sparks.attribution.secant import ENDS, SecantReader, loss_secant, run_ends
+from sparks.attribution.secant_proof import settle
+from sparks.ground.config import Method, Positions, Quadrature, SnapshotConfig
 from sparks.models.guard import undisturbed
 from sparks.models.memory import MemoryEstimate, Progress
 from sparks.probes.pairs import TokenPair
@@ -53,6 +58,7 @@ def edge_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
+    method: Method = _DEFAULTS.method,
     points: int | None = None,
     tolerance: float | None = None,
     max_points: int = _DEFAULTS.max_points,
@@ -67,6 +73,8 @@ def edge_attribution(
     Args:
         model: a Hugging Face causal language model, PEFT-wrapped or not. Left exactly as found.
         pairs: token ids; continuations and prefixes may differ in length from pair to pair.
+        method: `eap-ig`, or `secant` (see there): one pass in place of points. Of a model that has
+            no secants EAP-IG is taken, which is warned of; the settings of points serve it alone.
         points: m, points on the path; with a tolerance, the m to start from. None takes the
             defaults of `SnapshotConfig`.
         tolerance: completeness gap aimed at: m grows, pair by pair, until the gap is not above it,
@@ -85,7 +93,7 @@ def edge_attribution(
     """
     parts = list(
         iter_edge_attribution(
-            model, pairs, points=points, tolerance=tolerance, max_points=max_points,
+            model, pairs, method=method, points=points, tolerance=tolerance, max_points=max_points,
             quadrature=quadrature, positions=positions, memory_gib=memory_gib, progress=progress,
             spared=spared,
         )
@@ -96,6 +104,7 @@ def edge_attribution(
         graph=parts[0][1].graph,
         loss_corrupted=torch.cat([part.loss_corrupted for _, part in parts])[order],
         completeness_gap=torch.cat([part.completeness_gap for _, part in parts])[order],
+        switches=torch.cat([part.switches for _, part in parts])[order],
         points=torch.cat([part.points for _, part in parts])[order],
         precision=parts[0][1].precision,
     )
@@ -105,6 +114,7 @@ def iter_edge_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
+    method: Method = _DEFAULTS.method,
     points: int | None = None,
     tolerance: float | None = None,
     max_points: int = _DEFAULTS.max_points,
@@ -119,24 +129,68 @@ def iter_edge_attribution(
     Batches come in the order that suits the machine. For sets whose scores would not fit in memory.
     """
     config = SnapshotConfig(
-        points=points, tolerance=tolerance, max_points=max_points, quadrature=quadrature,
-        positions=positions, memory_gib=memory_gib,
+        method=method, points=points, tolerance=tolerance, max_points=max_points,
+        quadrature=quadrature, positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
+    for indices, scores, _ in edge_parts(model, pairs, config, progress, spared):
+        yield indices, scores
+
+
+def edge_parts(
+    model: nn.Module,
+    pairs: Sequence[TokenPair],
+    config: SnapshotConfig,
+    progress: Progress | None,
+    spared: Progress | None,
+) -> Iterator[tuple[list[int], EdgeScores, Passes]]:
+    """`iter_edge_attribution`, and beside the scores of some pairs what runs them.
+
+    Further runs need not run the prefix again; for them the model must be `undisturbed`, and its
+    weights as they were.
+    """
+    config = settle(model, config)
     with undisturbed(model):
         work = Schedule(model, pairs, config)
-        readers = [AttentionReader.of(layer) for layer in work.anatomy.layers]
+        reader = SecantReader if config.method == "secant" else AttentionReader
+        readers = [reader.of(layer) for layer in work.anatomy.layers]
+
+    def sums(passes: Passes, ends: Endpoints) -> EdgeSums:
+        return EdgeSums(work.anatomy, readers, passes, ends, work.budget)
+
     for indices in work.batches():
         with undisturbed(model):  # not around the yield: there the model is the caller's again
-            run = EdgeSums(work.anatomy, readers, *work.prepare(indices), work.budget)
-            steady = until_steady(run, indices, work, config, progress, spared)
-            results = [(done, part.result()) for done, part in steady]
+            found = _summed(sums, indices, work, config, progress, spared)
+            results = [(done, part.result(), part.passes) for done, part in found]
         yield from results
+
+
+def _summed(
+    sums: Callable[[Passes, Endpoints], Sums],
+    indices: list[int],
+    work: Schedule,
+    config: SnapshotConfig,
+    progress: Progress | None,
+    spared: Progress | None,
+) -> Iterator[tuple[list[int], Sums]]:
+    """The sums of one batch, by either method: `(pairs done, their run)`."""
+    if config.method == "eap-ig":
+        run = sums(*work.prepare(indices))
+        yield from until_steady(run, indices, work, config, progress, spared)
+        return
+    passes = work.passes(indices)
+    ends, trace = run_ends(passes, nodes=sums is NodeSums)
+    run = sums(passes, ends)
+    run.take(trace, loss_secant(trace.logits), ENDS)
+    if progress is not None:
+        progress(ENDS * len(indices))
+    yield indices, run
 
 
 def node_attribution(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
+    method: Method = _DEFAULTS.method,
     points: int | None = None,
     tolerance: float | None = None,
     max_points: int = _DEFAULTS.max_points,
@@ -151,16 +205,16 @@ def node_attribution(
     Arguments and errors as for `edge_attribution`.
     """
     config = SnapshotConfig(
-        points=points, tolerance=tolerance, max_points=max_points, quadrature=quadrature,
-        positions=positions, memory_gib=memory_gib,
+        method=method, points=points, tolerance=tolerance, max_points=max_points,
+        quadrature=quadrature, positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
+    config = settle(model, config)
     order: list[int] = []
     parts: list[NodeScores] = []
     with undisturbed(model):
         work = Schedule(model, pairs, config)
         for indices in work.batches():
-            run = NodeSums(*work.prepare(indices))
-            for done, part in until_steady(run, indices, work, config, progress, spared):
+            for done, part in _summed(NodeSums, indices, work, config, progress, spared):
                 order += done
                 parts.append(part.result())
     back = torch.tensor(order).argsort()
@@ -177,6 +231,7 @@ def estimate_memory(
     model: nn.Module,
     pairs: Sequence[TokenPair],
     *,
+    method: Method = _DEFAULTS.method,
     points: int | None = None,
     tolerance: float | None = None,
     max_points: int = _DEFAULTS.max_points,
@@ -188,9 +243,10 @@ def estimate_memory(
     Costs one forward pass of the longest pair. Raises as `edge_attribution` does.
     """
     config = SnapshotConfig(
-        points=points, tolerance=tolerance, max_points=max_points, positions=positions,
-        memory_gib=memory_gib,
+        method=method, points=points, tolerance=tolerance, max_points=max_points,
+        positions=positions, memory_gib=memory_gib,
     )  # fmt: skip
+    config = settle(model, config)
     with undisturbed(model):
         return Schedule(model, pairs, config).estimate
 

@@ -14,7 +14,8 @@ In steps, for one prompt at full length (no shared prefix, no cache):
 
 A query, key or value head is patched by its slice of the projection's output, computed again from
 the residual stream that it alone reads. A head's write is `o_proj` of its own slice, the others
-held at 0. Slow and plain on purpose: it shares no step with `attribution.eap_ig`, which it judges.
+held at 0; behind a norm, divided by the r that the norm has in this run, times its gain. Slow and
+plain on purpose: it shares no step with `attribution.eap_ig`, which it judges.
 """
 
 from __future__ import annotations
@@ -170,15 +171,15 @@ class _Run:
 
     def install(self, handles: list[RemovableHandle]) -> None:
         graph, last = self.anatomy.graph, self.anatomy.graph.num_destinations - 1
-        handles.append(on_output(self.anatomy.embedding, self._writer(0)))
+        handles.append(self.anatomy.on_embed_write(self._writer(0)))
         for index, layer in enumerate(self.anatomy.layers):
-            handles.append(on_input(layer.attention_norm, self._attention_reader(index)))
+            handles += layer.on_attention_read(self._attention_reader(index))
             for module in layer.projection_modules:
                 handles.append(on_output(module, self._projection(index, layer, module)))
             handles += [
                 on_input(layer.output, self._heads_writer(index, layer)),
-                on_input(layer.mlp_norm, partial(self.read, column=graph.mlp_column(index))),
-                on_output(layer.mlp, self._writer(graph.sources_before_mlp(index))),
+                *layer.on_mlp_read(partial(self.read, column=graph.mlp_column(index))),
+                on_output(layer.mlp_writer, self._writer(graph.mlp_row(index), layer.scale)),
             ]
         handles.append(on_input(self.anatomy.final_norm, partial(self.read, column=last)))
 
@@ -205,18 +206,17 @@ class _Run:
                     column += 1
                     if item.module is not module or x is None:
                         continue
-                    start = item.start + head * item.head_dim
-                    features = slice(start, start + item.head_dim)
+                    features = item.place(head)
                     # `.forward`: the hooks belong to the run itself.
-                    again = module.forward(layer.attention_norm.forward(x))
+                    again = module.forward(layer.normed(x))
                     output[..., features] = again[..., features]
             return output
 
         return see
 
-    def _writer(self, row: int) -> Any:
+    def _writer(self, row: int, scale: float = 1.0) -> Any:
         def see(output: Tensor) -> None:
-            self.writes[row] = output[0]
+            self.writes[row] = scale * output[0]
 
         return see
 
@@ -229,8 +229,11 @@ class _Run:
                 size = part.shape[-1]
                 alone[head, :, head * size : (head + 1) * size] = part
             bias = layer.output.forward(torch.zeros_like(mixed)).to(self.writes.dtype)
+            written = layer.output.forward(alone) - bias
+            if (norm := layer.norm_after) is not None:
+                written = written * norm.gain / norm.scale(written.sum(0))
             start = graph.sources_before_attention(index)
-            self.writes[start : start + graph.num_heads] = layer.output.forward(alone) - bias
+            self.writes[start : start + graph.num_heads] = layer.scale * written
 
         return see
 

@@ -25,11 +25,11 @@ from sparks.attribution.quadrature import (
     grown,
     largest,
 )
+from sparks.attribution.routing import Switches
 from sparks.attribution.scores import EdgeScores, NodeScores
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy
-from sparks.models.hooks import linear_map
 from sparks.models.memory import Progress
 
 _STALE = 0.25
@@ -49,6 +49,7 @@ class _Sums:
 
     def __init__(self, passes: Passes, ends: Endpoints) -> None:
         self.passes, self.ends = passes, ends
+        self.switches = Switches(passes, ends)
         self.strata: Strata | None = None
         """Where points lie that are not the same for all pairs."""
         self.points = 0
@@ -64,12 +65,24 @@ class _Sums:
 
     def add(self, names: list[float]) -> None:
         """Run every pair at these points too: alphas, or their names where there are strata."""
-        self.points += len(names)
         alphas, weights = (names, None) if self.strata is None else self.strata.place(names)
-        trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
-        grads = self.passes.gradients(trace, self.ends, self._watched(trace), weights)
+        with self.switches.watched():
+            trace = self.passes.interpolate(self.ends, alphas, nodes=self.nodes)
+        seeds = self.passes.seeds(trace, self.ends, weights)
+        at_embeds = self.take(trace, seeds, len(names))
+        self.switches.add(alphas, weights, trace.logits, at_embeds)
+
+    def take(self, trace: Trace, seeds: Tensor, points: int) -> Tensor:
+        """Add the gradients of a run, `seeds` at its logits; `points` rows a pair.
+
+        Returns:
+            The gradients at the embeddings.
+        """
+        self.points += points
+        grads = self.passes.gradients(trace, seeds, self._watched(trace))
         with torch.no_grad():
             self._read(trace, grads)
+        return grads[0]
 
     def _watched(self, trace: Trace) -> list[Tensor]:
         """The activations at which gradients are wanted, `nodes` of them or those that read."""
@@ -84,11 +97,11 @@ class _Sums:
         raise NotImplementedError
 
     def found(self) -> Float[Tensor, " pairs"]:
-        """What of L the embeddings' attributions add up to."""
-        return self._embed_total() / (self.points * GRADIENT_SCALE)
+        """What of L the embeddings' attributions and switches of experts add up to."""
+        return self._embed_total() / (self.points * GRADIENT_SCALE) + self.switches.total()
 
     def gap(self) -> Float[Tensor, " pairs"]:
-        """Completeness: the embeddings' share must be L(corrupted) - L(clean), and L(clean) = 0."""
+        """Completeness: that must be L(corrupted) - L(clean), and L(clean) = 0."""
         loss = self.ends.loss_corrupted
         return (self.found() - loss).abs() / loss.abs().clamp_min(torch.finfo(loss.dtype).tiny)
 
@@ -115,6 +128,7 @@ class _Sums:
         some = copy(self)
         some.passes, some.ends = self.passes.only(rows), self.ends.only(rows)
         some.before = None if self.before is None else self.before[rows]
+        some.switches = self.switches.only(some.passes, some.ends, rows)
         some.strata = None if self.strata is None else self.strata.only(rows)
         return some
 
@@ -255,6 +269,7 @@ class EdgeSums(_Sums):
             graph=self.graph,
             loss_corrupted=self.ends.loss_corrupted.cpu(),
             completeness_gap=self.gap().cpu(),
+            switches=(self.switches.total() / self.ends.loss_corrupted).cpu(),
             points=torch.full((self.passes.num_pairs,), self.points),
             precision=self.ends.precision,
         )
@@ -277,7 +292,7 @@ class _Writes:
         self.anatomy, self.ends = anatomy, ends
         layers = range(anatomy.graph.num_layers)
         self.whole = (
-            torch.cat([ends.delta_embed[:, None], *map(self._layer, layers)], 1) if keep else None
+            torch.cat([ends.delta_stream[:, None], *map(self._layer, layers)], 1) if keep else None
         )
 
     def only(self, rows: list[int], ends: Endpoints) -> _Writes:
@@ -291,7 +306,7 @@ class _Writes:
         if self.whole is not None:
             yield slice(0, limit), self.whole[:, :limit]
             return
-        yield slice(0, 1), self.ends.delta_embed[:, None]
+        yield slice(0, 1), self.ends.delta_stream[:, None]
         graph = self.anatomy.graph
         for layer in range(graph.num_layers):
             start = graph.sources_before_attention(layer)
@@ -302,12 +317,11 @@ class _Writes:
 
     @torch.no_grad()
     def _layer(self, layer: int) -> Float[Tensor, "pairs sources pos d_model"]:
-        output = linear_map(self.anatomy.layers[layer].output)
-        assert output is not None  # take_apart has checked it
+        parts = self.anatomy.layers[layer]
         heads = self.ends.delta_heads[layer].unflatten(-1, (self.anatomy.graph.num_heads, -1))
-        columns = output[0].float().unflatten(1, (self.anatomy.graph.num_heads, -1))
+        columns = parts.head_columns().unflatten(1, (self.anatomy.graph.num_heads, -1))
         written = torch.einsum("pshf,dhf->phsd", heads, columns)
-        return torch.cat([written, self.ends.delta_mlps[layer][:, None]], 1)
+        return torch.cat([written, parts.scale * self.ends.delta_mlps[layer][:, None]], 1)
 
 
 # -- nodes -----------------------------------------------------------------------------------------
@@ -340,7 +354,11 @@ class NodeSums(_Sums):
         summed = [self.sum(grad) for grad in grads]
         columns = [(summed[0] * ends.delta_embed).sum((1, 2))[:, None]]
         for layer in range(graph.num_layers):
-            at_heads = summed[1 + layer] * ends.delta_heads[layer]
+            at_heads = summed[1 + layer]
+            parts = self.passes.anatomy.layers[layer]
+            if parts.attention_after is not None:
+                at_heads = at_heads @ parts.head_columns() / parts.scale
+            at_heads = at_heads * ends.delta_heads[layer]
             columns.append(at_heads.unflatten(-1, (graph.num_heads, -1)).sum((1, 3)))
             at_mlp = summed[1 + graph.num_layers + layer] * ends.delta_mlps[layer]
             columns.append(at_mlp.sum((1, 2))[:, None])

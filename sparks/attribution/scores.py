@@ -21,10 +21,14 @@ class EdgeScores:
     loss_corrupted: Float[Tensor, " pairs"]
     """KL(clean || corrupted), nats."""
     completeness_gap: Float[Tensor, " pairs"]
-    """|sum of (e' - e) . mean gradient at the embeddings - loss_corrupted| / loss_corrupted: the
-    relative error of the quadrature. 0 for an exact integral."""
+    """|sum of (e' - e) . mean gradient at the embeddings + jumps - loss_corrupted| /
+    loss_corrupted: the relative error of the quadrature. 0 for an exact integral; of secants,
+    rounding alone."""
+    switches: Float[Tensor, " pairs"]
+    """Jumps / loss_corrupted: the share of L where routers of a mixture take other experts along
+    the path (`routing`); no score has it. 0 without a mixture."""
     points: Int[Tensor, " pairs"]
-    """m, the points that the pair was given."""
+    """m, the points that the pair was given; of secants 2, the ends."""
     precision: str
     """Type that the model computed in: `float32`, `bfloat16`, or `float32, blocks bfloat16`."""
 

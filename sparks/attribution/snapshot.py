@@ -68,6 +68,9 @@ class SnapshotMeta:
     overhead: Amount | None = None
     """Share of the time since training began, or was resumed, that snapshots have taken, this one
     included; None before the first step and outside a training."""
+    router_share: Amount | None = None
+    """Median over probes of the share of L where routers of a mixture take other experts along the
+    path: no score has it, and more points do not find it. None without a mixture."""
     roles_swapped: bool = False
     """Clean and corrupted changed places (the paper's reading of a base model)."""
     metrics: Mapping[str, Any] = field(default_factory=dict)

@@ -10,9 +10,10 @@ The model is left exactly as found (`models.guard`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +24,10 @@ from torch import nn
 
 from sparks.attribution.circuit import GRID, Circuit, extract_circuit, heads_of_grid
 from sparks.attribution.circuit_runs import circuit_loss
-from sparks.attribution.eap_ig import iter_edge_attribution, points_bar
+from sparks.attribution.eap_ig import edge_parts, points_bar
 from sparks.attribution.model_runs import Passes
 from sparks.attribution.scores import EdgeScores
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.config import SnapshotConfig, at_least, check_value
 from sparks.ground.errors import SparksError
@@ -78,8 +80,9 @@ def take_snapshot(
     start = time.perf_counter()
     swapped = config.swap_base_roles and step == 0
     pairs = (probes.swapped() if swapped else probes).pairs
+    model = whole(model) if shared else model
+    config = settle(model, config)
     if shared:
-        model = whole(model)
         mine = _shares(pairs, processes.count())[processes.index()]
         parts = processes.together(lambda: _measure(model, pairs, mine, config, step, progress))
     else:
@@ -97,11 +100,17 @@ def take_snapshot(
         peak_memory_gib=round(max(part.peak_memory_gib for part in parts), 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
+        router_share=_router_share(parts),
         roles_swapped=swapped,
         metrics=dict(metrics or {}),
         versions=_versions(),
     )
     return _assemble(parts, probes, meta)
+
+
+def _router_share(parts: Sequence[_Part]) -> float | None:
+    shares = [result.switches for part in parts for result in part.results.values()]
+    return float(np.median(shares)) if shares and None not in shares else None  # type: ignore[arg-type]
 
 
 def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, shared: bool) -> None:
@@ -116,6 +125,14 @@ def _check_arguments(model: nn.Module, probes: TokenizedProbes, step: int, share
             "the weights are sharded over processes: call take_snapshot in every process, with "
             "shared=True"
         )
+
+
+def faithfulness_indices(count: int, config: SnapshotConfig) -> frozenset[int]:
+    """Which of `count` probes have their faithfulness measured: spread evenly over their order."""
+    if not config.faithfulness:
+        return frozenset()
+    chosen = np.linspace(0, count - 1, min(count, config.faithfulness_probes))
+    return frozenset(chosen.round().astype(int).tolist())
 
 
 def _shares(pairs: Sequence[TokenPair], count: int) -> list[list[int]]:
@@ -145,9 +162,11 @@ class _ProbeResult:
     node_totals: np.ndarray
     loss_corrupted: float
     completeness_gap: float
+    switches: float | None
+    """Share of L; None without a mixture."""
     points: int
-    loss_circuit: float
-    """NaN where faithfulness is not wanted."""
+    loss_circuit: float = math.nan
+    """NaN where it was not measured."""
 
 
 def _measure(
@@ -160,30 +179,27 @@ def _measure(
 ) -> _Part:
     """The results of the pairs at `indices`; there may be none."""
     with undisturbed(model):
-        anatomy = take_apart(model)
+        graph = take_apart(model).graph
+    judged = faithfulness_indices(len(pairs), config)
     results: dict[int, _ProbeResult] = {}
     precision = ""
     own = [pairs[index] for index in indices]
     with points_bar(len(own), config, f"sparks step {step}", shown=progress) as bar:
-        batches = iter_edge_attribution(
-            model, own, **config.attribution(), progress=bar.update, spared=bar.update
-        )
-        for rows, scores in batches if own else ():
+        batches = edge_parts(model, own, config, bar.update, bar.update)
+        for rows, scores, passes in batches if own else ():
             precision = scores.precision
             for row, place in enumerate(rows):
                 index = indices[place]
-                results[index] = _result(model, anatomy, pairs[index], scores, row, config)
-    return _Part(anatomy.graph, precision, results, _peak_memory_gib())
+                found = _result(passes.anatomy, scores, row, config)
+                if index in judged:
+                    loss = _loss_of_circuit(model, passes.only([row]), found.circuit)
+                    found = replace(found, loss_circuit=loss)
+                results[index] = found
+    return _Part(graph, precision, results, _peak_memory_gib())
 
 
-def _result(
-    model: nn.Module,
-    anatomy: Anatomy,
-    pair: TokenPair,
-    scores: EdgeScores,
-    row: int,
-    config: SnapshotConfig,
-) -> _ProbeResult:
+def _result(anatomy: Anatomy, scores: EdgeScores, row: int, config: SnapshotConfig) -> _ProbeResult:
+    """Of the probe at `row` of `scores`."""
     matrix = scores.scores[row].numpy()
     circuit = extract_circuit(matrix, scores.graph, config)
     loss = float(scores.loss_corrupted[row])
@@ -193,23 +209,18 @@ def _result(
         node_totals=np.abs(matrix).sum(axis=1),
         loss_corrupted=loss,
         completeness_gap=float(scores.completeness_gap[row]),
+        switches=abs(float(scores.switches[row])) if anatomy.has_experts else None,
         points=int(scores.points[row]),
-        loss_circuit=(
-            _loss_of_circuit(model, anatomy, pair, circuit, config)
-            if config.faithfulness
-            else float("nan")
-        ),
     )
 
 
-def _loss_of_circuit(
-    model: nn.Module, anatomy: Anatomy, pair: TokenPair, circuit: Circuit, config: SnapshotConfig
-) -> float:
+def _loss_of_circuit(model: nn.Module, passes: Passes, circuit: Circuit) -> float:
     """L of the pair with everything outside its circuit patched."""
-    kept = torch.zeros(anatomy.graph.num_sources, anatomy.graph.num_destinations, dtype=torch.bool)
+    graph = passes.anatomy.graph
+    kept = torch.zeros(graph.num_sources, graph.num_destinations, dtype=torch.bool)
     kept[torch.from_numpy(circuit.source), torch.from_numpy(circuit.destination)] = True
     with undisturbed(model):
-        return circuit_loss(anatomy, Passes(anatomy, [pair], config.positions), kept)
+        return circuit_loss(passes.anatomy, passes, kept)
 
 
 def _assemble(parts: Sequence[_Part], probes: TokenizedProbes, meta: SnapshotMeta) -> Snapshot:

@@ -24,6 +24,7 @@ from sparks.cli.look.report import add_report
 from sparks.cli.look.timeline import add_timeline
 from sparks.cli.look.wandb import add_wandb
 from sparks.cli.look.watch import add_watch
+from sparks.cli.measure.check import add_check
 from sparks.cli.measure.faithfulness import add_faithfulness
 from sparks.cli.measure.null import add_null
 from sparks.cli.measure.probes import add_probes
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_probes(commands)
+    add_check(commands)
     add_replay(commands)
     add_timeline(commands)
     add_watch(commands)

@@ -3,7 +3,7 @@
 With W_h the columns of `o_proj.weight` that read head h, s the factor and m the head's mean
 (`effects.interventions`), x becomes m + s (x - m) exactly where
 
-1. W_h becomes s W_h;
+1. W_h becomes s W_h (before a norm behind the attention, as there too x is what is edited);
 2. with a mean, `o_proj.bias` grows by (1 - s) W_h m. An architecture whose `o_proj` has no bias
    gets one where its config can say so (`attention_bias`, with zeros elsewhere), and is refused
    otherwise.
@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sparks.effects.head_means import HeadMeans
 from sparks.effects.interventions import checked, intervene
@@ -230,7 +231,9 @@ def _merged(model: nn.Module) -> Any:
     else:
         bare = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
     for index, layer in enumerate(find(bare).layers):
-        if type(layer.output) is not nn.Linear:
+        kind = type(layer.output)
+        own = kind.__module__.startswith("transformers.models.")  # such as FalconLinear
+        if kind not in (nn.Linear, Conv1D) and not (own and issubclass(kind, nn.Linear)):
             raise SparksError(
                 f"o_proj of layer {index} is {type(layer.output).__name__}, whose weights cannot "
                 f"be edited: load the model unquantised"
@@ -249,7 +252,8 @@ def _folded(model: Any, heads: Sequence[Head], scale: float, means: HeadMeans | 
         weights |= added
     for index in sorted({layer for layer, _ in heads}):
         name = modules[layers[index].output]
-        weight = weights[f"{name}.weight"].detach().clone()
+        whole = weights[f"{name}.weight"].detach().clone()
+        weight = whole.T if isinstance(layers[index].output, Conv1D) else whole
         bias = weights.get(f"{name}.bias")
         size = layers[index].query.head_dim
         for head in (head for layer, head in heads if layer == index):
@@ -259,7 +263,7 @@ def _folded(model: Any, heads: Sequence[Head], scale: float, means: HeadMeans | 
                 moved = weight[:, columns].float() @ means.overall[index, head].to(weight.device)
                 bias = bias + ((1 - scale) * moved).to(bias.dtype)
             weight[:, columns] *= scale
-        weights[f"{name}.weight"] = weight
+        weights[f"{name}.weight"] = whole
         if bias is not None:
             weights[f"{name}.bias"] = bias
     return _assembled(model, config, weights)

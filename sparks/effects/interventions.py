@@ -6,6 +6,8 @@ set (0 where none is given):
 
     x becomes m + s (x - m)
 
+Where a norm stands behind the attention (Gemma 2 and 3, OLMo 2), it then divides by what is left.
+
 s = 0 is zero ablation ("Thinking Sparks!", https://arxiv.org/abs/2509.25758, its main one), with m
 mean ablation; s = 1.3 and 0.5 are the paper's scaling up and down. Keys and values that heads share
 (grouped-query attention) are not touched, adapters and generation caches need nothing of their own:

@@ -16,6 +16,7 @@ from torch import nn
 
 from sparks.evaluation.settings import SUGGESTED, EvaluationConfig
 from sparks.ground.errors import SparksError
+from sparks.models.families import context_of
 from sparks.models.fingerprint import fingerprint
 from sparks.models.generation import (
     Continuation,
@@ -129,11 +130,6 @@ def name_of(model: nn.Module) -> str:
     """Where a model was loaded from, or its class."""
     config: Any = getattr(model, "config", None)
     return str(getattr(config, "_name_or_path", "") or type(model).__name__)
-
-
-def context_of(config: Any) -> int | None:
-    """Tokens that fit into a model, by its config."""
-    return getattr(config, "max_position_embeddings", None)
 
 
 def suggested_by(generation_config: Any) -> dict[str, Any]:

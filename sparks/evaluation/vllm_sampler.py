@@ -26,9 +26,10 @@ from sparks.evaluation.prompts import encode_prompts
 from sparks.evaluation.records import Task
 from sparks.evaluation.results import Evaluation
 from sparks.evaluation.run import evaluate_with
-from sparks.evaluation.samplers import context_of, suggested_by
+from sparks.evaluation.samplers import suggested_by
 from sparks.evaluation.settings import SUGGESTED, EvaluationConfig
 from sparks.ground.errors import SparksError
+from sparks.models.families import context_of
 from sparks.models.generation import Continuation, stop_ids, until_stop
 from sparks.probes.problems import one_line
 

@@ -11,13 +11,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sparks.ground.errors import SparksError
 
+Method = Literal["eap-ig", "secant"]
 Quadrature = Literal["midpoint", "left", "right", "pilot"]
 Positions = Literal["last", "all"]
 ThresholdMode = Literal["absolute", "relative"]
 ControlKind = Literal["both", "copying", "recall"]
 
-FIXED_POINTS = 100
-"""m where neither points nor a tolerance is given."""
+FIXED_POINTS = 4
+"""m where neither points nor a tolerance is given. Time is better spent on probes: what a coarse
+integral is wrong by all heads of a probe have in common, and shares cancel it
+(`tests/bench/RECORD.md`)."""
 FIRST_POINTS = 12
 """m that a tolerance starts from where no points are given: at 8, a gap was sometimes small by
 chance (`tests/bench/RECORD.md`)."""
@@ -150,6 +153,10 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+_OF_POINTS = ("points", "tolerance", "max_points", "quadrature")
+"""Settings of EAP-IG alone."""
+
+
 # -- a snapshot ------------------------------------------------------------------------------------
 
 
@@ -161,10 +168,16 @@ class SnapshotConfig:
         SparksError: a value is outside its range.
     """
 
+    method: Method = setting(
+        "eap-ig",
+        "how edges are scored: eap-ig, derivatives along a path (the paper's); or secant, one pass "
+        "between its two ends, exact without points (points, tolerance, max_points and quadrature "
+        "then serve models that have no secants, for which EAP-IG is taken)",
+    )
     points: int | None = setting(
         None,
-        "points m on the path from corrupted to clean (100 where not given, as in paper A.5); with "
-        "a tolerance, the m to start from (12 where not given)",
+        f"points m on the path from corrupted to clean ({FIXED_POINTS} where not given; paper A.5: "
+        f"100); with a tolerance, the m to start from ({FIRST_POINTS} where not given)",
         low=1,
     )
     tolerance: float | None = setting(
@@ -201,6 +214,9 @@ class SnapshotConfig:
     faithfulness: bool = setting(
         True, "also measure how much of L each circuit carries alone (a little more time)"
     )
+    faithfulness_probes: int = setting(
+        16, "on how many probes at most that is measured: the same at every checkpoint", low=1
+    )
     memory_gib: float = setting(
         4.0,
         "memory for activations, GiB; pairs and points are split to stay under it",
@@ -210,7 +226,8 @@ class SnapshotConfig:
     def __post_init__(self) -> None:
         self._settle_points()
         check_settings(self)
-        if self.most_points < self.first_points:
+        assert self.points is not None  # just settled
+        if self.tolerance is not None and self.max_points < self.points:
             raise SparksError(
                 f"max_points must be at least points ({self.points}), got {self.max_points}: raise "
                 f"it, or leave tolerance out to have {self.points} points whatever the gap"
@@ -225,14 +242,21 @@ class SnapshotConfig:
 
     @property
     def first_points(self) -> int:
-        """m that every probe is given."""
+        """m that every probe is given; of secants, the two ends."""
+        if self.method == "secant":
+            return 2
         assert self.points is not None  # __post_init__ has settled it
         return self.points
 
     @property
+    def grows(self) -> bool:
+        """Whether a probe is given points until its completeness gap is small enough."""
+        return self.method == "eap-ig" and self.tolerance is not None
+
+    @property
     def most_points(self) -> int:
         """m that a probe is given at most."""
-        return self.first_points if self.tolerance is None else self.max_points
+        return self.max_points if self.grows else self.first_points
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -251,7 +275,7 @@ class SnapshotConfig:
 
     def attribution(self) -> dict[str, Any]:
         """The settings that `edge_attribution` takes."""
-        names = ("points", "tolerance", "max_points", "quadrature", "positions", "memory_gib")
+        names = ("method", *_OF_POINTS, "positions", "memory_gib")
         return {name: getattr(self, name) for name in names}
 
     def difference(self, other: SnapshotConfig) -> tuple[str, Any, Any] | None:
@@ -265,7 +289,7 @@ class SnapshotConfig:
     def measurement(self) -> dict[str, Any]:
         """The settings that change the scores: snapshots on one timeline must share them."""
         values = self.as_dict()
-        del values["memory_gib"], values["faithfulness"]
-        if self.tolerance is None:
-            values["max_points"] = None  # says nothing
-        return values
+        for name in ("memory_gib", "faithfulness", "faithfulness_probes"):
+            del values[name]
+        silent = _OF_POINTS if self.method == "secant" else () if self.grows else ("max_points",)
+        return values | dict.fromkeys(silent)  # what says nothing

@@ -2,26 +2,27 @@
 
 A few random tokens are run through the model. First run, watched only; layer by layer:
 
-1. the embedding's output is what the first layer reads;
-2. the query, key and value projections read the attention norm's output, and have the size of
+1. the query, key and value projections read the attention norm's output, and have the size of
    their heads;
-3. the heads' writes `z_h W_O,h` sum (with the bias) to the output of the attention block;
-4. the MLP reads, through its norm, the layer's input plus that output;
-5. the next layer (or the final norm) reads what the MLP read plus the MLP's output;
-6. another last token changes nothing before it (the shared prefix stands on this).
+2. the heads' writes (`anatomy.Layer`) sum, with the bias, to what the attention block writes;
+3. the MLP reads, through its norm, the layer's input plus that (in parallel blocks, the input);
+4. the next layer (or the final norm) reads the layer's input plus what both blocks write;
+5. another last token changes nothing before it (the shared prefix stands on this).
 
-Second run, other tokens, but every projection, MLP norm and final norm is made to give what it gave
-in the first:
+Second run, other tokens, but every projection and the final norm is made to give what it gave in
+the first, and every MLP to read what it read:
 
-7. each o_proj input, each MLP output and the logits come out as in the first: nothing else is read
+6. each o_proj input, each MLP output and the logits come out as in the first: nothing else is read
    from the residual stream;
-8. in one row a head, the sign of that head's slice is flipped. A query, at one position, changes
+7. in one row a head, the sign of that head's slice is flipped. A query, at one position, changes
    its own head at that position; a key changes the heads of its group; a value turns their sign;
-   nothing else changes.
+   nothing else changes;
+8. from the first run to this one, what layer 0 reads moves with the embedding's output, times one
+   number (positions are added, Granite scales).
 
-A hook on the wrong tensor, a residual multiplier, a norm after a block, a parallel MLP, a gate on
-the attention, values of another size or fused heads in another order breaks one of these, and the
-model is refused with the number that broke it.
+A hook on the wrong tensor, a multiplier or a norm that is not known, a gate on the attention,
+values of another size or fused heads in another order breaks one of these, and the model is refused
+with the number that broke it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sparks.ground.errors import SparksError
-from sparks.models.anatomy import CHECKED_ARCHITECTURES, Anatomy, Layer, base_model, find
+from sparks.models.anatomy import Anatomy, Layer, find
+from sparks.models.families import WORKING
 from sparks.models.hooks import (
     hooks,
     linear_map,
@@ -54,7 +55,7 @@ _POSITION = 2
 
 
 _Signature = tuple[Any, ...]
-_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str], RowBytes]]]
+_PROVED: WeakKeyDictionary[nn.Module, tuple[_Signature, dict[tuple[int, int, str, str], RowBytes]]]
 _PROVED = WeakKeyDictionary()
 """Models that passed, with what they were made of: an adapter added later is checked anew."""
 
@@ -67,20 +68,29 @@ def take_apart(model: nn.Module) -> Anatomy:
             to what the model computes, or its activations are not finite.
     """
     anatomy = find(model)
-    signature = _signature(anatomy)
+    made_of = signature(anatomy)
     known = _PROVED.get(model)
-    if known is not None and known[0] == signature:
+    if known is not None and known[0] == made_of:
         return replace(anatomy, row_bytes=known[1])
     check(anatomy)
-    _PROVED[model] = signature, anatomy.row_bytes
+    _PROVED[model] = made_of, anatomy.row_bytes
     return anatomy
 
 
-def _signature(anatomy: Anatomy) -> _Signature:
+def signature(anatomy: Anatomy) -> _Signature:
+    """What a model is made of: while it stays the same, a proof holds."""
     kinds = tuple(type(module) for module in anatomy.root.modules())
     types = tuple(p.dtype for p in anatomy.layers[0].output.parameters())
-    config = getattr(base_model(anatomy.root), "config", None)
-    return kinds, types, anatomy.device, getattr(config, "_attn_implementation", None)
+    kernel = getattr(anatomy.config, "_attn_implementation", None)
+    return kinds, types, anatomy.device, kernel
+
+
+def allowed(anatomy: Anatomy, *seen: torch.dtype) -> float:
+    """Relative difference that a proof allows, where activations of the types `seen` were met."""
+    if not all(p.dtype.is_floating_point for p in anatomy.root.parameters()):
+        return tolerance(torch.bfloat16)  # what quantised weights are multiplied in
+    # Sums under autocast are float32, but their parts were rounded to the narrow type.
+    return max(map(tolerance, seen))
 
 
 @torch.no_grad()
@@ -102,9 +112,13 @@ class _LayerSeen:
     projected_from: list[Tensor] = field(default_factory=list)
     projected: list[Tensor] = field(default_factory=list)
     mixed: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What the heads computed, z."""
+    heads: Tensor = field(default_factory=lambda: torch.empty(0))
+    """z, or z / r before a norm behind the attention."""
     attention_out: Tensor = field(default_factory=lambda: torch.empty(0))
     mlp_in: Tensor = field(default_factory=lambda: torch.empty(0))
     mlp_normed: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What the MLP itself is given."""
     mlp_out: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
@@ -122,14 +136,11 @@ class _Check:
         self.ids = ids.to(anatomy.device)
 
     def run(self) -> None:
+        for index, layer in enumerate(self.anatomy.layers):
+            self._check_behind(index, layer)
         self._watch()
         dtypes = self.seen[0].mixed.dtype, self.ends["final_in"].dtype
-        # Sums under autocast are float32, but their parts were rounded to the narrow type.
-        self.limit = max(map(tolerance, dtypes))
-        if not all(p.dtype.is_floating_point for p in self.anatomy.root.parameters()):
-            self.limit = tolerance(torch.bfloat16)  # what quantised weights are multiplied in
-        embedded = self.ends["embedded"]
-        self._same("layer 0 reads the embedding's output", self.seen[0].attention_in, embedded)
+        self.limit = allowed(self.anatomy, *dtypes)
         following = [*(seen.attention_in for seen in self.seen[1:]), self.ends["final_in"]]
         for index, after in enumerate(following):
             if not bool(torch.isfinite(after).all()):
@@ -145,7 +156,8 @@ class _Check:
         def into(owner: Any, name: str) -> Callable[[Tensor], None]:
             if isinstance(owner, dict):
                 return lambda tensor: owner.__setitem__(name, tensor.detach())
-            return lambda tensor: setattr(owner, name, tensor.detach())
+            # Falcon adds the attention's output to its MLP's in place.
+            return lambda tensor: setattr(owner, name, tensor.detach().clone())
 
         with hooks() as handles:
             handles += [
@@ -155,14 +167,18 @@ class _Check:
             ]
             for layer, seen in zip(self.anatomy.layers, self.seen, strict=True):
                 handles += [
-                    on_input(layer.attention_norm, into(seen, "attention_in")),
-                    on_output(layer.attention_norm, into(seen, "attention_normed")),
+                    *layer.on_attention_read(into(seen, "attention_in")),
                     on_input(layer.output, into(seen, "mixed")),
-                    on_output(layer.output, into(seen, "attention_out")),
-                    on_input(layer.mlp_norm, into(seen, "mlp_in")),
-                    on_output(layer.mlp_norm, into(seen, "mlp_normed")),
-                    on_output(layer.mlp, into(seen, "mlp_out")),
+                    *layer.on_heads_write(into(seen, "heads")),
+                    on_output(layer.attention_writer, into(seen, "attention_out")),
+                    *layer.on_mlp_read(into(seen, "mlp_in")),
+                    on_input(layer.mlp, into(seen, "mlp_normed")),
+                    on_output(layer.mlp_writer, into(seen, "mlp_out")),
                 ]
+                if layer.attention_norm is None:
+                    handles += layer.on_attention_read(into(seen, "attention_normed"))
+                else:
+                    handles.append(on_output(layer.attention_norm, into(seen, "attention_normed")))
                 for module in layer.projection_modules:
                     handles.append(on_input(module, seen.projected_from.append))
                     handles.append(on_output(module, seen.projected.append))
@@ -189,76 +205,103 @@ class _Check:
                     f"has {output.shape[-1]}"
                 )
             self._same(says + "attention reads its norm's output", read, seen.attention_normed)
+        attention, mlp = (layer.scale * out.float() for out in (seen.attention_out, seen.mlp_out))
         self._same(
             says + "the heads' writes sum to o_proj's output",
-            self._written(index, layer, seen.mixed),
-            seen.attention_out,
+            self._written(index, layer, seen.heads),
+            attention,
         )
-        self._same_sum(
-            says + "the MLP reads input + attention",
-            seen.mlp_in,
-            (seen.attention_in, seen.attention_out),
-        )
-        self._same_sum(
-            says + "its output is input + attention + MLP", after, (seen.mlp_in, seen.mlp_out)
-        )
+        if self.graph.parallel:
+            self._same(says + "the MLP reads the layer's input", seen.mlp_in, seen.attention_in)
+            before = seen.attention_in.float() + attention
+        else:
+            before = seen.mlp_in
+            what = says + "the MLP reads input + attention"
+            self._same_sum(what, before, (seen.attention_in, attention))
+        normed = seen.mlp_in if layer.mlp_norm is None else layer.mlp_norm.forward(seen.mlp_in)
+        if normed.shape == seen.mlp_normed.shape:  # else `mlp` is no MLP: found below
+            self._same(says + "the MLP reads its norm's output", seen.mlp_normed, normed)
+        self._same_sum(says + "its output is input + attention + MLP", after, (before, mlp))
 
-    def _written(self, index: int, layer: Layer, mixed: Tensor) -> Tensor:
-        output = linear_map(layer.output)
-        if output is None:
+    def _check_behind(self, index: int, layer: Layer) -> None:
+        """A norm behind the attention: with its own r it must be linear in the heads."""
+        found, after = linear_map(layer.output), layer.attention_after
+        norm = layer.norm_after
+        if found is None:
             raise SparksError(
                 f"o_proj of layer {index} ({type(layer.output).__name__}) is not affine in its "
                 f"input, so a head's write is not defined: load the model without activation "
                 f"quantisation"
             )
-        weight, bias = output
-        if weight.shape[1] % self.graph.num_heads:
+        if found[0].shape[1] % self.graph.num_heads:
             self._refuse(
-                f"layer {index}: o_proj's {weight.shape[1]} inputs are no multiple of "
+                f"layer {index}: o_proj's {found[0].shape[1]} inputs are no multiple of "
                 f"{self.graph.num_heads} heads"
             )
-        heads = mixed.unflatten(-1, (self.graph.num_heads, -1)).float()
-        columns = weight.float().unflatten(1, (self.graph.num_heads, -1))
+        biased = found[1] is not None and bool(found[1].any())
+        linear = norm is not None and norm.shift is None and not norm.centred
+        if after is not None and (biased or not linear):
+            self._refuse(
+                f"layer {index}: behind its attention stands {type(after).__name__}, which must be "
+                f"an RMSNorm behind an o_proj without bias"
+            )
+
+    def _written(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
+        heads = heads.unflatten(-1, (self.graph.num_heads, -1)).float()
+        columns = layer.head_columns().unflatten(1, (self.graph.num_heads, -1))
         written = torch.einsum("...hf,dhf->...d", heads, columns)
-        return written if bias is None else written + bias.float()
+        bias = linear_map(layer.output)[1]  # type: ignore[index]
+        return written if bias is None else written + layer.scale * bias.float()
 
     # -- second run --------------------------------------------------------------------------
 
     def _check_reads(self) -> None:
         """Rows: nothing flipped, then one row a query, key and value head.
 
-        Of norms and MLPs the first row is enough.
+        Of MLPs the first row is enough.
         """
+        moved: dict[str, Tensor] = {}
+        rows = 1 + self.graph.attention_destinations
         with hooks() as handles:
+            handles.append(on_output(self.anatomy.embedding, partial(moved.__setitem__, "from")))
+            handles.append(self.anatomy.on_embed_write(partial(moved.__setitem__, "to")))
             for index, (layer, seen) in enumerate(zip(self.anatomy.layers, self.seen, strict=True)):
                 for module, output in zip(layer.projection_modules, seen.projected, strict=True):
-                    handles.append(_give(module, partial(self._flipped, layer, module, output)))
+                    handles.append(on_output(module, partial(self._flipped, layer, module, output)))
+                # One row serves them all, but where blocks are added in place or tokens laid flat.
+                whole = self.graph.parallel or layer.experts is not None
+                mlp_reads = seen.mlp_normed[:1].repeat(rows if whole else 1, 1, 1)
                 handles += [
-                    _give(layer.mlp_norm, partial(_first_row, seen.mlp_normed)),
+                    on_input(layer.mlp, partial(_given, mlp_reads)),
                     on_input(layer.output, partial(self._check_mixed, index)),
-                    on_output(layer.mlp, partial(self._check_mlp, index)),
+                    on_output(layer.mlp_writer, partial(self._check_mlp, index)),
                 ]
-            final = partial(_first_row, self.ends["final_normed"])
-            handles.append(_give(self.anatomy.final_norm, final))
-            ids = self.other_ids.expand(1 + self.graph.attention_destinations, -1)
-            logits = self._logits(ids)
-        self._same("logits are read through the final norm", logits, self.ends["logits"][:1])
+            final = self.ends["final_normed"][:1].repeat(rows, 1, 1)
+            handles.append(on_output(self.anatomy.final_norm, partial(_given, final)))
+            logits = self._logits(self.other_ids.expand(rows, -1))
+        self._same("logits are read through the final norm", logits[:1], self.ends["logits"][:1])
+        self._check_embedding(moved["from"][:1], moved["to"][:1])
 
-    def _flipped(self, layer: Layer, module: nn.Module, output: Tensor) -> Tensor:
+    def _check_embedding(self, embedded: Tensor, read: Tensor) -> None:
+        step = embedded.float() - self.ends["embedded"][:1].float()
+        moved = read.float() - self.seen[0].attention_in[:1].float()
+        factor = (moved * step).sum() / step.square().sum().clamp_min(1e-30)
+        self._same("layer 0 reads the embedding's output, scaled", moved, factor * step)
+
+    def _flipped(self, layer: Layer, module: nn.Module, output: Tensor, _: Tensor) -> Tensor:
         given = output[:1].repeat(1 + self.graph.attention_destinations, 1, 1)
         row = 1
         for item in layer.projections:
             for head in range(item.heads):
                 if item.module is module:
-                    start = item.start + head * item.head_dim
                     where = _POSITION if item is layer.query else slice(None)
-                    given[row, where, start : start + item.head_dim] *= -1
+                    given[row, where, item.place(head)] *= -1
                 row += 1
         return given
 
     def _check_mlp(self, index: int, output: Tensor) -> None:
         expected = self.seen[index].mlp_out[:1]
-        self._same(f"layer {index}: the MLP reads through its norm", output, expected)
+        self._same(f"layer {index}: the MLP reads through its norm", output[:1], expected)
 
     def _check_mixed(self, index: int, mixed: Tensor) -> None:
         """The first row is as in the first run; a flipped row too, its own heads put back."""
@@ -305,9 +348,7 @@ class _Check:
 
     def _refuse(self, what: str) -> None:
         raise SparksError(
-            f"sparks cannot take {self.anatomy.model_type!r} apart: {what}; it needs pre-norm "
-            f"layers with sequential, unscaled residual sums, as "
-            f"{', '.join(CHECKED_ARCHITECTURES)} have"
+            f"sparks cannot take {self.anatomy.model_type!r} apart: {what}; {WORKING}"
         )
 
     def _not_finite(self, where: str) -> None:
@@ -317,9 +358,5 @@ class _Check:
         )
 
 
-def _give(module: nn.Module, make: Callable[[], Tensor]) -> RemovableHandle:
-    return on_output(module, lambda _: make())
-
-
-def _first_row(tensor: Tensor) -> Tensor:
-    return tensor[:1]
+def _given(instead: Tensor, _: Tensor) -> Tensor:
+    return instead

@@ -34,6 +34,8 @@ class Graph:
     """Query heads a layer."""
     num_kv_heads: Size
     """Key/value heads a layer; divides `num_heads`."""
+    parallel: bool = False
+    """Whether an MLP reads beside its layer's heads, not behind them (GPT-NeoX, Cohere)."""
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.num_heads, self.num_kv_heads) < 1:
@@ -121,7 +123,11 @@ class Graph:
         return 1 + layer * self.sources_per_layer
 
     def sources_before_mlp(self, layer: int) -> int:
-        """How many sources write before the MLP of `layer` reads; also the index of that MLP."""
+        """How many sources write before the MLP of `layer` reads."""
+        return self.sources_before_attention(layer) if self.parallel else self.mlp_row(layer)
+
+    def mlp_row(self, layer: int) -> int:
+        """Row of the MLP of `layer`."""
         return self.sources_before_attention(layer) + self.num_heads
 
     def attention_columns(self, layer: int) -> slice:

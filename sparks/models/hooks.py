@@ -46,15 +46,26 @@ def on_input(module: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Remov
 
 
 def on_output(module: nn.Module, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Call `see` with the module's output tensor; what it returns, if anything, replaces it."""
+    """Call `see` with the module's output tensor; what it returns, if anything, replaces it.
 
-    def hook(owner: nn.Module, _: tuple[Any, ...], out: Any) -> Any:
-        if not isinstance(out, Tensor):
+    Of several outputs the first is taken: others are attention weights, or a router's choices.
+    Tokens that a mixture lays in one row are seen as its input has them.
+    """
+
+    def hook(owner: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        first = out[0] if isinstance(out, tuple) else out
+        if not isinstance(first, Tensor):
             raise SparksError(
-                f"{type(owner).__name__} returns {type(out).__name__}, not one tensor: mixtures of "
-                f"experts and blocks with several outputs are not supported"
+                f"{type(owner).__name__} returns {type(first).__name__} where a tensor is wanted"
             )
-        return see(out)
+        flat = bool(args) and isinstance(args[0], Tensor) and args[0].dim() > first.dim()
+        if flat:
+            first = first.view(*args[0].shape[:-1], -1)
+        seen = see(first)
+        if seen is None and not flat:
+            return None
+        seen = first if seen is None else seen
+        return (seen, *out[1:]) if isinstance(out, tuple) else seen
 
     return module.register_forward_hook(hook)
 
@@ -76,7 +87,7 @@ def linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 @torch.no_grad()
 def _probe_linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    size = getattr(module, "in_features", None)
+    size = getattr(module, "in_features", getattr(module, "nx", None))  # nx: GPT-2's Conv1D
     reference = next(iter(module.parameters()), None)
     if not isinstance(size, int) or reference is None:
         return None
@@ -94,31 +105,52 @@ def _probe_linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 
 @dataclass(frozen=True, eq=False)
-class RMSNorm:
-    """`y = gain * x / r`, `r = sqrt(mean(x^2) + eps)`."""
+class Norm:
+    """`y = gain * x / r + shift`, `r = sqrt(mean(x^2) + eps)`; `centred`, of x less its mean."""
 
     gain: Float[Tensor, " d_model"]
     eps: float
+    shift: Float[Tensor, " d_model"] | None = None
+    centred: bool = False
+
+    def centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """x, float32, less its mean where the norm does so; a projection, so its own transpose."""
+        x = x.float()
+        return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         """r of each row, float32."""
-        return (x.float().square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+        return (self.centre(x).square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """y, float32."""
+        found = self.gain * self.centre(x) / self.scale(x)
+        return found if self.shift is None else found + self.shift
 
 
 @torch.no_grad()
-def rms_norm(module: nn.Module) -> RMSNorm | None:
-    """The module as an `RMSNorm`; None if it computes anything else (tried on a random input)."""
-    weight = getattr(module, "weight", None)
+def norm_of(module: nn.Module) -> Norm | None:
+    """The module as a formula; None if it computes anything else (tried on a random input).
+
+    RMSNorm or LayerNorm; its gain is the weight, or 1 + weight (Gemma, Nemotron).
+    """
+    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float):
         return None
-    norm = RMSNorm(gain=weight.detach().float(), eps=eps)
     generator = torch.Generator().manual_seed(0)
-    # Off-centre, so that a norm that subtracts the mean cannot pass.
+    # Off-centre, so that a norm that subtracts the mean differs from one that does not.
     x = (torch.randn(4, weight.shape[0], generator=generator) + 0.5).to(weight.device, weight.dtype)
-    found = norm.gain * x.float() / norm.scale(x)
-    matches = relative_difference(found, module(x).float()) < tolerance(weight.dtype)
-    return norm if matches else None
+    expected, gain = module(x).float(), weight.detach().float()
+    shift = bias.detach().float() if isinstance(bias, Tensor) else None
+    norms = [
+        Norm(gain=offset + gain, eps=eps, shift=shift, centred=centred)
+        for centred in (False, True)
+        for offset in (0, 1)
+    ]
+    differences = [relative_difference(norm(x), expected) for norm in norms]
+    best = min(range(len(norms)), key=differences.__getitem__)  # large gains are near to both
+    return norms[best] if differences[best] < tolerance(weight.dtype) else None
 
 
 # -- comparing -------------------------------------------------------------------------------------

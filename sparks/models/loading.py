@@ -64,7 +64,7 @@ def load_model(
     attention: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The causal language model, in evaluation mode.
+    """The causal or vision-language model, in evaluation mode.
 
     Args:
         name: a folder, or a hub id.
@@ -96,11 +96,20 @@ def load_model(
 
 
 def _causal(name: str, revision: str | None, kind: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        name, revision=revision, output_loading_info=True, **kind
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
     )
+
+    trust = kind["trust_remote_code"]
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    sees = sees and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    loaded: Any = auto.from_pretrained(name, revision=revision, output_loading_info=True, **kind)
     model, info = loaded
     if missing := set(info["missing_keys"]):  # transformers fills them with random numbers
         raise SparksError(

@@ -15,6 +15,10 @@ at most 16 tokens. `--control 12` adds control probes (group `control`) of what 
 copying a list and recalling plain facts, chosen so that the model gets them right; your own by
 `--control-probes FILE`. A head that changes on them too is not specific to the behaviour.
 
+More probes see more, and cost by their number: `sparks probes` builds 64 where the problems give as
+many. With fewer than 32 hardly any change of a head is found, with very few none at all (`sparks
+help growth`); it warns of that, and so does the callback before it measures.
+
 Snapshots of different probes never mix on one timeline: each holds a hash of the token ids.
 
 Paper ("Thinking Sparks!", https://arxiv.org/abs/2509.25758): x = a probe, z = clean,

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from sparks.ground.errors import SparksError
 from sparks.ground.files import check_writable
+from sparks.models.families import context_of
 from sparks.models.generation import (
     continuations,
     decode,
@@ -39,7 +40,7 @@ from sparks.probes.controls import Reading, control_probes
 from sparks.probes.pairs import Message, PairEncoder, TokenPair, opened_thinking
 from sparks.probes.probes import CONTROL_GROUP, Probe, ProbeSet
 from sparks.probes.problems import ANSWER_KEYS, Problem, one_line, opened_problems
-from sparks.probes.settings import ProbeBuildingConfig
+from sparks.probes.settings import NUM_PROBES, ProbeBuildingConfig
 
 T = TypeVar("T")
 
@@ -155,30 +156,33 @@ def from_problems(
     unread: Sequence[str] = (),
     progress: bool = True,
 ) -> tuple[list[Probe], list[str]]:
-    """`config.count` probes, and the reasons of the problems that gave none.
+    """`config.count` probes, or what there are, and the reasons of the problems that gave none.
 
     Args:
         problems: in order.
         corrupted: the model before training.
         config: what is built, and how.
         clean: gives the clean answers; None takes those of the problems.
-        least: probes that are enough where the problems give no more; None asks for all.
+        least: probes that are enough where the problems give no more; None asks for all, or for one
+            where `config` asks for no number.
         unread: grows by a line for what never became a problem, while `problems` are read.
         progress: show a bar.
 
     Raises:
         SparksError: too few problems give a usable pair, or one has no answer.
     """
+    count = config.count or NUM_PROBES
+    least = (config.count or 1) if least is None else least
     probes, skipped = collect(
         problems,
         lambda batch, start: _probes_of(batch, clean, corrupted, config, start),
-        count=config.count,
+        count=count,
         batch_size=config.batch_size,
         progress=progress,
     )
     skipped = [*unread, *skipped]
-    if len(probes) < min(config.count, config.count if least is None else least):
-        raise too_few(len(probes), config.count, config.data, skipped)
+    if len(probes) < min(count, least):
+        raise too_few(len(probes), count, config.data, skipped)
     return probes, skipped
 
 
@@ -291,7 +295,7 @@ class Sampler:
         self._model, self.tokenizer = _loaded(name, config) if given is None else given
         self._name = name
         self._config = config
-        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = context_of(self._model.config)
         self._settings = generation_settings(
             stop_ids(self._model, self.tokenizer),
             max_new_tokens=config.max_new_tokens,

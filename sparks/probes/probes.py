@@ -19,6 +19,7 @@ from typing import Any
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.ground.files import read_jsonl, write_atomically
+from sparks.models.families import context_of
 from sparks.probes.pairs import Message, PairEncoder, TokenizedProbes, TokenPair
 
 __all__ = ["Message", "Probe", "ProbeSet", "TokenPair", "TokenizedProbes", "check_messages"]
@@ -192,7 +193,7 @@ class ProbeSet:
         return self.tokenize(
             tokenizer,
             max_suffix_tokens=settings.max_suffix_tokens,
-            max_context=getattr(model_config, "max_position_embeddings", None),
+            max_context=context_of(model_config),
         )
 
     def tokenize(

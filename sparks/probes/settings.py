@@ -15,6 +15,10 @@ from sparks.ground.config import (
 )
 from sparks.ground.errors import SparksError
 
+NUM_PROBES, NUM_CONTROLS = 64, 12
+"""Built where no number is asked for, control probes for a training that was given none: three in
+four of the heads that moved by 1.2 are found with as many (`tests/bench/RECORD.md`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeBuildingConfig:
@@ -41,7 +45,12 @@ class ProbeBuildingConfig:
     )
     subset: str | None = setting(None, "name of the subset of a hub data set")
     split: str = setting("train", "split of a hub data set")
-    count: int = setting(16, "probes to build from the data", low=1)
+    count: int | None = setting(
+        None,
+        f"probes to build from the data; where not given, as many as it gives, up to "
+        f"{NUM_PROBES}: with 16, hardly any change of a head is found",
+        low=1,
+    )
     control: int = setting(
         0,
         "control probes to build as well, of a behaviour that is not trained; they need no data",
@@ -80,7 +89,3 @@ class ProbeBuildingConfig:
                 f"max_new_tokens must be at least max_suffix_tokens ({self.max_suffix_tokens}), "
                 f"got {self.max_new_tokens}"
             )
-
-
-NUM_PROBES, NUM_CONTROLS = ProbeBuildingConfig.count, 12
-"""Built for a training that was given none."""

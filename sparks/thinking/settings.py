@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from sparks.ground.config import check_choice, setting
-from sparks.probes.settings import ProbeBuildingConfig
+from sparks.probes.settings import NUM_PROBES, ProbeBuildingConfig
 
 Contrast = Literal["auto", "beginnings", "words"]
 
@@ -26,7 +26,7 @@ class ThinkConfig:
     )
     subset: str | None = setting(None, "name of the subset of a hub data set")
     split: str = setting("train", "split of a hub data set")
-    count: int = setting(16, "probes to build for each mode")
+    count: int = setting(NUM_PROBES, "probes to build for each mode")
     switch: str | None = setting(
         None, "variable of the chat template that turns thinking on; found where not given"
     )

@@ -20,8 +20,10 @@ from sparks.probes.probes import members
 from sparks.timeline.growth.settings import GrowthConfig
 
 _LARGEST_STEP = 2**53
-COARSE_GAP = 0.2
-"""Median completeness gap above which a reader is told that the path has too few points."""
+COARSE_GAP = {"paper": 0.2, "growth": 1.0}
+"""By rule: median completeness gap above which a reader is told that the path has too few points. A
+coarse integral is wrong by a factor that all heads of a probe have nearly in common: shares are
+free of it, circuits with an absolute tau are not."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +121,7 @@ def caveats(
     ordered: Sequence[Outline],
     is_finite: Bool[np.ndarray, " checkpoints"],
     gap: Float[np.ndarray, " checkpoints"],
+    rule: str,
 ) -> list[str]:
     """What a reader must know before believing the numbers, a line each.
 
@@ -126,6 +129,7 @@ def caveats(
         ordered: the checkpoints.
         is_finite: all scores of the counted probes are.
         gap: median over these of the completeness gap.
+        rule: by which heads are called.
     """
     lines = []
     if (first := ordered[0].step) != 0:
@@ -142,7 +146,7 @@ def caveats(
             "between checkpoints is rounding"
         )
     gaps = {s.step: value for s, value in zip(ordered, gap.tolist(), strict=True)}
-    if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP]:
+    if coarse := [step for step, gap in gaps.items() if gap > COARSE_GAP[rule]]:
         worst = max(coarse, key=lambda step: gaps[step])
         points = ordered[0].meta.settings.points
         lines.append(

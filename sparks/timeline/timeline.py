@@ -182,7 +182,7 @@ class Timeline:
         self._read_states()
         self._metrics = metric_frame(metrics or rows_of_snapshots(self.metas))
         self.damage, self._logged = tuple(problems), tuple(metrics)
-        measured = caveats(outlines, self._measured("is_finite"), self._measured("gap"))
+        measured = caveats(outlines, self._measured("is_finite"), self._measured("gap"), rule)
         self.problems = (*problems, *measured)
         if self.too_little.any():
             self.problems += (floor_caveat(self.little_in_words(), rule),)

@@ -36,6 +36,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sparks.ground.config import (
+    Method,
     Positions,
     Quadrature,
     SnapshotConfig,
@@ -71,7 +72,7 @@ class SparksCallback(TrainerCallback):
     Args:
         probes: a JSONL file (see `ProbeSet`), a `ProbeSet`, a data set or a list of dictionaries
             with its keys, or a list of `Probe` or `TokenPair`. None builds them.
-        config: what is measured and how, in place of `points` and all that follow it below.
+        config: what is measured and how, in place of `method` and all that follow it below.
         evaluate: a task on which every measured checkpoint is evaluated too: a name (`gsm8k`,
             `gym:NAME`), a JSONL file of problems with answers, or a `Task`. See `load_task`.
         evaluation: how answers are sampled; None takes the defaults of `EvaluationConfig`.
@@ -89,7 +90,10 @@ class SparksCallback(TrainerCallback):
             usual one.
         reward_funcs: ask these for a better and a worse answer, where the training data hold
             prompts alone; `attach` takes those of the trainer.
-        points: points m on the path from corrupted to clean (100 where not given, as in paper A.5);
+        method: how edges are scored: eap-ig, derivatives along a path (the paper's); or secant, one
+            pass between its two ends, exact without points (points, tolerance, max_points and
+            quadrature then serve models that have no secants, for which EAP-IG is taken).
+        points: points m on the path from corrupted to clean (4 where not given; paper A.5: 100);
             with a tolerance, the m to start from (12 where not given).
         tolerance: completeness gap aimed at, a share of L such as 0.05: m grows, probe by probe,
             until the gap is not above it; without it, every probe has the same m.
@@ -104,6 +108,8 @@ class SparksCallback(TrainerCallback):
         max_suffix_tokens: continuations are cut to this many tokens.
         swap_base_roles: at step 0 swap clean and corrupted, as the paper does for its base model.
         faithfulness: also measure how much of L each circuit carries alone (a little more time).
+        faithfulness_probes: on how many probes at most that is measured: the same at every
+            checkpoint.
         memory_gib: memory for activations, GiB; pairs and points are split to stay under it.
 
     Raises:
@@ -131,6 +137,7 @@ class SparksCallback(TrainerCallback):
         num_controls: int = NUM_CONTROLS,
         reference: str | None = None,
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+        method: Method = SnapshotConfig.method,
         points: int | None = SnapshotConfig.points,
         tolerance: float | None = SnapshotConfig.tolerance,
         max_points: int = SnapshotConfig.max_points,
@@ -143,6 +150,7 @@ class SparksCallback(TrainerCallback):
         max_suffix_tokens: int = SnapshotConfig.max_suffix_tokens,
         swap_base_roles: bool = SnapshotConfig.swap_base_roles,
         faithfulness: bool = SnapshotConfig.faithfulness,
+        faithfulness_probes: int = SnapshotConfig.faithfulness_probes,
         memory_gib: float = SnapshotConfig.memory_gib,
     ) -> None:
         given = locals()  # the settings by name, which the signature spells out for readers

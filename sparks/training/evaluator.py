@@ -23,12 +23,13 @@ from torch import nn
 from sparks.evaluation.prompts import encode_prompts
 from sparks.evaluation.records import Task
 from sparks.evaluation.run import in_order, sample_task
-from sparks.evaluation.samplers import TransformersSampler, context_of, name_of
+from sparks.evaluation.samplers import TransformersSampler, name_of
 from sparks.evaluation.samples_file import Header, SampleLine
 from sparks.evaluation.settings import EvaluationConfig
 from sparks.evaluation.tasks import load_task
 from sparks.ground.errors import SparksError
 from sparks.models import processes
+from sparks.models.families import context_of
 from sparks.models.guard import undisturbed
 from sparks.models.sharding import whole
 from sparks.runs.evaluations import EvaluationFolder, StepEvaluation

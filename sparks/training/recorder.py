@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerState, TrainingArguments
 
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
@@ -28,6 +29,7 @@ from sparks.ground.errors import SparksError, printable, reason
 from sparks.models import processes
 from sparks.models.adapters import without_adapter
 from sparks.models.anatomy import base_model
+from sparks.models.sharding import whole
 from sparks.probes.pairs import TokenizedProbes
 from sparks.probes.probes import ProbeSet
 from sparks.runs.evaluations import StepEvaluation
@@ -38,6 +40,7 @@ from sparks.timeline.history import History
 from sparks.timeline.input import steps_text
 from sparks.timeline.timeline import Timeline
 from sparks.training.evaluator import CheckpointEvaluator
+from sparks.training.probe_count import few_probes
 from sparks.views.report import followers, write_report
 from sparks.views.trackers.trackers import Trackers
 from sparks.views.words import growth_in_words, heads_at
@@ -118,11 +121,16 @@ class Recorder:
                 "SFTTrainer(processing_class=tokenizer)"
             )
         self._tokenizer = _tokenizer_of(processing_class)
+        if self.config.method == "secant":  # what is asked for, held against what the folder has
+            self.config = settle(whole(model), self.config)
         probes = self._settle_probes(model, state.global_step)
 
         def prepare() -> tuple[TokenizedProbes, set[int], set[int]]:
             config = getattr(base_model(model), "config", None)
             tokenized = probes.tokenize_for(config, self._tokenizer, self.config)
+            few = few_probes(tokenized.groups)
+            if few is not None and not state.global_step:  # a resumed run cannot have others
+                say(f"warning: {few}")
             if self.evaluator is not None:
                 self.evaluator.check(model, self._tokenizer)
             self._open_store(tokenized, probes.to_jsonl(), state.global_step)
@@ -426,6 +434,8 @@ def _line(timeline: Timeline, snapshot: Snapshot) -> str:
     """Heads as every view counts them; what the snapshot cost."""
     heads = heads_at(timeline, timeline.steps.tolist().index(snapshot.step))
     line = f"step {snapshot.step}: {heads}, {snapshot.meta.seconds:.1f} s"
+    if snapshot.meta.router_share is not None:
+        line += f", {snapshot.meta.router_share:.0%} of L to routers that switch experts"
     if snapshot.meta.overhead is not None:
         line += f", {snapshot.meta.overhead:.1%} of the time so far"
     return line

@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparks.attribution.secant_proof import settle
 from sparks.attribution.snapshot import Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
@@ -99,6 +100,9 @@ def replay_checkpoints(
     # The folder itself is made by the first snapshot: a replay that fails before leaves nothing.
     check_writable(store.path / "probes.jsonl")
     replayed = {checkpoint.step for checkpoint in found}
+    options: Any = {"device": device, "autocast": autocast, "trust_remote_code": trust_remote_code}
+    if config.method == "secant":  # what is asked for, held against what the folder has
+        config = settle(load_model(found[0].name, found[0].revision, **options), config)
     with RunLock(store.path) as lock:
         if store.path.is_dir():
             lock.take()
@@ -128,9 +132,7 @@ def replay_checkpoints(
             )
             if is_measured and not wants_answers:
                 continue
-            model = load_model(
-                *place, device=device, autocast=autocast, trust_remote_code=trust_remote_code
-            )
+            model = load_model(*place, **options)
             if evaluator is not None and wants_answers:
                 evaluator.check(model, tokenizer)
             if not is_measured:

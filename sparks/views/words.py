@@ -127,11 +127,6 @@ def no_change_in_words(timeline: Timeline) -> str:
     return "No head was born, pruned or silenced"
 
 
-def range_in_words(active: int, undecided: int) -> str:
-    """Such as `9` or `9 to 17`: the heads that are active, and with them those that may be."""
-    return f"{active} to {active + undecided}" if undecided else str(active)
-
-
 def with_onset(head: str, onset: int, step: int) -> str:
     """The head's name, and since when its change shows where it was settled later."""
     return head if onset >= step else f"{head} (since {onset})"
@@ -198,8 +193,10 @@ def faithfulness_of(counts: pd.DataFrame) -> Faithfulness | None:
     )
 
 
-def points_in_words(counts: pd.DataFrame) -> str:
+def points_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     """m over the probes and checkpoints of a run: `100 points`, `12 to 324 points (median 36)`."""
+    if timeline.metas[-1].settings.method == "secant":
+        return "secants between both ends"
     least, most = counts["points_min"].min(), counts["points_max"].max()
     if least == most:
         return f"{most:.0f} points"

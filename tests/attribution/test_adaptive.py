@@ -209,9 +209,9 @@ def test_prefix_and_ends_are_run_once_a_batch(monkeypatch: pytest.MonkeyPatch) -
     for name in ("_run_prefix", "endpoints"):
         real = getattr(Passes, name)
 
-        def counted(self: Passes, name: str = name, real: Any = real) -> Any:
+        def counted(self: Passes, *args: Any, name: str = name, real: Any = real) -> Any:
             calls.append(name)
-            return real(self)
+            return real(self, *args)
 
         monkeypatch.setattr(Passes, name, counted)
     model = tiny_model("llama-gqa")
@@ -371,6 +371,7 @@ def test_what_points_and_tolerance_mean_together() -> None:
     assert (started.first_points, started.most_points) == (20, 90)
     told = SnapshotConfig(tolerance=0.1)
     assert (told.first_points, told.most_points) == (12, 324)
+    assert SnapshotConfig().most_points == 4
     for config in (SnapshotConfig(), started, told):
         assert SnapshotConfig.from_dict(config.as_dict()) == config
 

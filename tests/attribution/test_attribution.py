@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import AssertClose
+from families import tiny_family
 from models import KINDS, tiny_model, token_pair, unsplit
 from oracle import injected_scores
 from places import DATA
@@ -239,8 +240,15 @@ FACTORED = (
     "llama-biases",
     "qwen3",
     "phi3-fused",
+    "starcoder2",
     "dora-qwen2",
     "lora-phi3",
+    # A gain of 1 + w, no norm before, and LayerNorms: with a shift, without, with a gain of 1 + w.
+    "gemma3_text",
+    "olmo2",
+    "gpt_neox",
+    "cohere2",
+    "nemotron",
 )
 
 
@@ -248,9 +256,9 @@ FACTORED = (
 def test_the_generic_route_gives_what_the_factored_route_gives(
     kind: str, monkeypatch: pytest.MonkeyPatch, assert_close: AssertClose
 ) -> None:
-    model = tiny_model(kind)
+    model = tiny_model(kind) if kind in KINDS else tiny_family(kind)
     readers = [AttentionReader.of(layer) for layer in take_apart(model).layers]
-    assert all(reader.norm is not None for reader in readers)
+    assert all(reader.maps for reader in readers)
     factored = scores_of(model)
     choose = AttentionReader.of
     made = []
@@ -261,12 +269,12 @@ def test_the_generic_route_gives_what_the_factored_route_gives(
 
     monkeypatch.setattr(AttentionReader, "of", generic)
     assert_close("same", scores_of(model), factored)
-    assert [reader.norm for reader in made] == [None] * len(readers)
+    assert [reader.maps for reader in made] == [{}] * len(readers)
 
 
-def test_layer_norm_takes_the_generic_route() -> None:
-    layers = take_apart(tiny_model("starcoder2")).layers
-    assert all(AttentionReader.of(layer).norm is None for layer in layers)
+def test_a_norm_that_is_no_known_formula_takes_the_generic_route() -> None:
+    layers = take_apart(tiny_family("olmo")).layers  # a LayerNorm without weights
+    assert not any(AttentionReader.of(layer).maps for layer in layers)
 
 
 @pytest.mark.parametrize("kind", ["llama-gqa", "mistral-window", "phi3-fused", "smollm3-nope"])

@@ -138,14 +138,12 @@ def test_bad_input_is_told(tmp_path):
     record = json.loads(path.read_text())
     lacking = {**record, "edges": {k: v for k, v in record["edges"].items() if k != "m0->logits"}}
     foreign = {**record, "edges": {**record["edges"], "m9->logits": {"score": 0.0}}}
-    parallel = {**record, "cfg": {**record["cfg"], "parallel_attn_mlp": True}}
     for text, match in (
         ("[]", "not scores in MIB's form"),
         ("{", "not scores in MIB's form"),
         (json.dumps({"cfg": {}}), "not scores in MIB's form .*edges"),
         (json.dumps(lacking), "edge m0->logits is missing"),
         (json.dumps(foreign), "edge m9->logits is not in its graph"),
-        (json.dumps(parallel), "attention and MLP side by side are not supported"),
     ):
         path.write_text(text)
         with pytest.raises(SparksError, match=match):
@@ -154,3 +152,16 @@ def test_bad_input_is_told(tmp_path):
         read_mib(tmp_path / "none.json")
     with pytest.raises(SparksError, match="num_heads must be a multiple of num_kv_heads"):
         read_mib(write_mib(path, zeros, graph, d_model=4), num_kv_heads=3)
+
+
+def test_blocks_side_by_side_have_no_edge_from_a_head_to_the_mlp_beside_it(tmp_path):
+    graph = Graph(num_layers=2, num_heads=2, num_kv_heads=2, parallel=True)
+    scores = np.random.default_rng(0).normal(size=graph.edge_mask.shape) * graph.edge_mask
+    path = write_mib(tmp_path / "scores.json", scores, graph, d_model=8)
+    record = json.loads(path.read_text())
+    assert record["cfg"]["parallel_attn_mlp"] is True
+    assert not any(name.startswith("a0.h0->m0") for name in record["edges"])
+    assert "a0.h0->m1" in record["edges"]
+    found_graph, found = read_mib(path)
+    assert found_graph == graph
+    np.testing.assert_allclose(found, scores)

@@ -27,7 +27,7 @@ SETTINGS = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--probes", default=".cache/reasoning/probes-16-12.jsonl")
+    parser.add_argument("--probes", default=".cache/reasoning/probes-64-12.jsonl")
     parser.add_argument("--reference", type=int, default=100)
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model).eval()

@@ -113,7 +113,7 @@ class Probe:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--probes", default=".cache/reasoning/probes-16-12.jsonl")
+    parser.add_argument("--probes", default=".cache/reasoning/probes-64-12.jsonl")
     parser.add_argument("--indices", type=int, nargs="+", default=range(8))
     parser.add_argument("--points", type=int, default=972, help="of the reference")
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 20, 32, 48, 100])

@@ -21,6 +21,7 @@ from sparks.runs.run_folder import RunStore
 from sparks.timeline.timeline import Timeline
 
 COMMANDS = (
+    "check",
     "probes",
     "replay",
     "timeline",

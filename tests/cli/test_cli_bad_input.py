@@ -133,7 +133,13 @@ def test_probes_are_built_and_what_was_passed_over_is_told(checkpoint, tmp_path,
     captured = capsys.readouterr()
     assert captured.out.startswith(f"2 probes in {out} (1 problems passed over), hash ")
     assert re.search(r"(^|[\n\r])sparks: passed over .*data\.jsonl:2.*\n", captured.err)
+    assert re.search(
+        r"\nsparks: warning: only 2 probes: no change of a head can be c", captured.err
+    )
     assert len(out.read_text().splitlines()) == 2
+    # Where no number is asked for, they are as many as there are.
+    assert call(*arguments) == 0
+    assert capsys.readouterr().out.startswith(f"2 probes in {out} (1 problems passed over), hash ")
     # Nothing is built from too few problems, and the older file stands.
     before = listing(tmp_path)
     assert call(*arguments, "--count", "3") == 2

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from families import tiny_family
 from models import KINDS, tiny_model
 from test_interventions import HEADS, IDS, logits
 from tokenizers_made_here import byte_level_tokenizer
@@ -107,3 +108,28 @@ def test_weights_that_cannot_be_edited_are_refused(tmp_path):
     with pytest.raises(SparksError, match="o_proj of layer 1 is Packed, whose weights cannot be"):
         export_model(model, HEADS, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cohere2",
+        "falcon, 40B",
+        "gemma2",
+        "gpt2",
+        "gpt_neox",
+        "granite, scaled",
+        "mixtral",
+        "qwen2_vl",
+    ],
+)
+def test_other_families_fold_too(name, tmp_path, assert_close):
+    """Norms behind, weights that lie the other way round (GPT-2), a vision-language model."""
+    model, heads = tiny_family(name), [(0, 1), (1, 3)]
+    means = measure_head_means(model, IDS.tolist()) if name in ("gpt2", "gpt_neox") else None
+    with intervene(model, heads, scale=0.3, means=means):
+        hooked = logits(model)
+    found = export_model(model, heads, tmp_path / "out", scale=0.3, means=means)
+    loaded = type(model).from_pretrained(found.path).eval()
+    assert_close("same", logits(loaded), hooked)
+    assert float((hooked - logits(model)).norm() / hooked.norm()) > 1e-4

@@ -87,19 +87,23 @@ def tiny_model(
     return model.to(dtype).eval()
 
 
-def wrapped(model: nn.Module, *, dora: bool = False) -> nn.Module:
-    """The model with LoRA (or DoRA) adapters on every linear module, dropout on, B not zero."""
+def wrapped(
+    model: nn.Module, *, dora: bool = False, targets: str | list[str] = "all-linear"
+) -> nn.Module:
+    """The model with LoRA (or DoRA) adapters on linear modules, dropout on, B not zero."""
     config = LoraConfig(
         r=3,
         lora_alpha=6,
         lora_dropout=0.3,
         use_dora=dora,
-        target_modules="all-linear",
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 by the older name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        # GPT-2's Conv1D: peft sets it itself.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
         found = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

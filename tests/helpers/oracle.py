@@ -9,12 +9,13 @@ taken apart; of sparks, only the finder of the parts (`Anatomy`) is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparks.models.anatomy import Anatomy
+from sparks.models.anatomy import Anatomy, Layer
 from sparks.models.anatomy_proof import take_apart
 from sparks.models.hooks import hooks, on_input, on_output
 from sparks.probes.pairs import TokenPair
@@ -26,7 +27,7 @@ def injected_scores(
     """EAP-IG scores [sources, destinations], Delta = corrupted - clean."""
     anatomy = take_apart(model)
     targets = 1 if positions == "last" else len(pair.clean)
-    ends = [_endpoint(anatomy, pair.prefix + ids) for ids in (pair.corrupted, pair.clean)]
+    ends = [endpoint(anatomy, pair.prefix + ids) for ids in (pair.corrupted, pair.clean)]
     (corrupted, corrupted_writes, _), (clean, clean_writes, logits) = ends
     delta = corrupted_writes - clean_writes
     p_clean = logits[-targets:].softmax(-1)
@@ -44,34 +45,43 @@ def injected_scores(
 
 
 def _logits(anatomy: Anatomy, **inputs: Tensor) -> Tensor:
-    return anatomy.root(**inputs, use_cache=False).logits[0].float()
+    return anatomy.call(**inputs, use_cache=False).logits[0].float()
 
 
 @torch.no_grad()
-def _endpoint(anatomy: Anatomy, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def endpoint(anatomy: Anatomy, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings [1, pos, d], writes [sources, pos, d] and logits [pos, vocab] of a prompt."""
     writes: list[Tensor] = []
     embeds: list[Tensor] = []
 
-    def heads(output: nn.Module) -> Callable[[Tensor], None]:
+    def heads(layer: Layer) -> Callable[[Tensor], None]:
+        output, behind = layer.output, layer.attention_after
+
         def see(mixed: Tensor) -> None:
             bias = output.forward(torch.zeros_like(mixed))
+            whole = output.forward(mixed)
+            # A norm behind, with its r held, multiplies each feature by a number.
+            factor = layer.scale * (1 if behind is None else behind.forward(whole) / whole)
             for head in range(anatomy.graph.num_heads):
                 size = mixed.shape[-1] // anatomy.graph.num_heads
                 alone = torch.zeros_like(mixed)
                 features = slice(head * size, (head + 1) * size)
                 alone[..., features] = mixed[..., features]
-                writes.append(output.forward(alone) - bias)
+                writes.append(factor * (output.forward(alone) - bias))
 
         return see
 
+    def keep(scale: float) -> Callable[[Tensor], None]:
+        return lambda out: writes.append(scale * out)
+
     with hooks() as handles:
         handles.append(on_output(anatomy.embedding, embeds.append))
+        handles.append(anatomy.on_embed_write(writes.append))
         for layer in anatomy.layers:
-            handles.append(on_input(layer.output, heads(layer.output)))
-            handles.append(on_output(layer.mlp, writes.append))
+            handles.append(on_input(layer.output, heads(layer)))
+            handles.append(on_output(layer.mlp_writer, keep(layer.scale)))
         logits = _logits(anatomy, input_ids=torch.tensor([ids]))
-    return embeds[0], torch.cat([*embeds, *writes]), logits
+    return embeds[0], torch.cat(writes), logits
 
 
 def _inject(anatomy: Anatomy, delta: Tensor, strength: Tensor, handles: list[Any]) -> None:
@@ -98,17 +108,17 @@ def _inject(anatomy: Anatomy, delta: Tensor, strength: Tensor, handles: list[Any
                 for item, form in parts:
                     for head in range(item.heads) if item.module is module else ():
                         x = moved(read[0], form.format(index, head))
-                        start = item.start + head * item.head_dim
-                        again = module.forward(layer.attention_norm.forward(x))
-                        slices.append(again[..., start : start + item.head_dim])
-                assert sum(item.shape[-1] for item in slices) == output.shape[-1]
-                return torch.cat(slices, -1)
+                        place = item.place(head)
+                        again = module.forward(layer.normed(x))
+                        slices.append((place.start, again[..., place]))
+                assert sum(item.shape[-1] for _, item in slices) == output.shape[-1]
+                return torch.cat([item for _, item in sorted(slices, key=itemgetter(0))], -1)
 
             return see
 
-        handles.append(on_input(layer.attention_norm, read.append))
+        handles.extend(layer.on_attention_read(read.append))
         handles.extend(on_output(module, project(module)) for module in layer.projection_modules)
-        handles.append(on_input(layer.mlp_norm, lambda x: moved(x, f"L{index}MLP")))
+        handles.extend(layer.on_mlp_read(lambda x: moved(x, f"L{index}MLP")))
 
     for index in range(len(anatomy.layers)):
         attention(index)

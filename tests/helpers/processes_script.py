@@ -48,6 +48,7 @@ KINDS: dict[str, Any] = {
     "lora": lambda: {"peft_config": lora()},
     "bf16": lambda: {"bf16": True},
     "one-probe": dict,
+    "secant": dict,
     "resumed": dict,
     "evaluated": dict,
     "own": dict,
@@ -69,10 +70,11 @@ def watcher(kind: str, how: str) -> list[TrainerCallback]:
         return [Careless()]
     probes = {"one-probe": ProbeSet(PROBES.probes[:1]), "own": None}.get(kind, PROBES)
     on_error = "raise" if how == "raise" else "warn"
+    method = "secant" if kind == "secant" else "eap-ig"
     evaluated = {"evaluate": LENGTHS, "evaluation": SAMPLED} if kind == "evaluated" else {}
     return [SparksCallback(
-        probes, progress=False, on_error=on_error, points=3, threshold=0.0, top_n=60, num_probes=8,
-        num_controls=2, **evaluated
+        probes, progress=False, on_error=on_error, method=method, points=3, threshold=0.0, top_n=60,
+        num_probes=8, num_controls=2, **evaluated
     )]  # fmt: skip
 
 

@@ -15,12 +15,11 @@ from peft import PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
+    CohereConfig,
     GraniteConfig,
     LlamaConfig,
+    Olmo2Config,
     OlmoeConfig,
-    Qwen3NextConfig,
 )
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -28,9 +27,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 import sparks.models.anatomy_proof
 from sparks.attribution.eap_ig import edge_attribution
 from sparks.ground.errors import SparksError
-from sparks.models.anatomy import CHECKED_ARCHITECTURES, Anatomy, base_model
+from sparks.models.anatomy import Anatomy, base_model
 from sparks.models.anatomy_proof import check, take_apart
-from sparks.models.hooks import hooks, linear_map, on_input, on_output, rms_norm
+from sparks.models.families import CHECKED_ARCHITECTURES
+from sparks.models.hooks import hooks, linear_map, norm_of, on_input, on_output
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -75,10 +75,6 @@ def test_parts_are_found_and_proved(kind: str) -> None:
     assert sizes[0] // anatomy.graph.num_heads == sizes[1] // anatomy.graph.num_kv_heads
 
 
-def test_every_checked_architecture_is_tested() -> None:
-    assert {tiny_model(kind).config.model_type for kind in KINDS} == set(CHECKED_ARCHITECTURES)
-
-
 def test_a_model_is_proved_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     proved: list[Anatomy] = []
     monkeypatch.setattr(sparks.models.anatomy_proof, "check", proved.append)
@@ -116,47 +112,20 @@ def refused(model: Any, message: str) -> None:
 
 
 def test_an_unknown_architecture_is_told_what_is_missing() -> None:
-    model = random_model(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB))
+    model = random_model(LlamaConfig(**SMALL))
+    del model.model.layers[1].self_attn.o_proj
     message = (
-        r"does not know the architecture GPT2LMHeadModel \(model_type 'gpt2'\): GPT2LMHeadModel "
-        r"has no `model\.layers`; checked architectures are llama, mistral, phi3"
+        r"does not know the architecture LlamaForCausalLM \(model_type 'llama'\): LlamaAttention "
+        r"has no `o_proj`; README\.md lists the architectures that work, `sparks check MODEL` tries"
     )
     refused(model, message)
     with pytest.raises(SparksError, match=message):
         edge_attribution(model, [token_pair(2, 2)])
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            GraniteConfig(**SMALL, residual_multiplier=0.5),
-            r"'granite' apart: .* layer 0: the MLP reads input \+ attention \(relative difference "
-            r"0\.\d+, allowed 0\.0001\)",
-        ),
-        (
-            GraniteConfig(**SMALL, embedding_multiplier=3.0),
-            r"layer 0 reads the embedding's output \(relative difference 2, allowed",
-        ),
-        (
-            Gemma2Config(**SMALL),
-            r"'gemma2' apart: .* layer 0: the MLP reads input \+ attention \(relative difference",
-        ),
-        (
-            LlamaConfig(**SMALL, is_causal=False),
-            r"no token changes what stands before it \(relative difference",
-        ),
-        (
-            Qwen3NextConfig(**SMALL, layer_types=["full_attention"] * 2, num_experts=0),
-            "layer 0: heads of the sizes in its config make 32 projected features, it has 64",
-        ),
-    ],
-    ids=["residual", "embedding", "sandwich", "bidirectional", "gate in q_proj"],
-)
-def test_architectures_that_do_not_add_up_are_refused_with_the_number(
-    config: Any, message: str
-) -> None:
-    refused(random_model(config), message)
+def test_architectures_that_do_not_add_up_are_refused_with_the_number() -> None:
+    model = random_model(LlamaConfig(**SMALL, is_causal=False))
+    refused(model, r"no token changes what stands before it \(relative difference 0\.\d+, allowed")
 
 
 def test_a_norm_over_all_queries_together_is_no_reason_to_refuse() -> None:
@@ -304,11 +273,47 @@ def test_an_o_proj_that_is_not_affine_is_refused() -> None:
     refused(model, r"o_proj of layer 1 \(Sequential\) is not affine in its input")
 
 
-def test_a_block_with_several_outputs_is_refused() -> None:
+def test_of_several_outputs_the_first_is_a_blocks_write_and_what_is_no_tensor_is_refused() -> None:
+    linear, x = nn.Linear(4, 4), torch.ones(2, 3, 4)
+    several = nn.Module()
+    several.forward = lambda x: (linear(x).flatten(0, 1), "choices")  # as Llama 4's mixture
+    seen: list[Tensor] = []
+    with hooks() as handles:
+        handles.append(on_output(several, seen.append))
+        first, other = several(x)
+    assert torch.equal(seen[0], linear(x))
+    assert torch.equal(first, linear(x))
+    assert other == "choices"
     model = tiny_model("llama-gqa")
     plain = model.model.layers[0].mlp.forward
-    model.model.layers[0].mlp.forward = lambda x: (plain(x), None)
-    refused(model, "LlamaMLP returns tuple, not one tensor")
+    model.model.layers[0].mlp.forward = lambda x: [plain(x)]
+    refused(model, "LlamaMLP returns list where a tensor is wanted")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("residual", r"layer 1: the MLP reads input \+ attention \(relative difference"),
+        ("behind", "layer 1: behind its attention stands LayerNorm, which must be an RMSNorm"),
+        ("shared", r"layer 1: the MLP reads its norm's output \(relative difference"),
+        ("positions", r"layer 0 reads the embedding's output, scaled \(relative difference"),
+    ],
+)
+def test_what_is_not_as_its_names_say_is_refused(kind: str, message: str) -> None:
+    """A number between block and stream, another norm behind, an MLP with a norm of its own."""
+    if kind == "behind":
+        model = random_model(Olmo2Config(**SMALL))
+        model.model.layers[1].post_attention_layernorm = nn.LayerNorm(32)
+    elif kind == "shared":
+        model = random_model(CohereConfig(**SMALL))
+        model.model.layers[1].mlp.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    elif kind == "positions":
+        model = tiny_model("llama-gqa")
+        model.model.layers[0].register_forward_pre_hook(lambda _, args: (args[0].tanh(),))
+    else:
+        model = random_model(GraniteConfig(**SMALL, residual_multiplier=0.5))
+        model.model.layers[1].residual_multiplier = 0.4
+    refused(model, message)
 
 
 # -- single modules --------------------------------------------------------------------------------
@@ -348,16 +353,26 @@ def random_norm(norm: nn.Module) -> nn.Module:
     return norm
 
 
-def test_an_rms_norm_is_known_by_what_it_computes() -> None:
+def test_a_norm_is_known_by_what_it_computes() -> None:
     norm = random_norm(LlamaRMSNorm(8, eps=1e-3))
-    found = rms_norm(norm)
+    found = norm_of(norm)
     assert found is not None
     assert torch.equal(found.gain, norm.weight)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found.gain * x / found.scale(x), norm(x))
-    assert rms_norm(random_norm(nn.LayerNorm(8))) is None  # subtracts the mean
-    assert rms_norm(random_norm(GemmaRMSNorm(8))) is None  # gain 1 + weight
-    assert rms_norm(nn.Identity()) is None
+    torch.testing.assert_close(found(x), norm(x))
+    assert not found.centred
+    norm = random_norm(nn.LayerNorm(8))
+    with torch.no_grad():
+        norm.bias.normal_(generator=torch.Generator().manual_seed(2))
+    found = norm_of(norm)
+    assert found.centred
+    torch.testing.assert_close(found(x), norm(x))
+    gemma = random_norm(GemmaRMSNorm(8))
+    assert torch.equal(norm_of(gemma).gain, 1 + gemma.weight)
+    with torch.no_grad():
+        gemma.bfloat16().weight.add_(100)  # 100 and 101 are near in bfloat16: the nearer is taken
+    assert torch.equal(norm_of(gemma).gain, 1 + gemma.weight.float())
+    assert norm_of(nn.Identity()) is None
 
 
 def test_hooks_see_and_replace_and_are_gone_afterwards() -> None:

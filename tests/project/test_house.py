@@ -181,6 +181,7 @@ def options_of(command: str) -> dict[str, argparse.Action]:
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
+        ("check", SnapshotConfig),
         ("replay", SnapshotConfig),
         ("probes", ProbeBuildingConfig),
         ("evaluate", EvaluationConfig),
@@ -216,6 +217,7 @@ def test_no_model_runs_code_of_its_own_unless_it_is_asked_for():
     assert [call for call in calls if not call[2] & {"trust_remote_code", None}] == []
     commands = (
         "ablate",
+        "check",
         "effects",
         "evaluate",
         "faithfulness",

@@ -140,7 +140,7 @@ def test_the_stored_sample_of_schema_3_loads(tmp_path):
     sample = store.load(10)
     assert sample.meta.run_id == "3f9a51c07be24d68"
     assert sample.probe_groups == ("math", "math", "control")
-    assert sample.meta.settings == SnapshotConfig()
+    assert sample.meta.settings == SnapshotConfig(points=100)
     levels, settings = sample.levels
     assert settings == len(sample.grid) == 9
     assert levels[:, 0, 1].tolist() == [9, 9, 0]
@@ -160,7 +160,8 @@ def test_earlier_names_of_settings_are_translated_and_a_run_goes_on(tmp_path, sc
     found = store.load(10)
     assert {*found.meta.config} <= {item.name for item in fields(SnapshotConfig)}
     assert found.meta.settings == SnapshotConfig(points=100, max_points=324, quadrature="midpoint")
-    store.save(make_snapshot(20, {"L2H3": 3}, groups=found.probe_groups, grid=bool(found.grid)))
+    more = {"groups": found.probe_groups, "config": SnapshotConfig(points=100)}
+    store.save(make_snapshot(20, {"L2H3": 3}, grid=bool(found.grid), **more))
     assert Timeline.from_run(tmp_path).steps.tolist() == [10, 20]
     store.save(make_snapshot(30, groups=found.probe_groups, config=SnapshotConfig(points=50)))
     with pytest.raises(SparksError, match="points=100 at steps 10, 20; points=50 at step 30"):

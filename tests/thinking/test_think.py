@@ -92,7 +92,7 @@ def test_text_tables_and_json_say_the_same(measured, capsys):
     for row in json.loads(capsys.readouterr().out):
         states = [row[n] for n in ("shared", "only_on", "only_off", "neither", "undecided")]
         assert sum(states) == 4
-        assert f"  {row['rule']:<10}  {row['on']:>2}  {row['off']:>3}  {row['shared']:>6}" in page
+        assert f"  {row['rule']:<6}  {row['on']:>2}  {row['off']:>3}  {row['shared']:>6}" in page
 
 
 def test_figures_are_drawn_by_both_rules(copied, capsys):

@@ -216,7 +216,7 @@ def test_one_run_is_no_comparison():
          r"the same graph, got 3 layers x 4 heads, 2 key/value heads in 'a' and 3 layers x 4 heads,"
          r" 4 key/value heads in 'b': heads of different architectures"),
         ({"config": SnapshotConfig(points=20)},
-         r"the same settings, got points=100 in 'a' and points=20 in 'b': `sparks replay`"),
+         r"the same settings, got points=4 in 'a' and points=20 in 'b': `sparks replay`"),
         ({"config": SnapshotConfig(threshold=0.5)}, r"threshold=0\.1 in 'a' and threshold=0\.5"),
     ],
 )  # fmt: skip
@@ -307,7 +307,7 @@ def test_the_page_of_text(pair):
     assert "Note  by chance: what two random draws" in text
     assert "Rule         growth: active = more than an even share of all |score|" in text
     assert "Null of grpo  1 head is emergent at step 15 by the rule of growth; an unch" in text
-    assert "EAP-IG with 100 points" in text
+    assert "EAP-IG with 4 points" in text
 
 
 def test_warnings_and_problems_are_in_the_text():

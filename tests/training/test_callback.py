@@ -22,6 +22,7 @@ from tiny_training import PROBES, logged, optimizer_hash, tiny_trainer, weights_
 from tokenizers_made_here import CHAT, byte_level_tokenizer
 from transformers import TrainerCallback
 
+from sparks.attribution import secant_rules
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
@@ -96,6 +97,17 @@ def test_a_step_is_measured_once(tmp_path, monkeypatch):
     assert times == [0, 2, 4]
 
 
+def test_too_few_probes_are_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise RuntimeError("measured")
+
+    monkeypatch.setattr("sparks.training.recorder.take_snapshot", stopped)
+    with pytest.raises(RuntimeError, match="measured"):
+        run(tmp_path, sparks())
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
+    assert line.startswith("sparks: warning: only 3 probes: no change of a head can be called")
+
+
 def test_without_saves_it_says_what_to_set(tmp_path):
     with pytest.warns(UserWarning, match=r"save_strategy is 'no'.*every_n_steps"):
         run(tmp_path, sparks(), max_steps=2, save_strategy="no")
@@ -123,11 +135,12 @@ def test_what_snapshots_cost_is_told(tmp_path, capsys):
     callback = SparksCallback(PROBES, **SETTINGS)
     run(tmp_path, callback)
     told = [line for line in capsys.readouterr().err.splitlines() if "sparks: " in line]
+    assert "sparks: warning: only 3 probes: no change of a head can be called" in told[0]
     snapshots = RunStore.find(tmp_path).read().snapshots
     timeline = Timeline.from_run(tmp_path)
     counts, view = timeline.counts(), View(timeline, None)
     assert snapshots[0].meta.overhead is None
-    for snapshot, line in zip(snapshots[1:], told[1:3], strict=True):
+    for snapshot, line in zip(snapshots[1:], told[2:4], strict=True):
         share = snapshot.meta.overhead
         assert 0 < share < 1
         assert f"step {snapshot.step}: " in line
@@ -373,6 +386,26 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert list(Timeline.from_run(tmp_path).steps) == [0, 2, 4]
 
 
+def test_secants_are_measured_and_resumed_alone(tmp_path):
+    run(tmp_path, sparks(method="secant"), max_steps=2)
+    run(tmp_path, sparks(method="secant", points=9), max_steps=4, resume=True)
+    assert {meta.settings.method for meta in Timeline.from_run(tmp_path).metas} == {"secant"}
+    with pytest.raises(SparksError, match="with method='secant', now it is 'eap-ig'"):
+        run(tmp_path, sparks(), max_steps=6, resume=True)
+
+
+def test_a_model_without_secants_is_measured_by_eap_ig_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.delitem(secant_rules._RULES, "silu")
+    for steps, resume in ((2, None), (4, True)):
+        with pytest.warns(
+            UserWarning, match="EAP-IG in place of secants: .* secant of Silu"
+        ) as told:
+            run(tmp_path, sparks(method="secant"), max_steps=steps, resume=resume)
+        assert len([item for item in told if "secant" in str(item.message)]) == 1
+    run(tmp_path, sparks(), max_steps=6, resume=True)
+    assert [meta.settings.method for meta in Timeline.from_run(tmp_path).metas] == ["eap-ig"] * 4
+
+
 # -- broken off ------------------------------------------------------------------------------------
 
 
@@ -397,7 +430,7 @@ def test_a_notebook_is_told_of_a_broken_training_when_it_trains_again(tmp_path, 
         run(tmp_path, callback, Stop(KeyboardInterrupt()))
     assert not any("broke off" in line for line in last_words(capsys))
     run(tmp_path, callback, max_steps=1)
-    broke, _, again, moved, *later = last_words(capsys)
+    broke, _, again, _, moved, *later = last_words(capsys)
     assert broke.startswith("sparks: the training broke off: 2 snapshots in ")
     assert again == (
         f"sparks: look again with `sparks timeline {tmp_path}`; `sparks report {tmp_path}` writes "
@@ -578,12 +611,12 @@ def test_a_folder_that_cannot_be_written_stops_before_the_first_step(tmp_path):
 
 
 def test_an_unknown_model_stops_before_the_first_step(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import MambaConfig, MambaForCausalLM
 
     size = len(byte_level_tokenizer(chat=CHAT))
-    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=256)
-    with pytest.raises(SparksError, match="does not know the architecture GPT2LMHeadModel"):
-        run(tmp_path, sparks(), model=GPT2LMHeadModel(config))
+    config = MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(SparksError, match="sparks cannot take 'mamba' apart: its layers are not"):
+        run(tmp_path, sparks(), model=MambaForCausalLM(config))
 
 
 def test_a_trainer_without_a_tokenizer_is_told_what_lacks(tmp_path):

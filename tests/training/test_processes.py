@@ -67,10 +67,22 @@ PAIRS = {
 }  # fmt: skip
 """What is trained alone and watched."""
 SINGLE = {
-    "ddp": ["sft:full:careless", "sft:one-probe:watched", "sft:full:breaks", "sft:full:raise"],
-    "fsdp2": ["sft:full:careless", "sft:one-probe:watched", "sft:full:breaks", "sft:full:raise"],
+    "ddp": [
+        "sft:full:careless",
+        "sft:one-probe:watched",
+        "sft:secant:watched",
+        "sft:full:breaks",
+        "sft:full:raise",
+    ],
+    "fsdp2": [
+        "sft:full:careless",
+        "sft:one-probe:watched",
+        "sft:secant:watched",
+        "sft:full:breaks",
+        "sft:full:raise",
+    ],
     "zero2": [],
-    "zero3": ["sft:one-probe:watched", "sft:full:breaks"],
+    "zero3": ["sft:one-probe:watched", "sft:secant:watched", "sft:full:breaks"],
 }
 EACH = [(spread, what) for spread, names in PAIRS.items() for what in names]
 
@@ -177,6 +189,18 @@ def test_the_snapshot_is_that_of_one_process(launch, spread):
     # It would not be that of another model.
     base = store(folder, "sft:full:watched").load(0)
     assert not np.allclose(base.loss_corrupted, alone.loss_corrupted, rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", ["ddp", "fsdp2", "zero3"])
+def test_secants_are_shared_out_as_points_are(launch, spread):
+    folder = launch(spread)
+    assert found(folder, "sft:secant:watched") == found(folder, "sft:full:alone")
+    secant, points = (store(folder, f"sft:{kind}:watched").load(4) for kind in ("secant", "full"))
+    assert secant.meta.settings.method == "secant"
+    assert secant.meta.model_hash == points.meta.model_hash
+    np.testing.assert_allclose(secant.loss_corrupted, points.loss_corrupted, rtol=1e-5)
+    assert secant.completeness_gap.max() < 1e-4
 
 
 @pytest.mark.slow

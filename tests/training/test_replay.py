@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tiny_training import tiny_trainer
 from tokenizers_made_here import byte_level_tokenizer
 from transformers import AutoModelForCausalLM
 
+from sparks.attribution import secant_rules
 from sparks.attribution.snapshot import Snapshot
 from sparks.attribution.take_snapshot import take_snapshot
 from sparks.ground.config import SnapshotConfig
@@ -316,6 +317,37 @@ def test_other_settings_are_taken_again_but_never_mixed(saved, tmp_path, loads):
     assert len(loads) == 2
     replay(saved, tmp_path, config=other)
     assert [store.load(step).meta.config["points"] for step in (2, 4)] == [4, 4]
+
+
+SECANT = replace(CONFIG, method="secant")
+
+
+def test_secants_are_another_measurement_and_equal_those_in_memory(saved, tmp_path):
+    replay(saved / "checkpoint-2", tmp_path)
+    match = r"holds a snapshot of step 2 with method='eap-ig', now it is 'secant'"
+    with pytest.raises(SparksError, match=match):
+        replay(saved / "checkpoint-4", tmp_path, config=SECANT)
+    store = replay(saved, tmp_path, config=SECANT)
+    for step in (2, 4):
+        found, expected = store.load(step), in_memory(model_at(step), step, SECANT)
+        assert found.meta.settings == SECANT
+        assert found.completeness_gap.max() < 1e-5  # nothing but rounding
+        assert_same_arrays(replace(found, completeness_gap=expected.completeness_gap), expected)
+
+
+def test_a_model_without_secants_is_replayed_by_eap_ig_and_not_again(
+    saved, tmp_path, loads, monkeypatch
+):
+    monkeypatch.delitem(secant_rules._RULES, "silu")
+    for name in ("checkpoint-2", "checkpoint-4"):
+        with pytest.warns(UserWarning, match="EAP-IG in place of secants: .* no secant of Silu"):
+            store = replay(saved / name, tmp_path, config=SECANT)
+    loads.clear()
+    with pytest.warns(UserWarning, match="EAP-IG in place of secants"):
+        replay(saved, tmp_path, config=SECANT)
+    assert loads == ["checkpoint-2"]  # to see whether it has secants
+    for step in (2, 4):
+        assert store.load(step).meta.settings == CONFIG
 
 
 def test_another_memory_budget_is_the_same_measurement(saved, tmp_path, loads):

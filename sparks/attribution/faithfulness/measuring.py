@@ -22,8 +22,9 @@ from sparks.attribution.eap_ig import edge_attribution, points_bar
 from sparks.attribution.faithfulness.curve import SizedCircuit, circuits_of_probes
 from sparks.attribution.faithfulness.results import FaithfulnessCurves
 from sparks.attribution.faithfulness.settings import METRICS, CurveConfig
-from sparks.attribution.model_runs import Passes
+from sparks.attribution.model_runs import Passes, shared_prefixes
 from sparks.attribution.scores import EdgeScores
+from sparks.attribution.secant_proof import settle
 from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.anatomy import Anatomy, base_model
@@ -63,6 +64,7 @@ def faithfulness_curves(
     config, curve = config or SnapshotConfig(), curve or CurveConfig()
     if curve.held_out and len(probes) < 2:  # told before the scores are measured
         raise SparksError("held_out ranks each probe by the others: give two probes or more, got 1")
+    config = settle(model, config)
     if scores is None:
         scores = score_probes(model, probes, config, progress=progress)
     if len(scores.scores) != len(probes):
@@ -119,13 +121,16 @@ def _measure(
     ends = np.empty((2, len(METRICS), len(pairs)))
     with undisturbed(model):
         anatomy = take_apart(model)
+        shared = shared_prefixes(anatomy, pairs)
     total = sum(len({c.edges.tobytes() for s in sets for c in s[i]}) for i in range(len(pairs)))
     with tqdm(
         total=2 * total, desc="sparks circuits", unit="run", leave=False, disable=not progress
     ) as bar:
         for probe, pair in enumerate(pairs):
             with undisturbed(model):
-                runs = _ProbeRuns(anatomy, pair, config)
+                runs = _ProbeRuns(
+                    anatomy, Passes(anatomy, [pair], config.positions, shared[probe]), config
+                )
                 ends[:, :, probe] = runs.clean, runs.empty
                 circuits = [circuit for draw in sets for circuit in draw[probe]]
                 found = runs.of(circuits, bar.update)
@@ -134,11 +139,10 @@ def _measure(
 
 
 class _ProbeRuns:
-    """Metrics of one probe under circuits."""
+    """Metrics of one probe, which `passes` run, under circuits."""
 
-    def __init__(self, anatomy: Anatomy, pair: TokenPair, config: SnapshotConfig) -> None:
+    def __init__(self, anatomy: Anatomy, passes: Passes, config: SnapshotConfig) -> None:
         self.graph: Graph = anatomy.graph
-        passes = Passes(anatomy, [pair], config.positions)
         self.runs = CircuitRuns(anatomy, passes)
         self.log_clean = self.runs.clean.double().log_softmax(-1)
         self.says = self.runs.clean.argmax(-1), self.runs.corrupted.argmax(-1)

@@ -87,7 +87,7 @@ def write_mib(
         "cfg": {
             "n_layers": graph.num_layers,
             "n_heads": graph.num_heads,
-            "parallel_attn_mlp": False,
+            "parallel_attn_mlp": graph.parallel,
             "d_model": d_model,
         },
         "nodes": _nodes(graph, kept & graph.edge_mask),
@@ -126,10 +126,11 @@ def read_mib(
         ) from error
     heads = record.cfg.n_heads
     graph = Graph(
-        num_layers=record.cfg.n_layers, num_heads=heads, num_kv_heads=num_kv_heads or heads
+        num_layers=record.cfg.n_layers,
+        num_heads=heads,
+        num_kv_heads=num_kv_heads or heads,
+        parallel=record.cfg.parallel_attn_mlp,
     )
-    if record.cfg.parallel_attn_mlp:
-        raise SparksError(f"{path}: attention and MLP side by side are not supported")
     given = {name: edge.score for name, edge in record.edges.items()}
     # A graph has more edges than this; asked before it is laid out, for it may be told to be huge.
     if graph.num_sources**2 // 2 > len(given):

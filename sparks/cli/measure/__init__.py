@@ -1,1 +1,1 @@
-"""Commands that run a model: probes, replay, null, faithfulness, think."""
+"""Commands that run a model: check, probes, replay, null, faithfulness, think."""

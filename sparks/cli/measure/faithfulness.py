@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparks.probes.probes import ProbeSet
 
 _MEASURED_BY = (
+    "method",
     "points",
     "tolerance",
     "max_points",
@@ -131,6 +132,7 @@ def _measure(
     arguments: argparse.Namespace, probes: ProbeSet, config: SnapshotConfig, curve: Any
 ) -> FaithfulnessCurves:
     from sparks.attribution.faithfulness.measuring import faithfulness_curves, score_probes
+    from sparks.models.families import text_config
 
     if curve.held_out and len(probes) < 2:
         raise SparksError("--held-out ranks each probe by the others: give two probes or more")
@@ -139,7 +141,7 @@ def _measure(
     tokenized = probes.tokenize_for(model.config, tokenizer, config)
     scores = score_probes(model, tokenized, config)
     if arguments.mib:
-        _write_mib(arguments.mib, scores, curve, model.config.hidden_size)
+        _write_mib(arguments.mib, scores, curve, text_config(model.config).hidden_size)
     return faithfulness_curves(model, tokenized, config=config, curve=curve, scores=scores)
 
 

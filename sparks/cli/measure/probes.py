@@ -29,7 +29,7 @@ def add_probes(commands: Any) -> None:
   sparks probes --data problems.jsonl --model BASE --clean-model TRAINED --output probes.jsonl
       clean: what the trained model writes; corrupted: what the base writes
   sparks probes --data problems.jsonl --model BASE --control 8 --output probes.jsonl
-      16 probes, and 8 control probes (group `control`: copying and plain recall) in one file
+      64 probes, and 8 control probes (group `control`: copying and plain recall) in one file
   sparks probes --control 8 --model BASE --output control.jsonl
       control probes alone: no data needed""",
     )
@@ -40,6 +40,7 @@ def _run_probes(arguments: argparse.Namespace) -> int:
     from sparks.probes.building import write_probes
     from sparks.probes.settings import ProbeBuildingConfig
     from sparks.runs.run_folder import refuse_file_of_run
+    from sparks.training.probe_count import few_probes
 
     quiet_libraries()
     config = settings(arguments, ProbeBuildingConfig)
@@ -53,6 +54,9 @@ def _run_probes(arguments: argparse.Namespace) -> int:
             f"probes the model does not get the next word right: a weak control",
             aside=True,
         )
+    groups = [probe.group for probe in built.probes]
+    if config.data is not None and (few := few_probes(groups)) is not None:
+        say(f"sparks: warning: {few}", aside=True)
     control = f", {arguments.control} of them control" if arguments.control else ""
     say(
         f"{len(built.probes)} probes in {arguments.output}{control} "

@@ -149,9 +149,9 @@ def means_of(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> HeadM
         return None
     from sparks.effects.head_means import measure_head_means
     from sparks.effects.references import reference_rows
+    from sparks.models.families import context_of
 
-    context = getattr(model.config, "max_position_embeddings", None)
-    rows = reference_rows(arguments.mean, tokenizer, max_tokens=context)
+    rows = reference_rows(arguments.mean, tokenizer, max_tokens=context_of(model.config))
     return measure_head_means(model, rows, by_position=arguments.by_position, progress=True)
 
 

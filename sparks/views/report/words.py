@@ -157,7 +157,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
                 _percent(float(np.nanmedian(median))),
                 "completeness gap",
                 f"median; worst {_percent(worst[at])} at step {timeline.steps[at]}; "
-                f"{points_in_words(counts)}",
+                f"{points_in_words(timeline, counts)}",
             )
         )
     else:
@@ -178,11 +178,14 @@ def describe_settings(timeline: Timeline) -> list[tuple[str, str]]:
     meta, counts = timeline.metas[-1], timeline.counts()
     config = meta.settings
     swapped = any(item.roles_swapped for item in timeline.metas)
+    method = points_in_words(timeline, counts)
+    if config.method == "eap-ig":
+        method = f"EAP-IG, {method} ({config.quadrature})"
     rows = [
         ("Model", f"{meta.model_name} ({meta.model_type}, {meta.precision})"),
         (
             "Attribution",
-            f"EAP-IG, {points_in_words(counts)} ({config.quadrature}), KL divergence at "
+            f"{method}, KL divergence at "
             + ("the last position" if config.positions == "last" else "all positions"),
         ),
         ("Circuit of a probe", f"{circuit_words(timeline)}, isolated nodes removed"),

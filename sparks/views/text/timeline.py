@@ -29,7 +29,6 @@ from sparks.views.words import (
     no_change_in_words,
     null_in_words,
     points_in_words,
-    range_in_words,
     range_meaning,
     rule_in_words,
     with_onset,
@@ -118,7 +117,7 @@ def _title(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     if control := control_in_words(timeline):
         page.labelled("Control    ", control)
     page.labelled("Null       ", null_in_words(timeline))
-    page.labelled("Exactness  ", _gap_in_words(counts) + _faithfulness_in_words(counts))
+    page.labelled("Exactness  ", _gap_in_words(timeline, counts) + _faithfulness_in_words(counts))
 
 
 def settings_in_words(timeline: Timeline) -> str:
@@ -133,8 +132,11 @@ def settings_in_words(timeline: Timeline) -> str:
     points = f"{config.points} points"
     if config.tolerance is not None:
         points += f" or more (gap of {percent(config.tolerance)}, at most {config.max_points})"
+    method = f"EAP-IG with {points} ({config.quadrature})"
+    if config.method == "secant":
+        method = "secants between both ends"
     return (
-        f"EAP-IG with {points} ({config.quadrature}), KL {where}, at most "
+        f"{method}, KL {where}, at most "
         f"{config.max_suffix_tokens} tokens; a circuit is {kept} with |score| >= "
         f"{config.threshold:g}{unit}, pruned{swapped}"
     )
@@ -144,21 +146,24 @@ def _heads_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     first, last = counts.iloc[0], counts.iloc[-1]
     when = "before training" if first["step"] == 0 else f"at step {first['step']:.0f}"
     text = f"{_range(first)} of {timeline.base.size} active {when} (base)"
+    if timeline.too_little[0]:
+        text = f"too little L {when} to say which of {timeline.base.size} are active"
     if len(counts) == 1:
         return f"{text}; one checkpoint, so nothing to compare yet"
     sums = {kind: int(counts[kind].sum()) for kind in EVENT_KINDS}
+    old = "the base" if timeline.base.any() else "those active at first"
     undated = int((timeline.active[-1] & timeline.states.undated).sum())
     more = f", {undated} active as soon as one could tell" if undated else ""
     return (
         f"{text}, {_range(last)} at step {last['step']:.0f}: {last['retained']:.0f} retained "
         f"and {last['emergent']:.0f} emergent{more}. On the way {sums['born']} born, "
-        f"{sums['pruned']} pruned, {sums['revived']} revived; of the base {sums['silenced']} "
+        f"{sums['pruned']} pruned, {sums['revived']} revived; of {old} {sums['silenced']} "
         f"silenced, {sums['returned']} returned"
     )
 
 
 def _range(row: pd.Series) -> str:
-    return range_in_words(*(int(row[name]) for name in ("active", "undecided")))
+    return head_range(*(int(row[name]) for name in ("active", "undecided")))
 
 
 def _paper_in_words(timeline: Timeline) -> str:
@@ -182,15 +187,17 @@ def _faithfulness_in_words(counts: pd.DataFrame) -> str:
     )
 
 
-def _gap_in_words(counts: pd.DataFrame) -> str:
+def _gap_in_words(timeline: Timeline, counts: pd.DataFrame) -> str:
     gaps = counts["completeness_gap_max"].to_numpy()
     if np.isnan(gaps).all():
         return "completeness gap unknown"
     worst = int(np.nanargmax(gaps))
+    missed = f"that the points on the path miss ({points_in_words(timeline, counts)})"
+    if timeline.metas[-1].settings.method == "secant":
+        missed = "that rounding takes"
     return (
         f"completeness gap at worst {percent(gaps[worst])} (step {counts['step'][worst]}), median "
-        f"{percent(counts['completeness_gap_median'].median())}: the part of L that the points on "
-        f"the path miss ({points_in_words(counts)})"
+        f"{percent(counts['completeness_gap_median'].median())}: the part of L {missed}"
     )
 
 
@@ -203,7 +210,11 @@ def _table(page: Page, timeline: Timeline, counts: pd.DataFrame) -> None:
     logged = [name for name in _CURVES if name in curves.columns]
     for name in logged:
         columns[name] = [number(value) for value in _latest(curves[name], counts["step"])]
-    columns["active"] = list(map(head_range, counts["active"], counts["undecided"]))
+    ranges = map(head_range, counts["active"], counts["undecided"])
+    columns["active"] = [
+        "–" if too_little else text
+        for too_little, text in zip(timeline.too_little, ranges, strict=True)
+    ]
     if timeline.rule != "paper":
         columns["paper"] = [str(value) for value in timeline.paper_counts()["active"]]
     for name in ("emergent", "born", "pruned", "revived"):

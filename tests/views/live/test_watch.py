@@ -293,7 +293,7 @@ Heads    4 active: 2 of 3 base heads retained, 2 emergent
 Paper    4 active, 2 emergent by its rule
 Null     0 emergent on an unchanged model: here more
 Edges    69.9% (68 to 72) moved; two probes share 73.7% (71 to 76)
-Error    1% completeness gap (median; 1% at most), up to 100 points
+Error    1% completeness gap (median; 1% at most), up to 4 points
 Cost     1.5 s for the last snapshot, 1.5 s median
 Next     step 50 in about 50 s; the end, step 100, in about 6 min
 
@@ -338,7 +338,7 @@ def test_a_single_snapshot_has_no_strip_and_no_change():
 
 
 def test_what_weakens_the_numbers_and_what_they_cost_is_said():
-    run = [make_snapshot(step, gap=0.5, overhead=0.0213) for step in (10, 20)]
+    run = [make_snapshot(step, gap=1.5, overhead=0.0213) for step in (10, 20)]
     text = " ".join(page(Timeline(run), notes=["steps 30: gone"]).split())
     assert "Note there is no snapshot of step 0" in text
     assert "Note the scores are coarse at steps 10, 20" in text

@@ -23,6 +23,7 @@ from report_payload import counts_of, payload, raw, summed, unpacked
 import sparks.views.report
 from sparks.attribution.circuit import GRID
 from sparks.attribution.snapshot import Snapshot
+from sparks.ground.config import SnapshotConfig
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
 from sparks.timeline.nulls import null_of, sentence
@@ -507,7 +508,7 @@ def test_top_numbers_show_gap_and_probes():
     assert list(tiles)[:3] == ["active heads", "born / fell silent", "faithfulness"]
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
-    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 100 points"
+    assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 4 points"
     assert tiles["probes"]["value"] == "16"
 
 
@@ -646,11 +647,20 @@ def test_points_that_each_probe_got_are_told():
     data = run_data(Timeline(run))
     counts = counts_of(data)
     found = [counts[f"points_{name}"] for name in ("min", "median", "max")]
-    assert found == [[100, 36], [100, 72], [100, 324]]
+    assert found == [[4, 36], [4, 72], [4, 324]]
     (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
-    assert tile["detail"].endswith("; 36 to 324 points (median 86)")
+    assert tile["detail"].endswith("; 4 to 324 points (median 38)")
     attribution = dict(data["settings"])["Attribution"]
-    assert attribution.startswith("EAP-IG, 36 to 324 points (median 86) (midpoint)")
+    assert attribution.startswith("EAP-IG, 4 to 324 points (median 38) (midpoint)")
+
+
+def test_the_method_is_told():
+    run = [make_snapshot(0, config=SnapshotConfig(method="secant"))]
+    data = run_data(Timeline(run))
+    (tile,) = [t for t in data["looks"]["paper"]["numbers"] if t["label"] == "completeness gap"]
+    assert tile["detail"].endswith("; secants between both ends")
+    attribution = dict(data["settings"])["Attribution"]
+    assert attribution == "secants between both ends, KL divergence at the last position"
 
 
 def test_run_without_any_gap():

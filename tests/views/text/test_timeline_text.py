@@ -52,7 +52,7 @@ def test_the_table_has_a_row_a_checkpoint(story):
     )
     moved = [f"{100 * row.edges_from_previous.value:.3g}%" for row in circuit_turnover(story)[1:]]
     alike = [f"{row.edges_stability.value:.2f}" for row in circuit_turnover(story)]
-    end = [["1%", "2%", "12.5%", "2%", "1%"], ["100"] * 5, ["1.5"] * 5]
+    end = [["1%", "2%", "12.5%", "2%", "1%"], ["4"] * 5, ["1.5"] * 5]
     beside = [list(cells) for cells in zip(["–", *moved], alike, *end, strict=True)]
     assert [row.split() for row in rows] == [
         ["0", "–", "–", "3", "3", "0", "0", "0", "0", "3/3", *beside[0]],
@@ -102,19 +102,26 @@ def test_the_title_says_it_in_words(story):
     assert "at most 5% are expected to be false" in text
     assert "Paper by the paper's rule (active = in the circuit of any probe) 3 to 4 active" in text
     assert "Null 2 heads are emergent at step 40 by the rule of growth; an unchanged model" in text
-    assert "EAP-IG with 100 points (midpoint), KL at the last position, at most 16 tokens" in text
+    assert "EAP-IG with 4 points (midpoint), KL at the last position, at most 16 tokens" in text
     assert "the 5000 strongest edges with |score| >= 0.1, pruned" in text
     assert "3 of 12 active before training (base), 4 at step 40: 2 retained" in text
     assert "2 emergent. On the way 3 born, 2 pruned, 1 revived" in text
     assert "of the base 2 silenced, 1 returned" in text
     assert "completeness gap at worst 12.5% (step 20), median 2%" in text
-    assert "the points on the path miss (100 points)" in text
+    assert "the points on the path miss (4 points)" in text
 
 
 def test_points_that_grow_to_a_tolerance_are_said():
     config = SnapshotConfig(tolerance=0.05, quadrature="pilot")
     text = words(render(Timeline([make_snapshot(0, config=config)]), width=100))
     assert "EAP-IG with 12 points or more (gap of 5%, at most 324) (pilot), KL at the last" in text
+
+
+def test_secants_are_said():
+    text = words(render(Timeline([make_snapshot(0, config=SnapshotConfig(method="secant"))])))
+    assert "secants between both ends, KL at the last position, at most 16 tokens" in text
+    assert "the part of L that rounding takes" in text
+    assert "EAP-IG" not in text
 
 
 def test_other_settings_are_said():
@@ -233,7 +240,7 @@ def doubtful(groups: bool = False) -> Timeline:
 
 def test_what_the_probes_cannot_tell_is_said():
     text = render(doubtful(), width=140)
-    assert "2 to 3 of 12 active before training" in words(text)
+    assert "2-3 of 12 active before training" in words(text)
     assert "2 retained and 2 emergent." in words(text)
     rows = [row.split() for row in section(text, "Checkpoints")]
     assert [dict(zip(rows[0], row, strict=True))["active"] for row in rows[1:]] == [
@@ -312,7 +319,7 @@ def test_gaps_that_are_no_numbers():
     assert "completeness gap unknown" in text
     assert section(render(Timeline([make_snapshot(0, gap=np.nan)]), width=140), "Checkpoints")[
         1
-    ].split()[-3:] == ["–", "100", "1.5"]
+    ].split()[-3:] == ["–", "4", "1.5"]
     run = [make_snapshot(0, gap=np.nan), make_snapshot(10, gap=np.inf)]
     assert "at worst inf% (step 10)" in render(Timeline(run), width=100)
 

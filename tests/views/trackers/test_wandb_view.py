@@ -52,7 +52,7 @@ WORKED = {  # of STORY, by step
     "sparks/paper/heads_born": {0: 0, 10: 1, 20: 1, 30: 0, 40: 1},
     "sparks/null/births_low": dict.fromkeys(STORY, 0),  # all probes agree
     "sparks/null/births_high": dict.fromkeys(STORY, 0),
-    "sparks/points": dict.fromkeys(STORY, 100),
+    "sparks/points": dict.fromkeys(STORY, 4),
     "sparks/heads_new": {0: 0, 10: 1, 20: 1, 30: 0, 40: 1},
     "sparks/heads_emergent": {0: 0, 10: 1, 20: 2, 30: 1, 40: 2},
     "sparks/heads_pruned": {0: 0, 10: 0, 20: 0, 30: 1, 40: 1},
