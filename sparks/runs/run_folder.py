@@ -45,6 +45,7 @@ from sparks.ground.files import (
     write_atomically,
 )
 from sparks.ground.schema import MOST_NUMBER, decode, is_number
+from sparks.probes.probes import ProbeSet
 from sparks.runs.evaluations import EvaluationFolder, StepEvaluation
 from sparks.runs.identity import (
     MEASURED,
@@ -65,7 +66,7 @@ _STEP_FILE = re.compile(r"step-(\d+)\.safetensors\Z")
 
 _DEPTH, _MOST_FOLDERS, _MOST_LISTED = 4, 2000, 8
 
-_MOST_LOG, _MOST_NULLS = 2**28, 2**24
+_MOST_LOG, _MOST_NULLS, _MOST_PROBES = 2**28, 2**24, 2**26
 """Bytes."""
 
 
@@ -82,6 +83,8 @@ class RunContents:
     """One line for each file that could not be read and was skipped."""
     nulls: tuple[NullBand, ...] = ()
     """What `sparks null` found."""
+    probes: ProbeSet | None = None
+    """Texts of what was measured, where the folder keeps them."""
     evaluations: tuple[StepEvaluation, ...] = ()
     """Of the checkpoints that were evaluated, in order of step; all of one task."""
     run_id: str = ""
@@ -227,6 +230,19 @@ class RunStore:
             SparksError: the file cannot be written.
         """
         self._write(self.path / "probes.jsonl", text.encode())
+
+    def read_probes(self) -> ProbeSet | None:
+        """The probes that are kept; None where there are none, or none that can be read.
+
+        They are shown beside the numbers, and no number depends on them.
+        """
+        path = self.path / "probes.jsonl"
+        try:
+            text = read_text(path, within=self.path, most=_MOST_PROBES)
+            lines = (line for line in text.split("\n") if line.strip())
+            return ProbeSet.from_records(json.loads(line) for line in lines)
+        except (OSError, ValueError, RecursionError, SparksError):
+            return None
 
     def undo_unfinished(self) -> None:
         """Bring back what a killed `begin` had moved away; nobody else may be writing.
@@ -383,6 +399,7 @@ class RunStore:
             metrics=metrics,
             problems=(*problems, *unread),
             nulls=nulls,
+            probes=self.read_probes(),
             evaluations=evaluations,
         )
 

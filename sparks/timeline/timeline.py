@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from sparks.attribution.snapshot import Snapshot, SnapshotMeta
 from sparks.ground.errors import SparksError
 from sparks.models.graph import Graph
-from sparks.probes.probes import CONTROL_GROUP
+from sparks.probes.probes import CONTROL_GROUP, ProbeSet
 from sparks.runs.evaluations import StepEvaluation
 from sparks.runs.null_band import NullBand
 from sparks.runs.run_folder import RunStore
@@ -87,6 +87,8 @@ class Timeline:
     """What `sparks null` found and the run folder keeps; `timeline.nulls.null_of` picks."""
     evaluations: tuple[StepEvaluation, ...]
     """Of checkpoints that were evaluated, in order of step: see `timeline.answers`."""
+    probes: ProbeSet | None
+    """Texts of what was measured; None where nobody kept them. No number depends on them."""
     damage: tuple[str, ...]
     """Those of `problems` that tell of files that could not be read, and of missing snapshots."""
     snapshots: History
@@ -131,6 +133,7 @@ class Timeline:
         growth_config: GrowthConfig | None = None,
         nulls: Sequence[NullBand] = (),
         evaluations: Sequence[StepEvaluation] = (),
+        probes: ProbeSet | None = None,
     ) -> None:
         """Order the snapshots and work out the state of every head.
 
@@ -145,6 +148,7 @@ class Timeline:
             growth_config: settings of the rule of growth; None takes the defaults.
             nulls: what `sparks null` found.
             evaluations: of checkpoints of the run.
+            probes: texts of what was measured.
 
         Raises:
             SparksError: no snapshots; two of one step; different probes, graphs or settings; no
@@ -168,6 +172,7 @@ class Timeline:
         self.rule, self.growth_config = rule, growth_config or GrowthConfig()
         self.nulls = tuple(nulls)
         self.evaluations = tuple(sorted(evaluations, key=lambda evaluation: evaluation.step))
+        self.probes = probes
         self.groups = tuple(sorted(set(first.probe_groups)))
         self.snapshots = history
         self.metas = tuple(outline.meta for outline in outlines)
@@ -217,6 +222,7 @@ class Timeline:
             growth_config=growth_config,
             nulls=run.nulls,
             evaluations=run.evaluations,
+            probes=run.probes,
         )
 
     def by(self, rule: Rule, *, group: str | None = None) -> Timeline:
@@ -234,6 +240,7 @@ class Timeline:
             growth_config=self.growth_config,
             nulls=self.nulls,
             evaluations=self.evaluations,
+            probes=self.probes,
         )
 
     @cached_property

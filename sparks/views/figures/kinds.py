@@ -49,7 +49,7 @@ FIGURES: tuple[FigureKind, ...] = (
         name="head-map",
         file="fig2b-head-map",
         numbers=("2B", "3C"),
-        shows="layer x head: base heads red, emergent heads blue, active at the end outlined",
+        shows="layer x head: base heads grey, emergent heads blue, active at the end outlined",
     ),
     FigureKind(
         name="reward",

@@ -129,7 +129,7 @@ def reward(timeline: Timeline, *, metric: str | None = None, width: Width = "col
 
 @styled
 def head_map(timeline: Timeline, *, width: Width = "column") -> Figure:
-    """Fig. 2B, 3C: layer x head; red: base, blue: emergent, outlined: active at the end.
+    """Fig. 2B, 3C: layer x head; grey: base, blue: emergent, outlined: active at the end.
 
     Dashed: undecided at the end. Violet: active at some checkpoint, but undecided at the first, so
     that nobody can say whether it was born.
@@ -146,7 +146,7 @@ def head_map(timeline: Timeline, *, width: Width = "column") -> Figure:
     shares = frame["frequency"].to_numpy(dtype=float).reshape(grid.shape)
     state = frame["state"].to_numpy().reshape(grid.shape)
     colours = np.broadcast_to(_rgba(EMPTY), (*grid.shape, 4)).copy()
-    maps = {"base": _ramp("Reds"), "emergent": _ramp("Blues")}
+    maps = {"base": _ramp("Greys"), "emergent": _ramp("Blues")}
     for name, ramp in maps.items():
         colours[state == name] = ramp(shares[state == name])
     colours[state == "undated"] = _rgba(UNDATED)
@@ -296,9 +296,9 @@ def _legend_below(
 
 
 def _ramp(name: str) -> Colormap:
-    """A colour map whose lowest colour still tells red from blue."""
+    """A colour map whose lowest colour still tells grey from blue."""
     whole = module("matplotlib").colormaps[name]
-    steps = whole(np.linspace(0.22, 1, 256))
+    steps = whole(np.linspace(0.35, 1, 256))
     return module("matplotlib.colors").ListedColormap(steps, name=f"{name}-from-pale")
 
 

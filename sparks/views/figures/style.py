@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COHORTS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#cc79a7")
-"""Okabe-Ito without vermilion, near to the red of base heads; black is for curves."""
+"""Okabe-Ito without vermilion; black is for curves."""
 EMERGENT = "#0072b2"
 UNDATED, NULL = "#b8a9d9", "#7a7a7a"
 INK, FAINT, EMPTY, _QUIET = "#000000", "#b0b0b0", "#ececec", "#5a5a5a"

@@ -234,6 +234,7 @@ class RunFollower:
             rule=self.rule,
             nulls=self._log.nulls if self._log else (),
             evaluations=self._log.evaluations if self._log else (),
+            probes=self._log.probes if self._log else None,
         )
 
 

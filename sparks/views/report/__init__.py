@@ -37,7 +37,7 @@ from sparks.views.report.compared import compared_by_rule
 from sparks.views.report.data import run_data
 from sparks.views.report.edges import EdgeCandidates
 from sparks.views.report.packing import deflated
-from sparks.views.report.words import clean_text
+from sparks.views.report.words import clean_text, headline
 
 __all__ = ["followers", "render_report", "write_report"]
 
@@ -62,8 +62,9 @@ SCRIPTS = (
 )
 """Parts of the script that draws the page, in this order."""
 GROWN, EVALUATED = "draw/growth.js", "tables/evaluation.js"
-"""Stand before the last part where a head grew or shrank, and where a run was evaluated: other
-pages need not carry their weight."""
+MEASURED = "tables/measured.js"
+"""Stand before the last part where a head grew or shrank, where a run was evaluated, and where it
+keeps its probes: other pages need not carry their weight."""
 FOLLOWING = "steer/follow.js"
 """Stands before the last part of a page that is kept up to date by the server that sent it."""
 
@@ -92,7 +93,7 @@ def render_report(
     Args:
         timelines: a run each; the page shows one at a time, and above it a table of all, or why
             they cannot be compared.
-        title: of the page; None for the name of the run, or the number of runs.
+        title: of the page; None for what is known of the run, or the number of runs.
         follow: of a page that asks the server it came from for a newer one: `version`, its own, and
             `seconds` from one question to the next. Such a page may ask that server, and no other.
 
@@ -105,11 +106,12 @@ def render_report(
     _make_names_unique(runs)
     comparison = compared_by_rule(timelines, [run["name"] for run in runs])
     if title is None:
-        title = runs[0]["name"] if len(runs) == 1 else f"{len(runs)} runs"
+        title = headline(timelines[0]) if len(runs) == 1 else f"{len(runs)} runs"
     title = clean_text(title, 200) or "Attention heads over training"
     is_evaluated = any(timeline.evaluations for timeline in timelines)
     style = _without_notes(_part("page.css") + (_part("evaluation.css") if is_evaluated else ""))
-    more = [GROWN] * any(run["growth"] for run in runs) + [EVALUATED] * is_evaluated
+    more = [MEASURED] * any(run["texts"] for run in runs)
+    more += [GROWN] * any(run["growth"] for run in runs) + [EVALUATED] * is_evaluated
     more += [FOLLOWING] * bool(follow)
     script = f"(() => {{\n{_script((*SCRIPTS[:-1], *more, SCRIPTS[-1]))}}})();"
     loader = _script(("load.js",))
@@ -138,7 +140,7 @@ def write_report(timelines: Sequence[Timeline], out: Path, *, title: str | None 
     Args:
         timelines: a run each.
         out: the HTML file; one that exists is replaced.
-        title: of the page; None for the name of the run, or the number of runs.
+        title: of the page; None for what is known of the run, or the number of runs.
 
     Returns:
         `out`.

@@ -30,6 +30,7 @@ from sparks.views.report.packing import (
     packed_numbers,
     packed_planes,
 )
+from sparks.views.report.probes import probe_data
 from sparks.views.report.words import circuit_words, clean_text, describe_settings
 
 MOST_METRIC_POINTS = 300
@@ -54,6 +55,7 @@ def run_data(timeline: Timeline) -> dict[str, Any]:
         "steps": timeline.steps.tolist(),
         "missing_steps": _missing_steps(timeline),
         "unscored": _unscored(timeline),
+        **probe_data(timeline),
         **growth_data(timeline),
         **cells(by_rule["growth"]),
         "event_kinds": list(EVENT_KINDS),

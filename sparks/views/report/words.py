@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
 from sparks.runs.null_band import NullBand
-from sparks.timeline.timeline import Timeline
+from sparks.timeline.timeline import EventKind, Timeline
 from sparks.views.words import circuits_in_words, faithfulness_of, points_in_words
+
+FALLS: tuple[EventKind, ...] = ("pruned", "silenced")
+"""Changes at which a head falls silent."""
 
 
 def clean_text(text: str, limit: int) -> str:
     """One line of at most `limit` characters, without control and text-direction characters."""
     line = "".join(_visible(c) for c in " ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def headline(timeline: Timeline) -> str:
+    """What the page is about: the run, its model, the group of its probes, the day it ended."""
+    meta = timeline.metas[-1]
+    known = [timeline.name or "unnamed run", Path(meta.model_name).name, timeline.group or "",
+             meta.created[:10]]  # fmt: skip
+    return " \u00b7 ".join(clean_text(text, 60) for text in known if text)
 
 
 def summary(timeline: Timeline) -> list[str]:
@@ -108,7 +120,7 @@ def notes(timeline: Timeline) -> list[str]:
 
 
 def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[dict[str, str]]:
-    """The few numbers at the top of the page: `value`, `label`, and `detail` below it.
+    """Numbers in tiles: `value`, `label`, and `detail` below it. The first three stand at the top.
 
     Args:
         timeline: by the rule of the numbers.
@@ -117,6 +129,7 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
     counts = timeline.counts()
     born = int((timeline.cohort >= 0).sum())
     start = int(timeline.base.sum())
+    fell = sum(int(timeline.changes(kind).sum()) for kind in FALLS)
     tiles = [
         _tile(
             f"{start} \u2192 {int(timeline.active[-1].sum())}",
@@ -124,17 +137,17 @@ def headline_numbers(timeline: Timeline, null: NullBand | None = None) -> list[d
             f"first \u2192 last checkpoint, of {timeline.base.size}{_open(timeline.undecided[-1])}",
         ),
         _tile(
-            str(born),
-            "born",
-            f"{int(timeline.emergent[-1].sum())} active at the end{_beside(null)}",
+            f"{born} / {fell}",
+            "born / fell silent",
+            f"{int(timeline.emergent[-1].sum())} of the born active at the end{_beside(null)}",
         ),
+        _faithfulness_tile(counts),
         _tile(
             f"{int(timeline.retained[-1].sum())} of {start}",
             "base heads retained",
             f"active at start and end{_open(timeline.undecided[-1] & timeline.base)}",
         ),
     ]
-    tiles.append(_faithfulness_tile(counts))
     median = counts["completeness_gap_median"].to_numpy(dtype=np.float64)
     worst = counts["completeness_gap_max"].to_numpy(dtype=np.float64)
     if not np.isnan(worst).all():
@@ -205,7 +218,8 @@ def circuit_words(timeline: Timeline) -> str:
 def _beside(null: NullBand | None) -> str:
     if null is None:
         return ""
-    return f"; unchanged models: {null.births_low:.0f} to {null.births_high:.0f}"
+    low, high = f"{null.births_low:.0f}", f"{null.births_high:.0f}"
+    return f"; an unchanged model gives {low if low == high else f'{low} to {high}'}"
 
 
 def _open(undecided: Bool[np.ndarray, "layers heads"]) -> str:
@@ -243,7 +257,10 @@ def _percent(share: float) -> str:
     if not math.isfinite(share):
         return "not finite"
     points = 100 * share
-    return f"{points:.0f} %" if points >= 10 or points == 0 else f"{points:.2g} %"
+    if abs(points) < 0.005:
+        return "0 %"
+    text = f"{points:.0f} %" if abs(points) >= 10 else f"{points:.2g} %"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _plural(count: int, word: str) -> str:

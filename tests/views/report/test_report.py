@@ -35,6 +35,7 @@ from sparks.views.report import (
     EVALUATED,
     FOLLOWING,
     GROWN,
+    MEASURED,
     SCRIPTS,
     render_report,
     write_report,
@@ -157,7 +158,7 @@ def test_parts_of_the_page_fit_together():
     of_tabs = {f"{kind}{tab}{view}" for tab in ("timeline", "head", "circuit")
                for kind, view in (("tab-", ""), ("", "-view"))}  # fmt: skip
     assert of_tabs <= ids
-    named = {"load.js", *SCRIPTS, EVALUATED, FOLLOWING, GROWN}
+    named = {"load.js", *SCRIPTS, EVALUATED, FOLLOWING, GROWN, MEASURED}
     assert {str(part.relative_to(PARTS)) for part in PARTS.rglob("*.js")} == named
     light, dark = (
         set(re.findall(r"--(\w[\w-]*):", block))
@@ -503,11 +504,21 @@ def test_top_numbers_show_gap_and_probes():
     )
     tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
     assert tiles["active heads"]["value"] == "1 \u2192 2"
-    assert tiles["born"]["value"] == "1"
+    assert tiles["born / fell silent"]["value"] == "1 / 0"
+    assert list(tiles)[:3] == ["active heads", "born / fell silent", "faithfulness"]
     assert tiles["base heads retained"]["value"] == "1 of 1"
     assert tiles["completeness gap"]["value"] == "2.5 %"
     assert tiles["completeness gap"]["detail"] == "median; worst 50 % at step 0; 4 points"
     assert tiles["probes"]["value"] == "16"
+
+
+def test_a_share_of_almost_nothing_is_none():
+    """KL of a circuit that is no better than nothing is above 1 by rounding alone."""
+    timeline = measured([None, None], [1 + 1.8e-7, 0.5])
+    tiles = {tile["label"]: tile for tile in headline_numbers(timeline)}
+    assert tiles["faithfulness"]["detail"] == "step 10, median over probes; least 0 % at step 0"
+    worse = headline_numbers(measured([None, None], [1.25, 0.5]))[2]
+    assert "least \u221225 % at step 0" in worse["detail"]
 
 
 def measured(overheads: Sequence[float | None], circuit: Sequence[float]) -> Timeline:
@@ -583,9 +594,9 @@ def test_the_null_is_told_beside_the_births():
     assert band is not None
     assert look["null"]["births"] == [band.births_low, band.births_median, band.births_high]
     assert look["notes"][1] == f"Null: {sentence(timeline, band)}."
-    (tile,) = [tile for tile in look["numbers"] if tile["label"] == "born"]
-    ends = f"{band.births_low:.0f} to {band.births_high:.0f}"
-    assert tile["detail"] == f"2 active at the end; unchanged models: {ends}"
+    (tile,) = [tile for tile in look["numbers"] if tile["label"].startswith("born")]
+    assert (band.births_low, band.births_high) == (0, 0)
+    assert tile["detail"] == "2 of the born active at the end; an unchanged model gives 0"
     few = run_data(Timeline(make_run({0: ["L0H0"], 10: []}, probes=2)))["looks"]["paper"]
     assert few["null"] is None
     assert few["notes"][1] == "Null: 2 probes are too few for a null: 4 are needed."
@@ -661,7 +672,7 @@ def test_run_without_any_gap():
 
 
 def test_titles_and_names_of_runs():
-    assert payload(render_report([story()]))["title"] == "story"
+    assert payload(render_report([story()]))["title"] == "story \u00b7 llama \u00b7 2026-01-01"
     two = payload(render_report([story(), story()]))
     assert two["title"] == "2 runs"
     assert [run["name"] for run in two["runs"]] == ["story", "story (2)"]

@@ -68,6 +68,9 @@ def test_the_page_begins_with_the_verdict_and_shows_growth(
     assert text("verdict") == growth_in_words(timeline)
     first = browser.find_element(By.CSS_SELECTOR, "header > p:not(.linkline)")
     assert first.get_attribute("id") == "verdict"
+    browser.execute_script(
+        "for (const fold of document.querySelectorAll('details')) fold.open = true"
+    )
     assert text("growth-text") == "step 30: 1 grew, 1 shrank"
     rows = browser.find_elements(By.CSS_SELECTOR, "#growth-table tbody tr")
     cells = [row.find_elements(By.TAG_NAME, "td") for row in rows]

@@ -500,11 +500,11 @@ def test_every_view_has_a_caption(open_page: Open, run: Timeline):
         for section in page.browser.find_elements("css selector", f"#{view}-view section"):
             captions = section.find_elements("css selector", ".caption")
             assert captions, section.get_attribute("outerHTML")[:200]
-            assert all(len(caption.text) > 40 for caption in captions)
+            assert all(15 < len(caption.text) < 450 for caption in captions)
 
 
 def test_paper_is_white(open_page: Open, run: Timeline):
-    page = open_page(run)
+    page = open_page(run, folded=True)
     page.media(prefers_color_scheme="dark")
     until(lambda: page.data("theme") == "dark")
     page.browser.execute_script(
@@ -514,4 +514,5 @@ def test_paper_is_white(open_page: Open, run: Timeline):
     printed: dict[str, Any] = page.browser.execute_cdp_cmd("Page.printToPDF", {})
     assert len(printed["data"]) > 20_000
     assert page.browser.execute_script("return window.seen") == "light"
+    assert not page.browser.find_elements("css selector", "details:not([open])")
     until(lambda: page.data("theme") == "dark")

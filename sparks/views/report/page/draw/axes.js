@@ -52,8 +52,7 @@ function ticks(low, high, about, whole) {
 function drawStepAxis(pen, area, view, palette, grid, title) {
   pen.textBaseline = "top";
   pen.textAlign = "center";
-  const first = Math.max(0, view.from);  // a cell reaches half a gap to the left of its step
-  for (const step of ticks(first, view.to, (area.right - area.left) / 84, true)) {
+  for (const step of ticks(Math.max(0, view.from), view.to, (area.right - area.left) / 84, true)) {
     const x = Math.round(placeOf(area, view, step)) + 0.5;
     if (x < area.left - 1 || x > area.right + 1) continue;
     pen.fillStyle = palette.soft;

@@ -8,12 +8,13 @@ function addGrowth() {
     "aria-label": "growth of heads by checkpoints; left and right arrow keys move the cursor, plus and minus zoom"});
   const table = make("div", {class: "scroll", tabindex: "0", role: "region",
     "aria-labelledby": "growth-title"}, [make("table", {id: "growth-table"})]);
-  byId("metric-plot").parentElement.before(make("section", {id: "growth",
+  byId("cohorts-plot").parentElement.before(make("section", {id: "growth",
     "aria-labelledby": "growth-title"}, [
     make("div", {class: "head"}, [make("h2", {id: "growth-title",
-      text: "Growth: heads that grew or shrank"}), make("output", {id: "growth-text"})]), plot,
-    make("div", {id: "growth-scale", class: "scale"}),
-    make("p", {class: "caption", id: "growth-caption"}), table]));
+      text: "Heads that grew or shrank"}), make("output", {id: "growth-text"})]),
+    make("ul", {id: "growth-scale", class: "legend"}), plot,
+    make("p", {class: "caption", id: "growth-caption"}),
+    make("details", {}, [make("summary", {text: "The largest factors in numbers"}), table])]));
   PLOTS.timeline.push("growth-plot");
   plot.addEventListener("mousemove", event => {
     const index = grownUnder(event);
@@ -54,7 +55,7 @@ function grownText(index, at) {
   const change = changes.find(([place, time]) => place === index && time === at);
   return headName(run, heads[index]) + "\nstep " + run.steps[at] + ": share " +
     timesText(2 ** octaves[cell]) + (isNamed[cell] ? "" : ", may be luck") +
-    (change ? change[2] > 0 ? ", born" : ", pruned" : "");
+    (change ? change[2] > 0 ? ", born or back" : ", fell silent" : "");
 }
 
 // Full colour beyond luck, pale where it may be luck.
@@ -76,28 +77,40 @@ function drawGrowth(holder) {
     stretch(pen, picture(run.times, heads.length, (index, at) => grownColour(index, at)), run, view,
       area, ratio);
     drawGaps(pen, run, view, area, palette, 1);
-    pen.fillStyle = palette.ink;
-    pen.textAlign = "center";
-    pen.textBaseline = "middle";
-    for (const [index, at, way] of changes) {
-      pen.fillText(way > 0 ? "\u25b2" : "\u25bc", placeOf(area, view, run.steps[at]),
-        area.top + (index + 0.5) * area.rowHeight);
-    }
   });
+  drawChanges(pen, area, changes);
   labelRows(pen, run, heads, {...view, order: "growth"}, area, palette);
   return area;
 }
 
+// Births and falls: seen on every colour, and whole at the last step too.
+function drawChanges(pen, area, changes) {
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.strokeStyle = palette.paper;
+  pen.fillStyle = palette.ink;
+  pen.lineWidth = 2.5;
+  pen.font = (changes.length > 100 ? 9 : 13) + "px system-ui, sans-serif";
+  for (const [index, at, way] of changes) {
+    const x = placeOf(area, view, run.steps[at]), y = area.top + (index + 0.5) * area.rowHeight;
+    if (x < area.left || x > area.right) continue;
+    const mark = [way > 0 ? "\u25b2" : "\u25bc", Math.min(x, area.right - 6), Math.max(y, area.top + 6)];
+    pen.strokeText(...mark);
+    pen.fillText(...mark);
+  }
+  pen.lineWidth = 1;
+  pen.font = "11.5px system-ui, sans-serif";
+}
+
 function fillGrowth() {
   const {heads, told, at, left} = run.growth;
-  byId("growth-scale").replaceChildren(make("div", {class: "ramp"}, [make("span", {text: "share"}),
-    make("span", {text: "\u00f7 2"}), rampPicture(part => effectColour(palette, 2 * part - 1)),
-    make("span", {text: "\u00d7 2"})]));
-  byId("growth-caption").textContent = "A row is a head that grew or shrank, the most grown first" +
-    (left ? " (" + left + " that changed less are left out)" : "") + "; purple where its share of " +
-    "all |score| is larger than at the first checkpoint, orange where smaller, pale where that " +
-    "may be luck; \u25b2 born: it rose above an even share; \u25bc pruned: it fell below one. " +
-    "Table: the largest factors at step " + run.steps[at] + ", with 95 % intervals over probes.";
+  const entry = (...parts) => make("li", {}, parts.map(part =>
+    typeof part === "string" ? make("span", {text: part}) : part));
+  byId("growth-scale").replaceChildren(entry("share of all |score|: \u00f7 2",
+    rampPicture(part => effectColour(palette, 2 * part - 1)), "\u00d7 2"),
+  entry("pale: may be luck"), entry("\u25b2 born or back"), entry("\u25bc fell silent"));
+  byId("growth-caption").textContent = "A row a head, the most grown first" +
+    (left ? "; " + left + " that changed less are left out" : "") + ".";
   const body = told.map(([index, factor, low, high, now]) => {
     const button = make("button", {type: "button", text: headName(run, heads[index])});
     button.addEventListener("click", () => openHead(heads[index]));
@@ -106,7 +119,7 @@ function fillGrowth() {
       make("td", {text: timesText(factor) + " (" + number(low) + " to " + number(high) + ")"}),
       make("td", {class: "text", text: now})]);
   });
-  const titles = ["head", "verdict", "share against the first checkpoint", "in or out now"];
+  const titles = ["head", "verdict", "share at step " + run.steps[at] + " against the first (95 %)", "in or out now"];
   byId("growth-table").replaceChildren(make("thead", {}, [make("tr", {}, titles.map((text, i) =>
     make("th", {class: i === 2 ? "" : "text", scope: "col", text})))]), make("tbody", {}, body));
 }

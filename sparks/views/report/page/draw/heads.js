@@ -23,7 +23,9 @@ function drawGrid(holder, run, view, palette) {
       pen.fillStyle = doubts;
       pen.fillRect(x, y, cell.width - gap, cell.height - gap);
     }
-    if (outlined && isActive(run, run.times - 1, row)) outline(pen, x, y, cell, gap, palette);
+    if (outlined && isActive(run, run.times - 1, row)) {
+      outline(pen, x, y, cell, gap, run.isBase[row] ? palette.hatch : palette.mark);
+    }
   }
   pen.globalAlpha = 1;
   labelGrid(pen, run, grid, palette);
@@ -42,8 +44,8 @@ function dimmed(run, row, view) {
   return !inLayers(run, row, view) || !FILTERS[show](run, row);
 }
 
-function outline(pen, x, y, cell, gap, palette) {
-  pen.strokeStyle = pen.fillStyle = palette.mark;
+function outline(pen, x, y, cell, gap, colour) {
+  pen.strokeStyle = pen.fillStyle = colour;
   if (gap < 2) {
     pen.fillRect(x, y, Math.max(1, cell.width - gap), 1);
     return;
@@ -125,17 +127,12 @@ function rampPicture(colour) {
 }
 
 const GRID_CAPTIONS = {
-  frequency: "Blue: emergent heads, deeper as they hold more of all |score| (by the paper\u2019s " +
-    "rule: as more circuits hold them); grey: base heads, fading as they hold less; violet: " +
-    "active as soon as one could tell; striped: undecided at this step; outlined: " +
-    "active at the last checkpoint; orange ring: the head below.",
-  importance: "Bright: a large share of the kept scores at this step; dark: none; striped: " +
-    "undecided; orange ring: the head below.",
-  mean: "Effect map: mean change over the checkpoints after the first, up to this step; purple: " +
-    "more important than at the first, orange: less; striped: undecided; outlined: active at the " +
-    "last checkpoint.",
-  effect: "Purple: more important than at the first checkpoint, orange: less; striped: undecided; " +
-    "outlined: active at the last checkpoint; orange ring: the head below.",
+  frequency: "Striped: undecided; framed: active at the end; orange ring: the head below.",
+  importance: "Bright: a large share of the kept scores; striped: undecided; orange ring: the head " +
+    "below.",
+  mean: "Effect map, mean change up to this step: blue: more important than at the first " +
+    "checkpoint, red: less; framed: active at the end.",
+  effect: "Blue: more important than at the first checkpoint, red: less; framed: active at the end.",
 };
 
 // -- the chosen head ----------------------------------------------------------------------------
@@ -230,10 +227,9 @@ function fillHeadPanel(run, row, at) {
 }
 
 const usageCaption = run => run.rule === "paper" ?
-  "Bars: share of probes whose circuit holds this head, on the axis of the charts." :
-  "The head\u2019s share of all |score|, in even shares, with its 95 % interval over probes; dotted: " +
-  "an even share; striped: undecided; ring and dot: a birth that shows earlier " +
-  "than it is settled.";
+  "Share of probes whose circuit holds this head." :
+  "In even shares, with its 95 % interval; dotted: an even share; striped: undecided; ring and " +
+  "dot: a birth that shows earlier than it is settled.";
 
 // The most important newborn at the end, else the most important head.
 function firstHead(run) {

@@ -22,8 +22,8 @@ function drawCurve(holder, run, curve, view, palette) {
   clipTo(pen, area, () => {
     if (curve.isNull) drawNull(pen, area, run.null.births, y, palette);
     const ends = end => end.map(value => value === null ? NaN : y(value));
-    if (curve.low) drawEnds(pen, x, ends(curve.low), ends(curve.high), palette.accent);
-    drawLine(pen, x.map((place, i) => [place, y(curve.values[i])]), palette.accent, [],
+    if (curve.low) drawEnds(pen, x, ends(curve.low), ends(curve.high), palette.soft);
+    drawLine(pen, x.map((place, i) => [place, y(curve.values[i])]), palette.ink, [],
       inside.length < 45);
   });
   return area;
@@ -99,8 +99,8 @@ function hatch(pen, palette) {
   return stripes(pen, 6, palette.missing, [[palette.hatch, 0]]);
 }
 
-// Over cells that are undecided: a dark and a light stripe, seen on every colour.
-const doubt = (pen, palette) => stripes(pen, 7, null, [[palette.ink, 0], [palette.paper, 1.6]]);
+// Over cells that are undecided: a grey and a light stripe, seen on every colour, and quiet.
+const doubt = (pen, palette) => stripes(pen, 7, null, [[palette.soft, 0], [palette.paper, 1.6]]);
 
 function stripes(pen, size, ground, lines) {
   const tile = document.createElement("canvas");

@@ -97,12 +97,12 @@ function decodeLog(run) {
   run.logged = run.log.length;
 }
 
-// Columns reach half-way to their neighbours; a step that could not be read keeps its own column.
+// Columns reach half-way to their neighbours, the first begins and the last ends at its step; a step
+// that could not be read keeps its own column.
 function decodeAxis(run) {
   const columns = run.steps.map((step, at) => ({step, at}))
     .concat(run.missing_steps.map(step => ({step, at: -1}))).sort((a, b) => a.step - b.step);
-  const gaps = columns.slice(1).map((c, i) => c.step - columns[i].step).sort((a, b) => a - b);
-  const pad = (gaps.length ? gaps[gaps.length >> 1] : 1) / 2;
+  const pad = columns.length > 1 ? 0 : 0.5;
   columns.forEach((column, i) => {
     column.from = i ? (columns[i - 1].step + column.step) / 2 : column.step - pad;
     column.to = i + 1 < columns.length ? (column.step + columns[i + 1].step) / 2 :

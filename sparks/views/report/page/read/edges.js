@@ -76,7 +76,6 @@ const scoreText = value => number(Number(value.toPrecision(3)));
 
 function edgesCaption(run) {
   const {most, of_a_head: own} = run.edges;
-  return "The page holds the " + most + " strongest edges of each checkpoint, the " + most +
-    " strongest through heads, and the " + own + " strongest into and out of a head at its birth " +
-    "and at the run\u2019s first and last checkpoint.";
+  return "The page holds the " + most + " strongest edges of each checkpoint, as many through " +
+    "heads, and " + own + " into and out of a head at its birth and at both ends of the run.";
 }

@@ -24,15 +24,19 @@ function chooseRun(index, link = {}) {
   byId("edge-through").value = view.through;
   byId("step").max = run.times - 1;
   byId("step").disabled = byId("play").disabled = run.times === 1;
-  showRule();
+  showRule(true);
 }
 
 // Words and tables that the rule decides, then all views.
-function showRule() {
+function showRule(isNew) {
   byId("rule").value = run.rule;
   fillComparison(PAGE.runs, compared(), {run: chooseRun});
   markChosenRun(view.run);
   fillHeader(run);
+  const isQuiet = !run.growth && !run.history.some(events => events.length);
+  byId("nothing").hidden = !isQuiet;
+  if (!isQuiet || isNew) byId("plots").open = !isQuiet;
+  byId("cohorts-plot").parentElement.hidden = !run.cohort_groups.length;
   fillCheckpointTable(run, FIRST_CHECKPOINTS, {cursor: chooseCursor});
   drawAll();
 }
@@ -226,6 +230,7 @@ function listenToControls() {
     view.through = event.target.value;
     moveCursor();
   });
+  byId("plots").addEventListener("toggle", () => run && drawAll());  // what is hidden has no width
   byId("circuit-words").addEventListener("toggle", () => view.tab === "circuit" && moveCursor());
   byId("link").addEventListener("click", () =>
     copyLink(linkOf(linkText(run, view, PAGE.runs.length === 1))));
@@ -257,8 +262,9 @@ function listenToTheme() {
     own = true;
     set(root.dataset.theme !== "dark");
   });
-  // Paper is white.
+  // Paper is white, and nobody can unfold it.
   window.addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
     before = root.dataset.theme === "dark";
     if (before) set(false);
   });

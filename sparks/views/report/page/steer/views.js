@@ -57,10 +57,9 @@ function drawPlots() {
   byId("rows-text").textContent = rows.length + " of " + run.rows + " heads" +
     (hidden ? ", " + hidden + " filtered out" : "");
   const thinned = run.curves[view.curve] && run.curves[view.curve].thinnedFrom;
-  byId("metric-caption").textContent = (run.logged ?
-    "Any logged number, on the axis of every view here." :
-    "The run has no training log; these are the snapshots\u2019 own numbers.") +
-    " Hover to read, click to move the cursor, drag to zoom." +
+  byId("metric-caption").textContent = (run.logged ? "" :
+    "No training log: these are the snapshots\u2019 own numbers. ") +
+    "Hover to read, click to move the cursor, drag to zoom." +
     (thinned ? " Drawn from " + thinned + " values: lowest and highest of each stretch." : "") +
     curveNote(run, run.curves[view.curve]);
   drawHead();
@@ -92,11 +91,9 @@ function showCircuit() {
     (view.through === "all" ? "" : " through heads") + ", down to " +
     scoreText(shown[shown.length - 1].strength) + " nats" :
     "No edge here is kept by so many probes.";
-  byId("circuit-caption").textContent = "Read from bottom to top: what a node writes is read " +
-    "where its line ends; thick: a large mean |score| over probes; purple lines: positive mean " +
-    "score, orange: negative; blue heads: emergent, grey: base, violet: neither; dashed frame: " +
-    "undecided; small squares: keys and values " +
-    "that heads share. Hover to read, choose a head to open its page. " + edgesCaption(run) +
+  byId("circuit-caption").textContent = "From bottom to top; thick: a large mean |score|; blue " +
+    "lines: positive, red: negative; blue heads: born, violet: birth not known, all others grey; dashed frame: " +
+    "undecided; small squares: shared keys and values. " + edgesCaption(run) +
     " The probes of this step keep " + run.edges.found[view.cursor] + " different edges in all.";
   if (byId("circuit-words").open) fillCircuitTable(byId("circuit-table"), run, shown, on);
 }
@@ -135,7 +132,7 @@ function fillLegend() {
     entry(line("swatch line", palette.ink), "newly active"),
     entry(line("swatch line dashed", palette.base), "base retained"),
     ...run.rule === "paper" ? [] : [entry(make("span", {class: "swatch doubt"}),
-      "born, now undecided"), entry(make("span"), "undecided in all")],
+      "born, now undecided")],
     ...run.null ? [entry(make("span", {class: "swatch null"}), "null (unchanged model)")] : []);
 }
 
@@ -165,7 +162,8 @@ function showNumbers() {
   if (view.tab !== "timeline") return placeLines();
   const at = view.hover ?? view.cursor, step = run.steps[at];
   byId("cohorts-text").textContent = "step " + step + ": " + sums.emergent[at] + " emergent, " +
-    sums.retained[at] + " of " + sums.base + " base";
+    sums.retained[at] + " of " + sums.base + " base" +
+    (run.rule === "paper" ? "" : ", " + sums.undecided[at] + " undecided");
   const numbers = byId("cohorts-legend").querySelectorAll("b");
   sums.groups.forEach((counts, group) => {
     numbers[group].textContent = counts[at] + "/" + sums.sizes[group];
@@ -173,10 +171,7 @@ function showNumbers() {
   numbers[sums.groups.length].textContent = sums.born[at];
   numbers[sums.groups.length + 1].textContent = sums.retained[at];
   if (run.null) numbers[numbers.length - 1].textContent = nullText(run);
-  if (run.rule !== "paper") {
-    numbers[sums.groups.length + 2].textContent = sums.doubted[at];
-    numbers[sums.groups.length + 3].textContent = sums.undecided[at];
-  }
+  if (run.rule !== "paper") numbers[sums.groups.length + 2].textContent = sums.doubted[at];
   byId("metric-text").textContent = curveText(run, run.curves[view.curve], step);
   for (const extra of EXTRAS) extra.at(at);
   return placeLines();

@@ -1,7 +1,7 @@
 // Several runs as a map (Fig. 14): which runs brought each head to life.
 
 // Okabe-Ito, as far as they differ well from the empty cell in both themes.
-const RUN_COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00"];
+const RUN_COLOURS = ["#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#0072b2", "#8a6d3b"];
 const runColour = index => RUN_COLOURS[index % RUN_COLOURS.length];
 const runsOfHead = (map, row) => map.map((rows, index) => rows.has(row) ? index : -1)
   .filter(index => index >= 0);
@@ -31,7 +31,7 @@ function drawMap(holder, comparison, when, view, palette) {
       pen.fillStyle = runColour(index);
       pen.fillRect(x + width * i / holders.length, y, width / holders.length, height);
     });
-    if (holders.length === map.length) outline(pen, x, y, cell, gap, palette);
+    if (holders.length === map.length) outline(pen, x, y, cell, gap, palette.mark);
   }
   labelGrid(pen, shape, grid, palette);
   return grid;

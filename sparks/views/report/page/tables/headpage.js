@@ -54,9 +54,8 @@ function fillHeadPage(run, row, at, on) {
   byId("usage-title").textContent = run.rule === "paper" ? "Share of probes that use it" :
     "Share of all |score|";
   byId("usage-caption").textContent = usageCaption(run);
-  byId("importance-caption").textContent = "The head\u2019s part in the sum of |score| over kept " +
-    "edges that leave heads" + (run.is_large ? "; so large a report holds its interval at the last " +
-    "checkpoint only" : ", with its 95 % interval") + "; click to move the cursor, drag to zoom.";
+  byId("importance-caption").textContent = run.is_large ? "In so large a report its interval at " +
+    "the last checkpoint only." : "With its 95 % interval over probes.";
   fillHeadEdges(run, row, at, on);
 }
 
@@ -97,9 +96,8 @@ function fillHeadEdges(run, row, at, on) {
       table(out, "to", edge => [destinationNode(run, edge.destination), ""]),
     ])];
   }));
-  byId("page-edges-caption").textContent = "Strongest first: mean over probes of |score| and of " +
-    "the signed score (nats), and how many probes keep the edge; in brackets, what it enters of " +
-    "this head; keys and values belong to its whole group. " + edgesCaption(run);
+  byId("page-edges-caption").textContent = "Means over probes, in nats; in brackets what it enters " +
+    "of this head; keys and values belong to its whole group. " + edgesCaption(run);
 }
 
 function edgeTable(run, edges, word, nameOf, on) {

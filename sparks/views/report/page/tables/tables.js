@@ -118,10 +118,13 @@ const CHECKPOINT_COLUMNS = [
   ["active", "active"], ["undecided", "undecided"], ["emergent", "emergent"], ["born", "born"], ["pruned", "pruned"],
   ["revived", "revived"], ["retained", "base retained"], ["silenced", "base silenced"],
   ["returned", "base returned"], ["edges", "edges a probe"], ["loss_corrupted", "KL, nats"],
-  ["faithfulness", "faithful, median"], ["completeness_gap_median", "gap, median"],
-  ["completeness_gap_max", "gap, worst"], ["points", "points, m"], ["moved", "edges moved"],
-  ["stability", "edges alike"],
-  ["seconds", "seconds"], ["overhead", "overhead"],
+  ["faithfulness", "faithful, median", "share of KL that the circuits carry alone"],
+  ["completeness_gap_median", "gap, median", "small: the scores add up to the effect they explain"],
+  ["completeness_gap_max", "gap, worst", "of any probe"],
+  ["points", "points, m", "points on the path: fewest \u00b7 median \u00b7 most of a probe"],
+  ["moved", "edges moved", "mean Jaccard distance of a probe\u2019s edges from the checkpoint before"],
+  ["stability", "edges alike", "mean Jaccard of two probes"], ["seconds", "seconds"],
+  ["overhead", "overhead", "share of the run\u2019s time that snapshots have taken"],
 ];
 const SHARES = /^(completeness|faithfulness|overhead|moved|stability)/;
 
@@ -139,8 +142,8 @@ function countText(run, key, at) {
 
 function fillCheckpointTable(run, limit, on) {
   const columns = CHECKPOINT_COLUMNS.filter(([key]) => key !== "undecided" || run.rule !== "paper");
-  const heading = make("tr", {}, ["step", ...columns.map(([, text]) => text)].map(text =>
-    make("th", {scope: "col", text})));
+  const heading = make("tr", {}, [[, "step"], ...columns].map(([, text, title = ""]) =>
+    make("th", {scope: "col", text, title})));
   const body = run.steps.slice(0, limit).map((step, at) => {
     const button = make("button", {type: "button", text: step});
     button.addEventListener("click", () => on.cursor(at));
@@ -235,11 +238,14 @@ function fillHeader(run) {
   byId("about").textContent = [...name, run.model,
     run.layers + " layers \u00d7 " + run.heads + " heads", steps,
     run.probes + (run.probes === 1 ? " probe" : " probes") + group].join(" \u00b7 ");
-  byId("verdict").textContent = run.verdict;
+  const parts = run.verdict.split(/( \([^)]*\)|; (?:an unchanged model|rounding).*)/);
+  byId("verdict").replaceChildren(...parts.map((text, i) =>
+    make("span", {class: i % 2 ? "soft" : "", text})));
   byId("summary").textContent = run.summary.join(" ");
-  byId("numbers").replaceChildren(...run.numbers.map(({value, label, detail}) =>
-    make("div", {}, [make("dt", {text: label}), make("dd", {text: value}),
-      make("dd", {text: detail})])));
+  const tiles = run.numbers.map(({value, label, detail}) => make("div", {}, [
+    make("dt", {text: label}), make("dd", {text: value}), make("dd", {text: detail})]));
+  byId("numbers").replaceChildren(...tiles.slice(0, 3));
+  byId("more-numbers").replaceChildren(...tiles.slice(3));
   byId("notes").replaceChildren(...run.notes.map(text => make("p", {text})));
   byId("problems").hidden = run.problems.length === 0;
   byId("problems-title").textContent = run.problems.length === 1 ?
