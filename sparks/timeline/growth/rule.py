@@ -71,6 +71,8 @@ _EACH_UP_TO = 32
 _CELLS = 1_310_720
 """Flips x heads at most, while there are `_FEWEST_FLIPS`: what a checkpoint costs."""
 _FEWEST_FLIPS = 256
+_CACHED = 1 << 15
+"""Flips x heads that are worked out together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -308,8 +310,13 @@ class GrowthRule:
         """z of every head under every flip, in the direction in which it is larger."""
         unit, count = unit_values(values - mean_error(values)[0])
         unit = unit.astype(np.float32)
-        z = z_of(self._flips @ unit, self._flips @ (unit * unit * unit), count)
-        return np.abs(z) * (1 + 1 / count).astype(np.float32)
+        cubes, more = unit * unit * unit, (1 + 1 / count).astype(np.float32)
+        z = np.empty((len(self._flips), unit.shape[1]), dtype=np.float32)
+        rows = max(1, _CACHED // max(1, unit.shape[1]))
+        for start in range(0, len(z), rows):  # a part at a time stays in the cache
+            part = self._flips[start : start + rows]
+            z[start : start + rows] = np.abs(z_of(part @ unit, part @ cubes, count)) * more
+        return z
 
     def _cross(
         self, able: Bool[np.ndarray, "levels heads"]
