@@ -125,7 +125,7 @@ def test_adapters_on_experts_are_as_their_merged_weights(kind, assert_close):
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        # Of the adapters. With some (0, gpt_oss: 4e-4) rounding moves a router's switch past a point.
+        # Of the adapters. With some (0, gpt_oss: 4e-4) rounding moves a switch over a point.
         torch.manual_seed(4)
         model = get_peft_model(tiny_family(kind), config).eval()
     found = edge_attribution(model, [PAIR], points=8)
