@@ -1,7 +1,7 @@
 """Supervised fine-tuning of SmolLM2-135M-Instruct on worked solutions, its heads watched.
 
     bash recipes/quickstart.sh                     # does everything, this script last
-    python recipes/quickstart.py --max-steps 64 --save-steps 16
+    python recipes/quickstart.py --max-steps 64 --save-steps 22
 
 Needs what quickstart.sh prepares: the model (prepare_smollm2.py), the data
 (build_reasoning_data.py) and probes (`sparks probes`). Full weights, float32, CPU or GPU; time and
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--probes", type=Path, default=Path(".cache/reasoning/probes-64-12.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--max-steps", type=int, default=64, help="optimizer steps (default: 64)")
-    parser.add_argument("--save-steps", type=int, default=16, help="a snapshot each (default: 16)")
+    parser.add_argument("--save-steps", type=int, default=22, help="a snapshot each (default: 22)")
     parser.add_argument("--batch-size", type=int, default=2, help="sequences a step (default: 2)")
     parser.add_argument("--report-to", default="none", help="none, wandb, trackio ...")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -10,7 +10,7 @@ usage: bash recipes/quickstart.sh [--short] [--fresh] [--output FOLDER] [OPTION 
   4. builds 64 probes: the worked solution against what the model itself begins to write;
      12 control probes, of what is not trained: copying a list, recalling plain facts;
      and 64 held-out probes, of other problems
-  5. fine-tunes with TRL's SFTTrainer for 64 steps, a snapshot of all heads at 0, 16, 32, 48, 64
+  5. fine-tunes with TRL's SFTTrainer for 64 steps, a snapshot of all heads at 0, 22, 44, 64
   6. measures the base and the last checkpoint on the held-out probes too
   7. prints the timeline, and which of its calls hold on the held-out probes; writes the report
 
