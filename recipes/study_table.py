@@ -35,13 +35,12 @@ from sparks.ground.csv_text import csv_text
 from sparks.ground.files import write_atomically
 from sparks.timeline.nulls import exceeds, null_of
 from sparks.timeline.regimes.tables import regime_row, spread
-from sparks.timeline.timeline import RULES, Rule
+from sparks.timeline.timeline import RULE_NAMES, RULES, Rule
 
 NAMES = {"sft": "SFT", "distill": "distillation", "grpo": "GRPO"}
 CLAIMED = {"sft": "accumulates", "distill": "accumulates", "grpo": "searches"}
 """What the paper says of each regime."""
 OPPOSITE = {"accumulates": "searches", "searches": "accumulates"}
-RULE_NAMES: dict[Rule, str] = {"growth": "rule of growth", "paper": "paper's rule"}
 
 SHOWN = {
     "births": "births",

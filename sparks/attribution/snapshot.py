@@ -192,6 +192,11 @@ class Snapshot:
         return self.active.astype(np.uint8), 1
 
     @property
+    def head_totals(self) -> Float32[np.ndarray, "probes all_heads"]:
+        """Sum of |score| over all edges that leave each head, kept or not; layer by layer."""
+        return self.node_totals[:, self.graph.head_sources.ravel()]
+
+    @property
     def num_probes(self) -> int:
         """Probes measured."""
         return len(self.probe_ids)

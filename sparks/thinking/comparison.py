@@ -13,7 +13,6 @@ Source: "Thinking Sparks!", https://arxiv.org/abs/2509.25758, section 6, Fig. 5.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,6 @@ from sparks.timeline.timeline import RULES, Rule, Timeline
 
 HALF = 0.5
 """Of the circuits: more of them are most."""
-FEWER_FLIPS = 256
-"""Of the rule, where luck is drawn again and again."""
 
 
 class ThinkComparison:
@@ -156,7 +153,7 @@ class ThinkComparison:
         """
         held_on, held_off = self._held
         on, off = self._measured
-        config = replace(self.on.growth_config, flips=FEWER_FLIPS)
+        config = self.on.growth_config.with_few_flips()
 
         def by_growth(mask: Bool[np.ndarray, " probes"]) -> int:
             totals = exchanged_modes(on.totals, off.totals, mask)
@@ -240,12 +237,9 @@ class ThinkComparison:
     def _measured(self) -> tuple[Measured, Measured]:
         on, off = (
             Measured(
-                snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()],
-                snapshot.loss_corrupted[chosen],
+                line.snapshots[-1].head_totals[chosen], line.snapshots[-1].loss_corrupted[chosen]
             )
-            for snapshot, chosen in zip(
-                (line.snapshots[-1] for line in (self.on, self.off)), self._chosen, strict=True
-            )
+            for line, chosen in zip((self.on, self.off), self._chosen, strict=True)
         )
         return on, off
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,7 +47,7 @@ from sparks.runs.null_band import NullBand, NullMethod
 from sparks.timeline.growth.rule import growth
 from sparks.timeline.growth.settings import GrowthConfig
 from sparks.timeline.input import probes_of_group
-from sparks.timeline.timeline import Timeline
+from sparks.timeline.timeline import RULE_NAMES, Timeline
 
 __all__ = [
     "NullBand",
@@ -66,7 +66,6 @@ __all__ = [
 DRAWS = 200
 GROWTH_DRAWS = 20
 """Of the rule of growth, where every timeline draws them: a draw takes longer there."""
-_FLIPS = 256
 FEWEST = 4
 """Probes that can be split into quarters."""
 _cache: WeakKeyDictionary[Snapshot, dict[Any, NullBand]] = WeakKeyDictionary()
@@ -93,7 +92,7 @@ def nulls_of(timeline: Timeline) -> tuple[NullBand, ...]:
 
 def sentence(timeline: Timeline, band: NullBand | None) -> str:
     """Whether the run's emergent heads exceed the null, in words; no full stop."""
-    step, by = timeline.steps[-1], f"by the {_RULE_NAMES[timeline.rule]}"
+    step, by = timeline.steps[-1], f"by the {RULE_NAMES[timeline.rule]}"
     if timeline.too_little[[0, -1]].any():
         return f"{timeline.little_in_words()}: no verdict"
     if band is None:
@@ -120,7 +119,6 @@ def exceeds(timeline: Timeline, band: NullBand) -> bool:
     return _emergent(timeline) > band.births_high
 
 
-_RULE_NAMES = {"paper": "paper's rule", "growth": "rule of growth"}
 _NULL_NAMES: dict[NullMethod, str] = {
     "resampled": "an unchanged model measured with other probes gives",
     "fresh probes": "an unchanged model measured with fresh probes gives",
@@ -373,8 +371,8 @@ class _Probes:
     def of(cls, snapshot: Snapshot, group: str | None) -> _Probes:
         """Of the counted probes."""
         chosen = probes_of_group(snapshot.probe_groups, group)
-        totals = snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()]
-        return cls(snapshot.active[chosen], totals, snapshot.loss_corrupted[chosen])
+        parts = (snapshot.active, snapshot.head_totals, snapshot.loss_corrupted)
+        return cls(*(part[chosen] for part in parts))
 
     @classmethod
     def joined(cls, parts: Sequence[_Probes]) -> _Probes:
@@ -408,7 +406,7 @@ def _judge(timeline: Timeline) -> _Judge:
     """How the timeline's rule judges a pair."""
     if timeline.rule == "paper":
         return _by_paper
-    config = replace(timeline.growth_config, flips=min(timeline.growth_config.flips, _FLIPS))
+    config = timeline.growth_config.with_few_flips()
 
     def by_growth(before: _Probes, after: _Probes) -> list[int]:
         totals, loss = (

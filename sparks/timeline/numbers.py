@@ -53,7 +53,7 @@ def checkpoint(snapshot: Snapshot, chosen: np.ndarray, *, graded: bool) -> dict[
         "frequency": snapshot.active[chosen].mean(axis=0).astype(np.float32),
         "importance": shares(scores.sum(axis=0, dtype=np.float64)[None])[0].astype(np.float32),
         "node_totals": snapshot.node_totals[chosen].sum(axis=0, dtype=np.float64),
-        "head_totals": snapshot.node_totals[chosen][:, snapshot.graph.head_sources.ravel()],
+        "head_totals": snapshot.head_totals[chosen],
         "losses": snapshot.loss_corrupted[chosen],
         "sizes": levels[chosen].sum(axis=(1, 2), dtype=np.int64),
         **_of_settings(snapshot, chosen, graded),

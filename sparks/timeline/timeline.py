@@ -65,10 +65,12 @@ from sparks.timeline.numbers import (
 )
 from sparks.timeline.states import EVENT_KINDS, Event, EventKind, States, specificity
 
-__all__ = ["EVENT_KINDS", "RULES", "Event", "EventKind", "Rule", "Timeline"]
+__all__ = ["EVENT_KINDS", "RULES", "RULE_NAMES", "Event", "EventKind", "Rule", "Timeline"]
 
 Rule = Literal["growth", "paper"]
 RULES: tuple[Rule, ...] = ("growth", "paper")
+RULE_NAMES: dict[Rule, str] = {"growth": "rule of growth", "paper": "paper's rule"}
+"""In words."""
 
 
 class Timeline:
@@ -388,11 +390,11 @@ class Timeline:
         at = None if checkpoint is None else range(len(self))[checkpoint]
         rows = slice(None) if at is None else slice(at, at + 1)
         states, _ = self.snapshots.states("growth", self.group, self.growth_config)
-        changes = np.full(states.active.shape, "", dtype=object)
+        changes = np.full(states.active[rows].shape, "", dtype=object)
         for kind, where in states.changes.items():
-            changes[where] = kind
+            changes[where[rows]] = kind
         names = self._head_names().ravel().tolist()
-        return growth_frame(self.grown, changes, self.steps, names, rows)
+        return growth_frame(self.grown.of_checkpoints(rows), changes, self.steps[rows], names)
 
     def event_list(self) -> list[Event]:
         """`events()` as records."""

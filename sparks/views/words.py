@@ -16,9 +16,7 @@ from sparks.attribution.snapshot import Snapshot
 from sparks.ground.plain_text import count, inert, percent
 from sparks.timeline.nulls import null_of, sentence
 from sparks.timeline.regimes.turnover import Turnover, TurnoverMeter
-from sparks.timeline.timeline import Rule, Timeline
-
-RULE_NAMES: dict[Rule, str] = {"growth": "rule of growth", "paper": "paper's rule"}
+from sparks.timeline.timeline import Timeline
 
 
 def rule_in_words(timeline: Timeline) -> str:

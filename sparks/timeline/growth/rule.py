@@ -52,7 +52,7 @@ since heads move nearly independently: `tests/bench/growth_power.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,11 @@ class Growth:
     """Not so at the base, where L is too little, and between the tests of a long run."""
     boundary: Float[np.ndarray, " checkpoints"]
     """z above which heads are named at this checkpoint; NaN where nothing is judged."""
+
+    def of_checkpoints(self, rows: slice) -> Growth:
+        """What is said of some checkpoints; `base` stays the index among all."""
+        names = [item.name for item in fields(self) if item.name != "base"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
     def verdict(self) -> np.ndarray:

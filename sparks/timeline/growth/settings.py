@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,6 +14,7 @@ from sparks.stats.intervals import LEVEL
 _HALVES_AT = 4
 """h of point 6 of `timeline.growth.rule`: checkpoints over which most of the second half of the
 error is spent."""
+_FEW_FLIPS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,10 @@ class GrowthConfig:
     def spent(self, checkpoint: int) -> float:
         """Share of the error rate that may be spent by the `checkpoint`-th one after the base."""
         return 1 - _HALVES_AT / 2 / (checkpoint - 1 + _HALVES_AT)
+
+    def with_few_flips(self) -> GrowthConfig:
+        """For where the rule is applied again and again, to draws of luck."""
+        return replace(self, flips=min(self.flips, _FEW_FLIPS))
 
     @property
     def fewest_probes(self) -> int:

@@ -46,20 +46,19 @@ def growth_frame(
     changes: Shaped[np.ndarray, "checkpoints layers per_layer"],
     steps: Int[np.ndarray, " checkpoints"],
     heads: list[str],
-    rows: slice,
 ) -> pd.DataFrame:
     """`Timeline.growth` of some checkpoints; `changes` are kinds of events, or empty."""
-    shape = growth.factor[rows].shape
+    shape = growth.factor.shape
     return pd.DataFrame(
         {
-            "step": np.repeat(steps[rows], shape[1]),
+            "step": np.repeat(steps, shape[1]),
             "head": heads * shape[0],
-            "factor": growth.factor[rows].ravel(),
-            "factor_low": growth.factor_low[rows].ravel(),
-            "factor_high": growth.factor_high[rows].ravel(),
-            "verdict": growth.verdict[rows].ravel(),
-            "change": changes[rows].ravel(),
-            "now": np.array(NOW, dtype=object)[growth.now[rows].ravel()],
+            "factor": growth.factor.ravel(),
+            "factor_low": growth.factor_low.ravel(),
+            "factor_high": growth.factor_high.ravel(),
+            "verdict": growth.verdict.ravel(),
+            "change": changes.ravel(),
+            "now": np.array(NOW, dtype=object)[growth.now.ravel()],
         }
     )
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sparks.ground.config import check_choice
 from sparks.ground.optional import import_optional
-from sparks.timeline.timeline import Rule
+from sparks.timeline.timeline import RULE_NAMES, Rule
 from sparks.views.figures.kinds import FORMATS, WIDTHS, Format, Width
-from sparks.views.words import RULE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,12 +16,11 @@ from sparks.stats.intervals import Interval
 from sparks.timeline.answers import EvaluationHistory
 from sparks.timeline.nulls import exceeds, null_of
 from sparks.timeline.regimes.turnover import Turnover
-from sparks.timeline.timeline import Timeline
+from sparks.timeline.timeline import RULE_NAMES, Timeline
 from sparks.views.live.follower import pace, taken_at
 from sparks.views.text.page import Page
 from sparks.views.text.timeline import strip
 from sparks.views.words import (
-    RULE_NAMES,
     control_in_words,
     growth_in_words,
     head_range,

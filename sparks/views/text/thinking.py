@@ -19,9 +19,9 @@ from sparks.ground.plain_text import count, inert, percent
 from sparks.models.heads import names
 from sparks.probes.thinking_switch import MODES, Mode
 from sparks.thinking.comparison import ThinkComparison
+from sparks.timeline.timeline import RULE_NAMES
 from sparks.views.text.page import Page
 from sparks.views.text.timeline import settings_in_words
-from sparks.views.words import RULE_NAMES
 
 _GIVEN_UP_FIRST = ("neither", "undecided", "off", "on", "luck")
 _OF_HEADS = ("by paper", "state", "thinking off")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sparks.timeline.timeline import Timeline
+from sparks.timeline.timeline import RULE_NAMES, Timeline
 from sparks.views.trackers.data import optional_module
-from sparks.views.words import RULE_NAMES, head_range
+from sparks.views.words import head_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
